@@ -1,0 +1,63 @@
+/**
+ * What the rest of the project knows of a model's weights: named tensors, readable by rows, whatever file they come from.
+ * Knows nothing of any file format.
+ */
+import type { DType } from '../tensor/dtype.ts';
+
+/** One homogeneous GGUF array; numbers come as the typed array of their stored type. */
+export type GgufArray =
+  | readonly string[]
+  | readonly boolean[]
+  | Uint8Array
+  | Int8Array
+  | Uint16Array
+  | Int16Array
+  | Uint32Array
+  | Int32Array
+  | Float32Array
+  | Float64Array
+  | BigUint64Array
+  | BigInt64Array
+  | readonly GgufArray[];
+
+/** A GGUF metadata value. 64-bit integers are numbers where a double holds them exactly, else bigints. */
+export type GgufValue = string | number | bigint | boolean | GgufArray;
+
+export interface WeightTensor {
+  readonly name: string;
+  readonly dtype: DType;
+  /** Row-major, outermost first, so `[out, in]` for a matrix (GGUF's dims reversed). */
+  readonly shape: readonly number[];
+  readonly sizeBytes: number;
+}
+
+export interface WeightSource extends Disposable {
+  readonly format: 'gguf' | 'safetensors';
+  /** What the user named. */
+  readonly path: string;
+  /** All files it consists of. */
+  readonly files: readonly string[];
+  /** Of all files together. */
+  readonly sizeBytes: number;
+  readonly tensors: ReadonlyMap<string, WeightTensor>;
+  /** GGUF metadata; empty for safetensors. */
+  readonly metadata: ReadonlyMap<string, GgufValue>;
+  /**
+   * Reads rows `[rowStart, rowEnd)` of the tensor seen as `[shape[0], rest]` as stored bytes. A 1-D tensor (or a scalar) is one row.
+   *
+   * Positioned reads (pread), never mmap: a source truncated under a mapping would be a SIGBUS.
+   *
+   * @param into where the bytes go; a new array where left out
+   * @returns the bytes read: a view of the beginning of `into`, of exactly the rows' size
+   * @throws {WeightFileError} if there is no such tensor, the rows are out of range, `into` is too short, the file has become shorter, or the source is closed
+   */
+  readRows(name: string, rowStart?: number, rowEnd?: number, into?: Uint8Array): Uint8Array;
+  /**
+   * The whole tensor decoded to f32; for small tensors (norms, biases).
+   *
+   * @throws {WeightFileError} as readRows, and if its dtype cannot be decoded
+   */
+  readF32(name: string): Float32Array;
+  /** Closes the files; may be called again. */
+  close(): void;
+}
