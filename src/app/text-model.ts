@@ -1,0 +1,91 @@
+/**
+ * What a shell (command line, server, library) sees of a loaded model: text in, text out, with tokens, logprobs and timings beside it.
+ * Knows nothing of HTTP or terminals, nor of how tokens come to be.
+ */
+import type { SamplingParamsInput } from '../engine/sampling-params.ts';
+
+export type FinishReason = 'stop' | 'length' | 'abort';
+
+export interface TokenProbability {
+  readonly id: number;
+  /** The token's bytes; alone they need not be whole UTF-8. */
+  readonly bytes: Uint8Array;
+  /** Natural logarithm. */
+  readonly logprob: number;
+}
+
+export interface TokenLogprobs extends TokenProbability {
+  /** The most probable tokens, best first; as many as were asked for. */
+  readonly top: readonly TokenProbability[];
+}
+
+/** What came out since the last part; text may lag behind tokens while a character is incomplete or a stop string may be starting. */
+export interface GenerationPart {
+  readonly text: string;
+  readonly tokenIds: readonly number[];
+  /** One per token id, where asked for. */
+  readonly logprobs: readonly TokenLogprobs[];
+}
+
+export interface GenerationTimings {
+  readonly promptTokens: number;
+  /** From submission to the first token. */
+  readonly promptMs: number;
+  readonly outputTokens: number;
+  /** From the first to the last token. */
+  readonly outputMs: number;
+  /** Time to first token, from submission. */
+  readonly ttftMs: number;
+}
+
+export interface GenerationResult {
+  readonly finishReason: FinishReason;
+  readonly cachedTokens: number;
+  readonly timings: GenerationTimings;
+}
+
+export interface GenerationRequest {
+  /** The prompt exactly as it is: nothing is added. */
+  readonly tokenIds: readonly number[];
+  readonly sampling?: SamplingParamsInput;
+  /** Ends the generation at once, with `finishReason: 'abort'`. */
+  readonly signal?: AbortSignal;
+}
+
+/** A running generation. Iterate once; `result` is there when the iteration is over. */
+export interface Generation extends AsyncIterable<GenerationPart> {
+  /** Rejects with what the iteration throws. */
+  readonly result: Promise<GenerationResult>;
+}
+
+export interface ChatTurn {
+  readonly role: string;
+  readonly content: string;
+  readonly [field: string]: unknown;
+}
+
+export interface ChatRenderOptions {
+  /** Ends the prompt with the beginning of an answer. Default true. */
+  readonly addGenerationPrompt?: boolean;
+  /** Further variables for the template, such as `enable_thinking`. */
+  readonly variables?: Readonly<Record<string, unknown>>;
+}
+
+export interface TextModel {
+  /** Short name, as the source calls it. */
+  readonly name: string;
+  /** Prompt and output together, at most. */
+  readonly maxModelLen: number;
+  /** Token ids of text as part of a prompt: special tokens recognised, nothing added. */
+  tokenize(text: string): number[];
+  /** Token ids of a whole prompt: BOS before it if the model wants one. */
+  encodePrompt(text: string): number[];
+  /** Token ids of a conversation. @throws {ChatTemplateError} if the model has no template or the template refuses */
+  encodeChat(messages: readonly ChatTurn[], options?: ChatRenderOptions): number[];
+  decode(tokenIds: readonly number[]): string;
+  /**
+   * Starts a generation.
+   * @throws {RequestError | RequestTooLongError} at once if the request can never be done
+   */
+  generate(request: GenerationRequest): Generation;
+}

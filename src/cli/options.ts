@@ -1,0 +1,169 @@
+/**
+ * Options that several commands share, defined once, and the parsers of their values. Knows nothing of what the values do.
+ */
+import { readFile } from 'node:fs/promises';
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { UsageError } from './errors.ts';
+
+/** How a model is opened and run; every command that computes takes these. */
+export interface EngineFlags {
+  readonly maxModelLen?: number;
+  readonly kvCacheMemory?: number;
+  readonly threads: number | 'auto';
+  readonly target: string;
+  readonly precision: 'fast' | 'f32';
+  readonly offline: boolean;
+}
+
+/** How the next token is chosen; what is left out comes from the model's generation_config. */
+export interface SamplingFlags {
+  readonly temperature?: number;
+  readonly topK?: number;
+  readonly topP?: number;
+  readonly minP?: number;
+  readonly seed?: number;
+  readonly repetitionPenalty?: number;
+  readonly frequencyPenalty?: number;
+  readonly presencePenalty?: number;
+  readonly stop?: string[];
+}
+
+export const TARGETS = ['auto', 'reference', 'x64', 'avx2', 'avx512', 'avx512vnni'] as const;
+
+export function addOfflineOption(command: Command): Command {
+  return command.option('--offline', 'use cached models only, never the network', false);
+}
+
+export function addEngineOptions(command: Command): Command {
+  return addOfflineOption(command)
+    .option(
+      '--max-model-len <tokens>',
+      'longest sequence, prompt and answer (k = 1024)',
+      parseCount,
+    )
+    .option('--kv-cache-memory <size>', 'memory of the KV cache, such as 512MB', parseBytes)
+    .option('--threads <n>', 'compute threads, or auto', parseThreads, 'auto' as const)
+    .addOption(
+      new Option('--target <name>', 'what code is made for').choices(TARGETS).default('auto'),
+    )
+    .addOption(
+      new Option('--precision <mode>', 'fast: int8 activations; f32: everything in f32')
+        .choices(['fast', 'f32'])
+        .default('fast'),
+    );
+}
+
+export function addSamplingOptions(command: Command): Command {
+  return command
+    .option('--temperature <t>', '0 takes the likeliest token each time', parseNumber(0, 2))
+    .option('--top-k <k>', 'choose among the k likeliest tokens', parseInteger(0))
+    .option('--top-p <p>', 'choose among the likeliest tokens that make up p', parseNumber(0, 1))
+    .option('--min-p <p>', 'leave out tokens below p times the likeliest', parseNumber(0, 1))
+    .option('--seed <n>', 'same seed, same text', parseInteger(0))
+    .option(
+      '--repetition-penalty <x>',
+      'above 1 discourages tokens seen before',
+      parseNumber(0, 10),
+    )
+    .option('--frequency-penalty <x>', 'per earlier occurrence in the answer', parseNumber(-2, 2))
+    .option(
+      '--presence-penalty <x>',
+      'for any earlier occurrence in the answer',
+      parseNumber(-2, 2),
+    )
+    .option('--stop <text>', 'end before this text; may be given again', collect);
+}
+
+function collect(value: string, previous: string[] | undefined): string[] {
+  return [...(previous ?? []), value];
+}
+
+export function parseNumber(lowest: number, highest: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === '' || !(value >= lowest && value <= highest)) {
+      throw new InvalidArgumentError(`Expected a number from ${lowest} to ${highest}.`);
+    }
+    return value;
+  };
+}
+
+export function parseInteger(lowest: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^-?\d+$/.test(text) || !Number.isSafeInteger(value) || value < lowest) {
+      throw new InvalidArgumentError(`Expected a whole number, at least ${lowest}.`);
+    }
+    return value;
+  };
+}
+
+/** `4096`, or `4k` for 4096. */
+export function parseCount(text: string): number {
+  const match = /^(\d+)(k?)$/i.exec(text);
+  const value = match ? Number(match[1]) * (match[2] ? 1024 : 1) : 0;
+  if (!Number.isSafeInteger(value) || value < 1) {
+    throw new InvalidArgumentError('Expected a count of at least 1, such as 4096 or 4k.');
+  }
+  return value;
+}
+
+const UNITS: Readonly<Record<string, number>> = {
+  '': 1,
+  B: 1,
+  K: 2 ** 10,
+  KB: 1e3,
+  KIB: 2 ** 10,
+  M: 2 ** 20,
+  MB: 1e6,
+  MIB: 2 ** 20,
+  G: 2 ** 30,
+  GB: 1e9,
+  GIB: 2 ** 30,
+};
+
+/** `512MB` (10^6), `512MiB` or `512M` (2^20), or plain bytes. */
+export function parseBytes(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/i.exec(text.trim());
+  const unit = match ? UNITS[(match[2] ?? '').toUpperCase()] : undefined;
+  if (!match || unit === undefined) {
+    throw new InvalidArgumentError('Expected a size, such as 512MB, 1.5GiB or 2G.');
+  }
+  return Math.floor(Number(match[1]) * unit);
+}
+
+function parseThreads(text: string): number | 'auto' {
+  if (text === 'auto') return 'auto';
+  const value = parseInteger(1)(text);
+  if (value > 1024) throw new InvalidArgumentError('Expected 1 to 1024, or auto.');
+  return value;
+}
+
+/** `1,2,3` */
+export function parseTokenIds(text: string): number[] {
+  const ids = text.split(',').map((part) => (/^\s*\d+\s*$/.test(part) ? Number(part) : Number.NaN));
+  if (!ids.every((id) => Number.isSafeInteger(id) && id < 2 ** 31)) {
+    throw new InvalidArgumentError('Expected token ids separated by commas, such as 1,2,3.');
+  }
+  return ids;
+}
+
+/** `1,2` -> [1, 2], each at least 1. */
+export function parseCounts(text: string): number[] {
+  return text.split(',').map((part) => parseInteger(1)(part.trim()));
+}
+
+/**
+ * The whole of a text file, or of stdin for `-`.
+ * @throws {UsageError} if it cannot be read
+ */
+export async function readTextFile(path: string): Promise<string> {
+  try {
+    if (path !== '-') return await readFile(path, 'utf8');
+    const parts: Buffer[] = [];
+    for await (const part of process.stdin) parts.push(part as Buffer);
+    return Buffer.concat(parts).toString('utf8');
+  } catch (error) {
+    throw new UsageError(`cannot read "${path}": ${(error as Error).message}`, { cause: error });
+  }
+}

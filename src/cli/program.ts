@@ -1,0 +1,131 @@
+/**
+ * The program: knows which commands there are, loads only the one that was asked for, and maps errors to exit codes.
+ * Knows nothing of what a command does.
+ */
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError } from 'commander';
+import { HastenError } from '../platform/errors.ts';
+import { InterruptedError, UsageError } from './errors.ts';
+import { note, styledError } from './output.ts';
+
+/** A command's module: adds arguments, options, examples and the action to its commander object. */
+export interface CommandModule {
+  define(command: Command): void;
+}
+
+interface CommandEntry {
+  readonly name: string;
+  readonly summary: string;
+  load(): Promise<CommandModule>;
+}
+
+/** In the order of the help page. The summaries stand here so that `hasten --help` loads no command. */
+const COMMANDS: readonly CommandEntry[] = [
+  { name: 'run', summary: 'generate text from a prompt', load: () => import('./commands/run.ts') },
+  {
+    name: 'chat',
+    summary: 'talk with a model in the terminal',
+    load: () => import('./commands/chat.ts'),
+  },
+  {
+    name: 'serve',
+    summary: 'serve a model over an OpenAI-compatible API',
+    load: () => import('./commands/serve.ts'),
+  },
+  {
+    name: 'pull',
+    summary: 'download a model into the cache',
+    load: () => import('./commands/pull.ts'),
+  },
+  { name: 'list', summary: 'list the cached models', load: () => import('./commands/list.ts') },
+  {
+    name: 'show',
+    summary: 'show what a model is made of',
+    load: () => import('./commands/show.ts'),
+  },
+  { name: 'rm', summary: 'remove a model from the cache', load: () => import('./commands/rm.ts') },
+  {
+    name: 'bench',
+    summary: 'measure prefill and decode speed',
+    load: () => import('./commands/bench.ts'),
+  },
+  {
+    name: 'logits',
+    summary: 'print the logits of given token ids',
+    load: () => import('./commands/logits.ts'),
+  },
+  {
+    name: 'perplexity',
+    summary: 'score a text file',
+    load: () => import('./commands/perplexity.ts'),
+  },
+  {
+    name: 'tokenize',
+    summary: 'turn text into token ids',
+    load: () => import('./commands/tokenize.ts'),
+  },
+  {
+    name: 'explain',
+    summary: 'show how a model is compiled',
+    load: () => import('./commands/explain.ts'),
+  },
+  { name: 'doctor', summary: 'check this machine', load: () => import('./commands/doctor.ts') },
+];
+
+export const EXIT_DONE = 0;
+export const EXIT_FAILED = 1;
+export const EXIT_USAGE = 2;
+const EXIT_INTERRUPTED = 130;
+
+export function packageVersion(): string {
+  const manifest = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(manifest) as { version: string }).version;
+}
+
+/**
+ * Runs one command line.
+ * @param args what follows the program's name
+ * @returns the exit code
+ */
+export async function runProgram(args: readonly string[]): Promise<number> {
+  try {
+    const program = await buildProgram(args);
+    await program.parseAsync(args, { from: 'user' });
+    return EXIT_DONE;
+  } catch (error) {
+    return report(error);
+  }
+}
+
+async function buildProgram(args: readonly string[]): Promise<Command> {
+  const program = new Command('hasten')
+    .description('LLM inference, sooner.')
+    .version(packageVersion(), '-V, --version')
+    .addHelpText('after', '\nExample:\n  $ hasten chat smollm2\n')
+    .configureOutput({ outputError: (text) => process.stderr.write(text) })
+    .exitOverride();
+  const words = args.filter((arg) => !arg.startsWith('-'));
+  const wanted = words[0] === 'help' ? words[1] : words[0];
+  for (const entry of COMMANDS) {
+    const command = program.command(entry.name).description(entry.summary).exitOverride();
+    if (entry.name === wanted) (await entry.load()).define(command);
+  }
+  if (args.length === 0) program.help({ error: true });
+  return program;
+}
+
+function report(error: unknown): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT_DONE : EXIT_USAGE;
+  if (error instanceof InterruptedError) return EXIT_INTERRUPTED;
+  const message = error instanceof HastenError ? error.message : unexpected(error);
+  note(`${styledError('red', 'error:')} ${message}`);
+  if (error instanceof HastenError && process.env.HASTEN_DEBUG) note(String(error.stack));
+  return error instanceof UsageError ? EXIT_USAGE : EXIT_FAILED;
+}
+
+/** Not one of ours: system errors speak for themselves, anything else is a bug whose stack is wanted. */
+function unexpected(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  if ('syscall' in error) return error.message;
+  return `${error.stack ?? error.message}\nThis is a bug in hasten.`;
+}

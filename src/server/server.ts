@@ -1,0 +1,215 @@
+/**
+ * The HTTP server: routes, guards, errors and an orderly end. Knows nothing of how the model came to be, nor of the command line.
+ */
+import type { Socket } from 'node:net';
+import {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type FastifyReply,
+  fastify,
+  LogController,
+} from 'fastify';
+import type { Logger } from 'pino';
+import { HastenError } from '../platform/errors.ts';
+import { ClientGoneError } from './client-signal.ts';
+import { ApiError, BODY_LIMIT_BYTES, type ErrorBody, toApiError } from './errors.ts';
+import { assertTrustedOrigin, isLoopbackAddress } from './host-guard.ts';
+import { chatCompletionsRoute } from './routes/chat-completions.ts';
+import { completionsRoute } from './routes/completions.ts';
+import type { Route } from './routes/context.ts';
+import { healthRoute } from './routes/health.ts';
+import { modelsRoute } from './routes/models.ts';
+import { pageRoute } from './routes/page.ts';
+import { ServedModel } from './served-model.ts';
+
+/** Time for the last words to clients whose requests were cut off. */
+const CUT_OFF_MS = 500;
+const SWEEP_MS = 20;
+
+const ROUTES: readonly Route[] = [
+  modelsRoute,
+  chatCompletionsRoute,
+  completionsRoute,
+  healthRoute,
+  pageRoute,
+];
+
+export interface ServerOptions {
+  readonly host: string;
+  /** 0 lets the system choose. */
+  readonly port: number;
+  readonly logger: Logger;
+}
+
+/** The address cannot be listened on. */
+export class ListenError extends HastenError {
+  readonly host: string;
+  readonly port: number;
+
+  constructor(host: string, port: number, reason: string, options?: ErrorOptions) {
+    super('cannot_listen', `cannot listen on ${host} port ${port}: ${reason}`, options);
+    this.host = host;
+    this.port = port;
+  }
+}
+
+export class HttpServer implements AsyncDisposable {
+  readonly served = new ServedModel();
+  readonly #app: FastifyInstance;
+  readonly #options: ServerOptions;
+  readonly #shutdown = new AbortController();
+
+  constructor(options: ServerOptions) {
+    this.#options = options;
+    this.#app = createApp(options, this.served, this.#shutdown.signal);
+  }
+
+  /**
+   * Begins to listen. The model may still be loading.
+   * @returns the address, as a URL
+   * @throws {ListenError} if the port is taken or not allowed
+   */
+  async listen(): Promise<string> {
+    const { host, port } = this.#options;
+    try {
+      return await this.#app.listen({ host, port });
+    } catch (error) {
+      throw listenError(error as NodeJS.ErrnoException, host, port);
+    }
+  }
+
+  /**
+   * Stops listening, lets running requests finish for `graceMs`, then cuts off the rest.
+   */
+  async close(graceMs: number): Promise<void> {
+    this.served.setState({ kind: 'closing' });
+    const cutOff = new ApiError(503, 'the server is shutting down', { code: 'shutting_down' });
+    const grace = setTimeout(() => this.#shutdown.abort(cutOff), graceMs);
+    // Those who read nothing of what was cut off.
+    const end = setTimeout(() => this.#app.server.closeAllConnections(), graceMs + CUT_OFF_MS);
+    // A connection kept alive becomes idle only when its last answer is out.
+    const sweep = setInterval(() => this.#app.server.closeIdleConnections(), SWEEP_MS);
+    try {
+      await this.#app.close();
+    } finally {
+      clearTimeout(grace);
+      clearTimeout(end);
+      clearInterval(sweep);
+    }
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close(0);
+  }
+}
+
+function createApp(
+  options: ServerOptions,
+  served: ServedModel,
+  shutdown: AbortSignal,
+): FastifyInstance {
+  const app = fastify({
+    loggerInstance: options.logger as FastifyBaseLogger,
+    logController: new LogController({ disableRequestLogging: true }),
+    bodyLimit: BODY_LIMIT_BYTES,
+    return503OnClosing: false,
+    forceCloseConnections: 'idle',
+    clientErrorHandler: answerUnparsable,
+    frameworkErrors: (error, _request, reply) => sendError(reply, toApiError(error)),
+  });
+  // JSON only: a page elsewhere can send text/plain without asking, but not this.
+  app.removeContentTypeParser('text/plain');
+  const methodsAt = rememberRoutes(app);
+  const isLoopbackServer = isLoopbackAddress(options.host);
+  app.addHook('onRequest', async (request) => {
+    const { host, origin, 'sec-fetch-site': fetchSite } = request.headers;
+    assertTrustedOrigin({ host, origin, fetchSite: String(fetchSite ?? '') }, isLoopbackServer);
+  });
+  app.addHook('onResponse', async (request, reply) => {
+    const durationMs = Math.round(reply.elapsedTime);
+    request.log.info({ status: reply.statusCode, durationMs }, `${request.method} ${request.url}`);
+  });
+  app.addHook('onRequestAbort', async (request) => {
+    request.log.info(`${request.method} ${request.url}: the client closed the connection`);
+  });
+  app.setErrorHandler((error, request, reply) => {
+    if (error instanceof ClientGoneError) return reply.hijack();
+    const apiError = toApiError(error);
+    if (apiError.status >= 500)
+      request.log.error({ err: apiError.cause ?? error }, apiError.message);
+    return sendError(reply, apiError);
+  });
+  app.setNotFoundHandler((request, reply) => {
+    const path = request.url.split('?', 1)[0] ?? '/';
+    const allowed = methodsAt(path);
+    if (allowed.length === 0) {
+      return sendError(
+        reply,
+        new ApiError(404, `there is nothing at ${path}`, { code: 'not_found' }),
+      );
+    }
+    const message = `${request.method} is not accepted at ${path}, expected ${allowed.join(' or ')}`;
+    reply.header('allow', allowed.join(', '));
+    return sendError(reply, new ApiError(405, message, { code: 'method_not_allowed' }));
+  });
+  for (const route of ROUTES) route(app, { served, shutdown });
+  return app;
+}
+
+/** Which methods a path takes, for an answer to the wrong one. A route's URL is a path, or a prefix ending in `*`. */
+function rememberRoutes(app: FastifyInstance): (path: string) => string[] {
+  const routes: { method: string; url: string }[] = [];
+  app.addHook('onRoute', ({ method, url }) => {
+    for (const one of [method].flat()) routes.push({ method: one, url });
+  });
+  return (path) =>
+    routes
+      .filter(({ url }) => (url.endsWith('*') ? path.startsWith(url.slice(0, -1)) : path === url))
+      .map(({ method }) => method);
+}
+
+function sendError(reply: FastifyReply, error: ApiError): FastifyReply {
+  return reply.code(error.status).send(error.toBody() satisfies ErrorBody);
+}
+
+/** What is no HTTP at all is answered on the bare socket. */
+function answerUnparsable(error: Error & { code?: string }, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const isTooLarge = error.code === 'HPE_HEADER_OVERFLOW';
+  const isTimeout = error.code === 'ERR_HTTP_REQUEST_TIMEOUT';
+  const status = isTooLarge ? 431 : isTimeout ? 408 : 400;
+  const reason = isTooLarge
+    ? 'Request Header Fields Too Large'
+    : isTimeout
+      ? 'Request Timeout'
+      : 'Bad Request';
+  const message = isTimeout
+    ? 'the request took too long to arrive'
+    : 'this is not well-formed HTTP';
+  const body = JSON.stringify(new ApiError(status, message, { code: 'bad_http' }).toBody());
+  socket.end(
+    `HTTP/1.1 ${status} ${reason}\r\ncontent-type: application/json; charset=utf-8\r\n` +
+      `content-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
+  );
+}
+
+function listenError(error: NodeJS.ErrnoException, host: string, port: number): Error {
+  switch (error.code) {
+    case 'EADDRINUSE':
+      return new ListenError(host, port, 'another program uses this port; choose one with --port', {
+        cause: error,
+      });
+    case 'EACCES':
+      return new ListenError(host, port, 'not allowed; ports below 1024 are often reserved', {
+        cause: error,
+      });
+    case 'EADDRNOTAVAIL':
+    case 'ENOTFOUND':
+      return new ListenError(host, port, 'this machine has no such address', { cause: error });
+    default:
+      return error;
+  }
+}

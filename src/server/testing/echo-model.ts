@@ -1,0 +1,114 @@
+/**
+ * A model for tests of the shells: bytes are tokens, and the answer repeats the prompt's last bytes. Counts what runs, so that a test can see
+ * that a request was aborted.
+ */
+import { setImmediate, setTimeout } from 'node:timers/promises';
+import type {
+  ChatTurn,
+  FinishReason,
+  Generation,
+  GenerationPart,
+  GenerationRequest,
+  GenerationResult,
+  TextModel,
+} from '../../app/text-model.ts';
+import { RequestTooLongError } from '../../engine/errors.ts';
+import { parseSamplingParams, type SamplingParams } from '../../engine/sampling-params.ts';
+
+const VOCAB_SIZE = 256;
+
+export interface EchoModelOptions {
+  /** Pause before each token. */
+  readonly delayMs?: number;
+  /** Thrown after this many tokens. */
+  readonly failAfter?: number;
+}
+
+export class EchoModel implements TextModel {
+  readonly name = 'echo';
+  readonly maxModelLen = 4096;
+  numRunning = 0;
+  numAborted = 0;
+  readonly samplings: SamplingParams[] = [];
+  readonly #options: EchoModelOptions;
+
+  constructor(options: EchoModelOptions = {}) {
+    this.#options = options;
+  }
+
+  tokenize(text: string): number[] {
+    return [...Buffer.from(text)];
+  }
+
+  encodePrompt(text: string): number[] {
+    return this.tokenize(text);
+  }
+
+  encodeChat(messages: readonly ChatTurn[]): number[] {
+    return this.tokenize(messages.map(({ role, content }) => `${role}: ${content}`).join('\n'));
+  }
+
+  decode(tokenIds: readonly number[]): string {
+    return Buffer.from(tokenIds).toString();
+  }
+
+  generate(request: GenerationRequest): Generation {
+    const params = parseSamplingParams(request.sampling ?? {}, VOCAB_SIZE);
+    this.samplings.push(params);
+    const numPromptTokens = request.tokenIds.length;
+    const maxTokens = params.maxTokens ?? this.maxModelLen - numPromptTokens;
+    if (numPromptTokens + maxTokens > this.maxModelLen || maxTokens < 1) {
+      throw new RequestTooLongError(`${numPromptTokens} + ${maxTokens} > ${this.maxModelLen}`, {
+        numPromptTokens,
+        maxTokens,
+        maxSequenceTokens: this.maxModelLen,
+      });
+    }
+    const result = Promise.withResolvers<GenerationResult>();
+    result.promise.catch(() => {});
+    const parts = this.#parts(request, params, maxTokens, result);
+    return { result: result.promise, [Symbol.asyncIterator]: () => parts };
+  }
+
+  async *#parts(
+    { tokenIds, signal }: GenerationRequest,
+    params: SamplingParams,
+    maxTokens: number,
+    result: PromiseWithResolvers<GenerationResult>,
+  ): AsyncGenerator<GenerationPart> {
+    this.numRunning++;
+    let outputTokens = 0;
+    let finishReason: FinishReason = 'length';
+    try {
+      while (outputTokens < maxTokens) {
+        await (this.#options.delayMs ? setTimeout(this.#options.delayMs) : setImmediate());
+        if (signal?.aborted) {
+          this.numAborted++;
+          finishReason = 'abort';
+          throw signal.reason;
+        }
+        if (outputTokens === this.#options.failAfter) throw new Error('the echo broke');
+        const id = tokenIds[outputTokens % tokenIds.length]!;
+        outputTokens++;
+        const bytes = Uint8Array.of(id);
+        const chosen = { id, bytes, logprob: -0.5 };
+        const top = new Array(params.logprobs ?? 0).fill(chosen);
+        const logprobs = params.logprobs === null ? [] : [{ ...chosen, top }];
+        yield { text: String.fromCharCode(id), tokenIds: [id], logprobs };
+      }
+      const timings = {
+        promptTokens: tokenIds.length,
+        promptMs: 1,
+        outputTokens,
+        outputMs: 1,
+        ttftMs: 1,
+      };
+      result.resolve({ finishReason, cachedTokens: 0, timings });
+    } catch (error) {
+      result.reject(error);
+      throw error;
+    } finally {
+      this.numRunning--;
+    }
+  }
+}
