@@ -50,7 +50,7 @@ export function ffiUnavailableReason(): string | undefined {
     return `node:ffi failed to load (${(error as Error).message})`;
   }
   if (loaded === undefined) {
-    return `Node ${process.version} has no node:ffi; hasten needs Node 26, which npm installs with it`;
+    return `Node ${process.version} has no node:ffi, or it is switched off; hasten needs Node 26, which npm installs with it`;
   }
   return undefined;
 }
@@ -98,6 +98,8 @@ export class NativeLibrary {
 }
 
 let libcLibrary: NativeLibrary | undefined;
+/** Where this thread's `errno` lies, found early: finding it would overwrite what it says. */
+let errnoAddress = 0n;
 const libcFunctions = new Map<string, NativeFunction>();
 
 /** A function of the C library (glibc), cached by name; always ask with the same signature. */
@@ -108,7 +110,10 @@ export function libcFunction(
 ): NativeFunction {
   let f = libcFunctions.get(name);
   if (f === undefined) {
-    libcLibrary ??= new NativeLibrary('libc.so.6');
+    if (libcLibrary === undefined) {
+      libcLibrary = new NativeLibrary('libc.so.6');
+      errnoAddress = libcLibrary.function('__errno_location', 'pointer', [])() as bigint;
+    }
     f = libcLibrary.function(name, result, args);
     libcFunctions.set(name, f);
   }
@@ -120,8 +125,7 @@ export function libcFunction(
  * calls of its own in between.
  */
 export function lastErrno(): number {
-  const location = libcFunction('__errno_location', 'pointer', [])() as bigint;
-  return ffi().getInt32(location);
+  return errnoAddress === 0n ? 0 : ffi().getInt32(errnoAddress);
 }
 
 /**

@@ -103,44 +103,55 @@ function ancestors(mount: string, path: string): string[] {
   );
 }
 
-/** The smallest of the limits that `read` finds in the groups that bind a v1 controller or v2. */
-function smallestLimit(
+/** The folders whose limits of `controller` bind this process. */
+function bindingFolders(
   files: SystemFiles,
-  controller: string,
-  readV2: (folder: string) => number | undefined,
-  readV1: (folder: string) => number | undefined,
-): number | undefined {
-  const limits: number[] = [];
-  for (const group of controlGroups(files)) {
-    const isV2 = group.controllers.length === 0;
-    if (!isV2 && !group.controllers.includes(controller)) continue;
+  controller: 'cpu' | 'memory',
+): { readonly folder: string; readonly isV2: boolean }[] {
+  return controlGroups(files).flatMap(({ controllers, path }) => {
+    const isV2 = controllers.length === 0;
+    if (!isV2 && !controllers.includes(controller)) return [];
     const mounts = isV2
       ? ['sys/fs/cgroup', 'sys/fs/cgroup/unified']
-      : [`sys/fs/cgroup/${controller}`, `sys/fs/cgroup/${group.controllers.join(',')}`];
-    for (const folder of mounts.flatMap((mount) => ancestors(mount, group.path))) {
-      const limit = (isV2 ? readV2 : readV1)(folder);
-      if (limit !== undefined) limits.push(limit);
-    }
-  }
-  return limits.length === 0 ? undefined : Math.min(...limits);
+      : new Set([`sys/fs/cgroup/${controller}`, `sys/fs/cgroup/${controllers.join(',')}`]);
+    return [...mounts].flatMap((mount) =>
+      ancestors(mount, path).map((folder) => ({ folder, isV2 })),
+    );
+  });
+}
+
+/** The smallest defined value, or undefined if there is none. */
+function smallest(values: readonly (number | undefined)[]): number | undefined {
+  const defined = values.filter((v) => v !== undefined);
+  return defined.length === 0 ? undefined : Math.min(...defined);
 }
 
 function cpuQuota(files: SystemFiles): number | undefined {
-  const quotient = (quota: number, period: number): number | undefined =>
-    quota > 0 && period > 0 ? quota / period : undefined;
-  return smallestLimit(
-    files,
-    'cpu',
-    (folder) => {
-      const [quota, period] = (files.read(join(folder, 'cpu.max')) ?? '').split(/\s+/);
-      return quotient(Number(quota), Number(period ?? 100000)); // "max 100000" gives NaN
-    },
-    (folder) =>
-      quotient(
-        Number(files.read(join(folder, 'cpu.cfs_quota_us')) ?? -1),
-        Number(files.read(join(folder, 'cpu.cfs_period_us')) ?? 0),
-      ),
+  return smallest(
+    bindingFolders(files, 'cpu').map(({ folder, isV2 }) => {
+      const number = (name: string): number => Number(files.read(join(folder, name)) ?? -1);
+      const [quota, period] = isV2
+        ? (files.read(join(folder, 'cpu.max')) ?? '').split(/\s+/).map(Number) // "max" gives NaN
+        : [number('cpu.cfs_quota_us'), number('cpu.cfs_period_us')];
+      return quota! > 0 && period! > 0 ? quota! / period! : undefined;
+    }),
   );
+}
+
+/** A control group's limit, and what is left of it counting page cache that can be dropped as free. */
+function memoryOf(
+  files: SystemFiles,
+  folder: string,
+  isV2: boolean,
+): { readonly limit: number; readonly left: number } | undefined {
+  const bytes = (name: string): number => Number(files.read(join(folder, name)) ?? Number.NaN);
+  const limit = bytes(isV2 ? 'memory.max' : 'memory.limit_in_bytes');
+  // v2 says "max", v1 a number near 2^63 where there is no limit.
+  if (!Number.isFinite(limit) || limit >= 2 ** 60) return undefined;
+  const used = bytes(isV2 ? 'memory.current' : 'memory.usage_in_bytes') || 0;
+  const statistics = files.read(join(folder, 'memory.stat')) ?? '';
+  const cache = new RegExp(`^${isV2 ? '' : 'total_'}inactive_file (\\d+)$`, 'm').exec(statistics);
+  return { limit, left: Math.max(0, limit - Math.max(0, used - Number(cache?.[1] ?? 0))) };
 }
 
 /** Physical cores, affinity and quota of this process. */
@@ -177,30 +188,12 @@ export function memoryInfo(options: TopologyOptions = {}): MemoryInfo {
   const files = new SystemFiles(options.root ?? '/');
   const machineTotal = files.kilobytes('proc/meminfo', 'MemTotal') ?? totalmem();
   const machineAvailable = files.kilobytes('proc/meminfo', 'MemAvailable') ?? freemem();
-  const bytes = (path: string): number | undefined => {
-    const value = Number(files.read(path) ?? Number.NaN); // "max" gives NaN
-    // v1 says "no limit" by a number near 2^63.
-    return Number.isFinite(value) && value < 2 ** 60 ? value : undefined;
-  };
-  const limitBytes = smallestLimit(
-    files,
-    'memory',
-    (folder) => bytes(join(folder, 'memory.max')),
-    (folder) => bytes(join(folder, 'memory.limit_in_bytes')),
-  );
-  if (limitBytes === undefined || limitBytes >= machineTotal) {
-    return { totalBytes: machineTotal, availableBytes: machineAvailable, limitBytes };
-  }
-  const usedBytes = smallestLimit(
-    files,
-    'memory',
-    (folder) => bytes(join(folder, 'memory.current')),
-    (folder) => bytes(join(folder, 'memory.usage_in_bytes')),
-  );
-  const left = Math.max(0, limitBytes - (usedBytes ?? 0));
+  const groups = bindingFolders(files, 'memory').map((g) => memoryOf(files, g.folder, g.isV2));
+  const limitBytes = smallest(groups.map((g) => g?.limit));
+  const left = smallest(groups.map((g) => g?.left));
   return {
-    totalBytes: limitBytes,
-    availableBytes: Math.min(machineAvailable, left),
+    totalBytes: Math.min(machineTotal, limitBytes ?? machineTotal),
+    availableBytes: Math.min(machineAvailable, left ?? machineAvailable),
     limitBytes,
   };
 }

@@ -5,7 +5,7 @@
  * `node:ffi` calls only symbols of libraries, never bare addresses. `callerOfAddresses` loads a
  * trampoline that does: with it a worker calls code that another thread loaded, by address.
  */
-import { closeSync, mkdtempSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { threadId } from 'node:worker_threads';
@@ -57,6 +57,8 @@ const MFD_EXEC = 0x10;
 
 function openMemfd(image: Uint8Array): OpenedImage {
   const memfd = libcFunction('memfd_create', 'int32', ['pointer', 'uint32']);
+  // Not fs.closeSync, which in a worker warns about descriptors that fs did not open.
+  const close = libcFunction('close', 'int32', ['int32']);
   const name = Buffer.from('hasten-code\0');
   let fd = memfd(name, MFD_CLOEXEC | MFD_EXEC) as number;
   if (fd < 0) fd = memfd(name, MFD_CLOEXEC) as number; // Older kernels refuse unknown flags.
@@ -65,9 +67,9 @@ function openMemfd(image: Uint8Array): OpenedImage {
     for (let done = 0; done < image.length; ) done += writeSync(fd, image, done);
     // The descriptor stays open while the library is loaded: glibc recognises a loaded library by
     // its path, so a reused descriptor number would give the old code again.
-    return { library: new NativeLibrary(`/proc/self/fd/${fd}`), release: () => closeSync(fd) };
+    return { library: new NativeLibrary(`/proc/self/fd/${fd}`), release: () => close(fd) };
   } catch (error) {
-    closeSync(fd);
+    close(fd);
     throw error;
   }
 }
