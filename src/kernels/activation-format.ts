@@ -1,35 +1,71 @@
 /**
- * The q8 form of an activation row: what fused kernels write and integer matmul reads (DESIGN decision 7).
+ * The q8 row format of activations: what kernels with a quantized output write and what matmul on quantized weights reads (DESIGN decision 7).
  *
- * A row is blocks of 32 values, 64 bytes each (one cache line), so that a kernel addresses block b at b * 64:
+ * A row is ceil(width / 32) blocks of 48 bytes; a last block of fewer values is filled up with zeros:
  *
- *     0   int8 codes[32]          code = roundTiesToEven(x * inv), inv = amax > 0 ? 127 / amax : 0, in f32
- *     32  f32  d                  amax / 127
- *     36  f32  dsum               d * (sum of the 32 codes), for weight formats with a minimum
- *     40  i32  nsum               -(sum of the 32 codes), for weight formats with a zero point
- *     44  i32  nsum of the first 16
- *     48  i32  nsum of the last 16
- *     52  f32  d * (sum of the first 16)
- *     56  f32  d * (sum of the last 16)
- *     60  4 bytes, zero
+ *     byte 0   int8 codes[32]    value = d * code
+ *     byte 32  f32 d             amax / 127
+ *     byte 36  i32 nsum          -(sum of the codes)
+ *     byte 40  f32 dsum          d * (sum of the codes)
+ *     byte 44  i32 nsum16        -(sum of the first 16 codes), for weight formats with groups of 16 (Q6_K, Q3_K, Q2_K)
  *
- * The sums over 16 serve weight formats with groups of 16 (Q6_K, Q3_K, Q2_K). A width that is no multiple of 32 ends in a block filled with zeros.
- * NOTE (supersedes any earlier 48-byte description): blocks are 64 bytes with the fields above.
+ * A block whose largest magnitude is below MIN_BLOCK_AMAX has d = 0 and codes 0, so that neither d nor its inverse leaves the normal range.
+ * Knows nothing of kernels; the plain functions here are what the kernels are tested against.
  */
-export const Q8_BLOCK = 32;
-export const Q8_BLOCK_BYTES = 64;
-export const Q8_OFFSET = {
-  codes: 0,
-  d: 32,
-  dsum: 36,
-  nsum: 40,
-  nsumFirst16: 44,
-  nsumLast16: 48,
-  dsumFirst16: 52,
-  dsumLast16: 56,
-} as const;
 
-/** Bytes of a q8 row of `width` values. */
+export const Q8_BLOCK_VALUES = 32;
+export const Q8_BLOCK_BYTES = 48;
+export const Q8_D_OFFSET = 32;
+export const Q8_NSUM_OFFSET = 36;
+export const Q8_DSUM_OFFSET = 40;
+export const Q8_NSUM16_OFFSET = 44;
+/** Blocks that stay below this magnitude are taken as zero: 2^-100. */
+export const MIN_BLOCK_AMAX: number = 2 ** -100;
+
+/** Bytes of a q8 row of `width` values, without alignment of the row. */
 export function q8RowBytes(width: number): number {
-  return Math.ceil(width / Q8_BLOCK) * Q8_BLOCK_BYTES;
+  return Math.ceil(width / Q8_BLOCK_VALUES) * Q8_BLOCK_BYTES;
+}
+
+function roundToEven(x: number): number {
+  const floor = Math.floor(x);
+  const fraction = x - floor;
+  if (fraction !== 0.5) return fraction < 0.5 ? floor : floor + 1;
+  return floor % 2 === 0 ? floor : floor + 1;
+}
+
+/** Writes `values` as a q8 row at `offset` of `view`, bit for bit as the kernels do (finite values). */
+export function encodeQ8Row(values: Float32Array, view: DataView, offset = 0): void {
+  for (let start = 0; start < values.length; start += Q8_BLOCK_VALUES) {
+    const block = offset + (start / Q8_BLOCK_VALUES) * Q8_BLOCK_BYTES;
+    const length = Math.min(Q8_BLOCK_VALUES, values.length - start);
+    let amax = 0;
+    for (let i = 0; i < length; i++) amax = Math.max(amax, Math.abs(values[start + i]!));
+    const isZero = !(amax >= MIN_BLOCK_AMAX);
+    const d = isZero ? 0 : Math.fround(amax / 127);
+    const inverse = isZero ? 0 : Math.fround(127 / amax);
+    let sum = 0;
+    let sum16 = 0;
+    for (let i = 0; i < Q8_BLOCK_VALUES; i++) {
+      const code = i < length ? roundToEven(Math.fround(values[start + i]! * inverse)) : 0;
+      view.setInt8(block + i, code);
+      sum += code;
+      if (i < 16) sum16 += code;
+    }
+    view.setFloat32(block + Q8_D_OFFSET, d, true);
+    view.setInt32(block + Q8_NSUM_OFFSET, -sum, true);
+    view.setFloat32(block + Q8_DSUM_OFFSET, Math.fround(d * sum), true);
+    view.setInt32(block + Q8_NSUM16_OFFSET, -sum16, true);
+  }
+}
+
+/** The values of a q8 row, f32 `[width]`. */
+export function decodeQ8Row(view: DataView, width: number, offset = 0): Float32Array {
+  const values = new Float32Array(width);
+  for (let i = 0; i < width; i++) {
+    const block = offset + Math.floor(i / Q8_BLOCK_VALUES) * Q8_BLOCK_BYTES;
+    const code = view.getInt8(block + (i % Q8_BLOCK_VALUES));
+    values[i] = code * view.getFloat32(block + Q8_D_OFFSET, true);
+  }
+  return values;
 }

@@ -83,6 +83,11 @@ export class KernelBuilder {
     return offset;
   }
 
+  /** A 64-bit scalar kept in thread scratch, for values that are rarely read: it holds no register. */
+  slot(): ScalarSlot {
+    return new ScalarSlot(this, this.reserveScratch(8));
+  }
+
   // Scalars
 
   /** The named 64-bit field of the argument table, loaded here. */
@@ -171,11 +176,14 @@ export class KernelBuilder {
 
   // Control
 
-  /** body `count` times; a zero (or negative) count skips it. `countIsPositive` saves the test. `count` itself is left as it is. */
+  /**
+   * body `count` times; a zero (or negative) count skips it. `count` itself is left as it is.
+   * `countIsPositive` saves the test; `counterInMemory` keeps the counter in thread scratch: for outer loops around a body that needs the registers.
+   */
   loop(
     count: Scalar | number,
     body: () => void,
-    options: { countIsPositive?: boolean } = {},
+    options: { countIsPositive?: boolean; counterInMemory?: boolean } = {},
   ): void {
     if (typeof count === 'number') {
       if (count <= 0) return;
@@ -185,11 +193,17 @@ export class KernelBuilder {
       }
     }
     const counter = typeof count === 'number' ? this.const(count) : this.copy(count);
+    const slot = options.counterInMemory ? this.slot() : null;
     const run = (): void => {
+      slot?.set(counter);
       const id = this.#nextLabel++;
       this.#push({ op: 'loop.begin', id });
       body();
-      this.#push({ op: 'loop.end', id, counter });
+      if (slot) {
+        const left = slot.get();
+        slot.set(this.sub(left, 1));
+        this.#push({ op: 'loop.end', id, counter: left });
+      } else this.#push({ op: 'loop.end', id, counter });
     };
     if (typeof count === 'number' || options.countIsPositive) run();
     else this.if(counter, 'gt', 0, run);
@@ -346,5 +360,28 @@ export class KernelBuilder {
 
   #push(instruction: Instruction): void {
     this.#instructions.push(instruction);
+  }
+}
+
+/** See `KernelBuilder.slot`. */
+export class ScalarSlot {
+  readonly #k: KernelBuilder;
+  readonly #offset: number;
+
+  constructor(k: KernelBuilder, offset: number) {
+    this.#k = k;
+    this.#offset = offset;
+  }
+
+  get(): Scalar {
+    return this.#k.loadScalar(64, this.#k.at(this.#k.scratch, this.#offset));
+  }
+
+  set(value: Scalar): void {
+    this.#k.storeScalar(64, this.#k.at(this.#k.scratch, this.#offset), value);
+  }
+
+  addTo(value: Scalar | number): void {
+    this.set(this.#k.add(this.get(), value));
   }
 }

@@ -5,8 +5,15 @@
  * in i16, which holds floor(32767 / (2 * 127 * maxCode)) of them, then widened; full 8-bit codes do not fit in i16 at all and are taken as two nibbles.
  * All ways give the same exact integer.
  */
+import {
+  Q8_BLOCK_VALUES,
+  Q8_D_OFFSET,
+  Q8_DSUM_OFFSET,
+  Q8_NSUM_OFFSET,
+  Q8_NSUM16_OFFSET,
+} from './activation-format.ts';
 import type { KernelBuilder } from './builder.ts';
-import type { Vector } from './kernel-ir.ts';
+import type { Address, Vector } from './kernel-ir.ts';
 import type { QuantizedPackedFormat } from './packed-format.ts';
 
 const NIBBLE_MASK = 0x0f0f0f0f;
@@ -32,11 +39,6 @@ export function dotConstants(
   };
 }
 
-/** Vector registers that an accumulator holds besides the temporaries of one step. */
-export function dotRegisters(k: KernelBuilder, format: QuantizedPackedFormat): 1 | 2 {
-  return k.machine.hasInt8Dot || format.maxCode === 15 ? 1 : 2;
-}
-
 export class DotAccumulator {
   readonly #k: KernelBuilder;
   readonly #constants: DotConstants;
@@ -47,18 +49,20 @@ export class DotAccumulator {
   #sum16High: Vector | null = null;
   #numIn16 = 0;
 
-  /** @param start i32 to start from (consumed), or null for zero */
+  readonly #makeStart: (() => Vector) | null;
+
+  /** @param makeStart makes the i32 to start from (a register of its own), or null for zero; called when it costs the fewest live registers */
   constructor(
     k: KernelBuilder,
     format: QuantizedPackedFormat,
     constants: DotConstants,
-    start: Vector | null,
+    makeStart: (() => Vector) | null,
   ) {
     this.#k = k;
     this.#constants = constants;
     this.#maxCode = format.maxCode;
-    this.#sum = start;
-    if (k.machine.hasInt8Dot && !start) this.#sum = k.zero();
+    this.#makeStart = makeStart;
+    if (k.machine.hasInt8Dot) this.#sum = makeStart ? makeStart() : k.zero();
   }
 
   /** Adds the products of four codes per lane with four activations per lane. */
@@ -105,6 +109,61 @@ export class DotAccumulator {
       const shifted = k.shift('i32.shl', wide, 4, wide);
       this.#sum = this.#sum ? k.binary('i32.add', this.#sum, shifted, this.#sum) : shifted;
     }
+    if (!k.machine.hasInt8Dot && this.#makeStart) {
+      k.binary('i32.add', this.#sum!, this.#makeStart(), this.#sum!);
+    }
     return this.#sum!;
+  }
+}
+
+/**
+ * What a group of weights needs of the sums of its activations: the start of a dot for codes with a zero point, and the term of the minimum.
+ * Groups of 16 take their half of the block: first from `nsum16`, last as the difference.
+ */
+export class ActivationSums {
+  readonly #k: KernelBuilder;
+  readonly #half: 'all' | 'first' | 'last';
+  readonly #at: (offset: number) => Address;
+  /** For `DotAccumulator`: -zero * (sum of codes), or null without a zero point. */
+  readonly makeStart: (() => Vector) | null;
+
+  /** @param sub which group inside the block of 32; `at`: an address in the q8 block */
+  constructor(
+    k: KernelBuilder,
+    format: QuantizedPackedFormat,
+    sub: number,
+    at: (offset: number) => Address,
+  ) {
+    this.#k = k;
+    this.#at = at;
+    this.#half = format.groupSize === Q8_BLOCK_VALUES ? 'all' : sub === 0 ? 'first' : 'last';
+    this.makeStart =
+      format.zero === 0
+        ? null
+        : () => {
+            const nsum = this.#nsum();
+            return k.shift('i32.shl', nsum, Math.log2(format.zero), nsum);
+          };
+  }
+
+  #nsum(): Vector {
+    const k = this.#k;
+    if (this.#half === 'first') return k.broadcast(this.#at(Q8_NSUM16_OFFSET));
+    const nsum = k.broadcast(this.#at(Q8_NSUM_OFFSET));
+    if (this.#half === 'all') return nsum;
+    return k.binary('i32.sub', nsum, k.broadcast(this.#at(Q8_NSUM16_OFFSET)), nsum);
+  }
+
+  /** sum += mins * d * (sum of codes) */
+  addMins(sum: Vector, mins: Vector): void {
+    const k = this.#k;
+    if (this.#half === 'all') {
+      k.fmaBroadcastInto(sum, mins, this.#at(Q8_DSUM_OFFSET));
+      return;
+    }
+    const nsum = this.#nsum();
+    const value = k.unary('f32.fromI32', nsum, nsum);
+    k.mulF(value, k.broadcast(this.#at(Q8_D_OFFSET)), value);
+    k.fnmaInto(sum, mins, value);
   }
 }

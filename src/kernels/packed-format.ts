@@ -11,13 +11,19 @@
  *
  * and value = scale * (code - zero) + min. Floats have no blocks: input k of the 16 rows stands in one run of 16 elements.
  * Blocks of a row group lie one after another (ascending inputs), row groups one after another: a kernel that walks a row group reads straight on.
- * The last row group is filled up with rows of zero scale (zero values). One layout serves every vector width, so a plan file is not bound to an ISA.
+ * The matrix is filled up to a multiple of 32 rows with rows of zero scale (zero values). One layout serves every vector width, so a plan file is not bound to an ISA.
  *
  * Knows nothing of file formats beyond the description of a row that tensor/ gives.
  */
 
 /** Rows in a row group. */
 export const ROW_GROUP = 16;
+/** Matrices are filled up to whole pairs of row groups, the unit of the widest matmul tile. */
+export const ROW_PADDING = 32;
+
+export function paddedRows(rows: number): number {
+  return Math.ceil(rows / ROW_PADDING) * ROW_PADDING;
+}
 
 export interface QuantizedPackedFormat {
   readonly kind: 'quantized';
@@ -196,7 +202,7 @@ export function rowGroupBytes(format: PackedFormat, columns: number): number {
 
 /** Bytes of the packed matrix `[rows, columns]`. */
 export function packedBytes(format: PackedFormat, rows: number, columns: number): number {
-  return Math.ceil(rows / ROW_GROUP) * rowGroupBytes(format, columns);
+  return (paddedRows(rows) / ROW_GROUP) * rowGroupBytes(format, columns);
 }
 
 /** Bits per weight as stored here, for reports. */

@@ -1,0 +1,241 @@
+/** Every matmul kernel, as machine code on each instruction set of this machine, against plain arithmetic on decoded rows. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { RowGroupPacker } from '../../compiler/pack.ts';
+import { encodeQ8Row, q8RowBytes } from '../../kernels/activation-format.ts';
+import { matmulKernel, matmulTile } from '../../kernels/matmul.ts';
+import { matvecKernel } from '../../kernels/matvec.ts';
+import {
+  PACKED_FORMATS,
+  type PackableDType,
+  packedBytes,
+  paddedRows,
+  ROW_GROUP,
+  rowGroupBytes,
+} from '../../kernels/packed-format.ts';
+import { rowBytes } from '../../tensor/dtype.ts';
+import { decodeRow } from '../../tensor/rows.ts';
+import { NativeBuffer, nativeKernel, runnableMachines } from './testing/native-kernel.ts';
+
+function randomSource(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
+}
+
+/** Stored rows with random codes; the few scale bytes of each block are made small and finite. */
+function randomRows(dtype: PackableDType, rows: number, columns: number, seed: number): Uint8Array {
+  const random = randomSource(seed);
+  const bytes = new Uint8Array(rows * rowBytes(dtype, columns));
+  const view = new DataView(bytes.buffer);
+  if (dtype === 'f32') {
+    for (let i = 0; i < rows * columns; i++) view.setFloat32(4 * i, random() - 0.5, true);
+    return bytes;
+  }
+  if (dtype === 'f16' || dtype === 'bf16') {
+    for (let i = 0; i < rows * columns; i++) {
+      if (dtype === 'f16') view.setFloat16(2 * i, random() - 0.5, true);
+      else {
+        const f = new DataView(new ArrayBuffer(4));
+        f.setFloat32(0, random() - 0.5, true);
+        view.setUint16(2 * i, f.getUint16(2, true), true);
+      }
+    }
+    return bytes;
+  }
+  for (let i = 0; i < bytes.length; i++) bytes[i] = Math.floor(random() * 256);
+  const scaleOffsets: Record<string, [number, number[]]> = {
+    q4_0: [18, [0]],
+    q4_1: [20, [0, 2]],
+    q5_0: [22, [0]],
+    q5_1: [24, [0, 2]],
+    q8_0: [34, [0]],
+    q2_k: [84, [80, 82]],
+    q3_k: [110, [108]],
+    q4_k: [144, [0, 2]],
+    q5_k: [176, [0, 2]],
+    q6_k: [210, [208]],
+    iq4_nl: [18, [0]],
+    iq4_xs: [136, [0]],
+  };
+  const [blockBytes, offsets] = scaleOffsets[dtype]!;
+  for (let b = 0; b < bytes.length; b += blockBytes) {
+    for (const offset of offsets) view.setFloat16(b + offset, 0.01 + random() * 0.01, true);
+  }
+  return bytes;
+}
+
+function packed(
+  dtype: PackableDType,
+  stored: Uint8Array,
+  rows: number,
+  columns: number,
+): NativeBuffer {
+  const format = PACKED_FORMATS[dtype];
+  const out = new NativeBuffer(packedBytes(format, rows, columns));
+  const packer = new RowGroupPacker(dtype, format, columns);
+  for (let r = 0; r < rows; r += ROW_GROUP) {
+    packer.packGroup(
+      stored,
+      r * rowBytes(dtype, columns),
+      Math.min(ROW_GROUP, rows - r),
+      out.region.bytes(),
+      (r / ROW_GROUP) * packer.groupBytes,
+    );
+  }
+  return out;
+}
+
+interface Case {
+  readonly dtype: PackableDType;
+  readonly rows: number;
+  readonly columns: number;
+  readonly tokens: number;
+}
+
+/** Activations with their exact q8 values where the kernel takes q8, in f64 for the expected sums. */
+function setUp({ dtype, rows, columns, tokens }: Case, activation: 'q8' | 'f32') {
+  const random = randomSource(rows * 31 + columns + tokens);
+  const x = new Float32Array(tokens * columns).map(() => random() * 2 - 1);
+  const stored = randomRows(dtype, rows, columns, 7);
+  const decoded = new Float32Array(rows * columns);
+  decodeRow(dtype, stored, 0, decoded, rows * columns);
+  const stride = activation === 'q8' ? q8RowBytes(columns) : 4 * columns;
+  const xBytes = new Uint8Array(tokens * stride);
+  const used = new Float64Array(tokens * columns);
+  const view = new DataView(xBytes.buffer);
+  for (let t = 0; t < tokens; t++) {
+    const row = x.subarray(t * columns, (t + 1) * columns);
+    if (activation === 'q8') {
+      encodeQ8Row(row, view, t * stride);
+      for (let i = 0; i < columns; i++) {
+        const block = t * stride + Math.floor(i / 32) * 48;
+        used[t * columns + i] = view.getInt8(block + (i % 32)) * view.getFloat32(block + 32, true);
+      }
+    } else {
+      new Float32Array(xBytes.buffer, t * stride, columns).set(row);
+      used.set(row, t * columns);
+    }
+  }
+  const extra = new Float32Array((tokens + 1) * paddedRows(rows)).map(() => random());
+  const bias = extra.subarray(0, paddedRows(rows));
+  const residual = extra.subarray(paddedRows(rows));
+  const expected = (t: number, r: number): { value: number; magnitude: number } => {
+    let value = bias[r]! + residual[t * paddedRows(rows) + r]!;
+    let magnitude = Math.abs(value);
+    for (let i = 0; i < columns; i++) {
+      const product = decoded[r * columns + i]! * used[t * columns + i]!;
+      value += product;
+      magnitude += Math.abs(product);
+    }
+    return { value, magnitude };
+  };
+  return { stored, xBytes, stride, bias, residual, expected };
+}
+
+function runMatmul(
+  machine: Parameters<typeof matmulKernel>[0],
+  c: Case,
+  activation: 'q8' | 'f32',
+): Float32Array {
+  const { dtype, rows, columns, tokens } = c;
+  const format = PACKED_FORMATS[dtype];
+  const data = setUp(c, activation);
+  const kernel = nativeKernel(
+    matmulKernel(machine, { format, activation, bias: true, residual: true }),
+  );
+  const outRow = paddedRows(rows);
+  const out = new NativeBuffer(4 * outRow * tokens);
+  const unitRows = matmulTile(machine, { format, activation }).unitRows;
+  const numUnits = outRow / unitRows;
+  kernel.run(
+    {
+      weight: packed(dtype, data.stored, rows, columns),
+      groupStride: rowGroupBytes(format, columns),
+      numUnits,
+      unitsPerChunk: 2,
+      inputs: columns,
+      x: NativeBuffer.of(data.xBytes),
+      xStride: data.stride,
+      out,
+      outStride: 4 * outRow,
+      numRows: tokens,
+      bias: NativeBuffer.of(data.bias),
+      residual: NativeBuffer.of(data.residual),
+      residualStride: 4 * outRow,
+    },
+    Math.ceil(numUnits / 2),
+  );
+  const result = out.f32(outRow * tokens);
+  for (let t = 0; t < tokens; t++) {
+    for (let r = 0; r < rows; r++) {
+      const { value, magnitude } = data.expected(t, r);
+      const got = result[t * outRow + r]!;
+      assert.ok(
+        Math.abs(got - value) <= 2e-6 * magnitude + 1e-6,
+        `${dtype} ${rows}x${columns} token ${t} row ${r}: ${got}, expected ${value}`,
+      );
+    }
+  }
+  return result;
+}
+
+function runMatvec(machine: Parameters<typeof matmulKernel>[0], c: Case): Float32Array {
+  const { dtype, rows, columns } = c;
+  const format = PACKED_FORMATS[dtype];
+  if (format.kind !== 'quantized') throw new Error('matvec is for quantized weights');
+  const data = setUp(c, 'q8');
+  const kernel = nativeKernel(matvecKernel(machine, { format, bias: true, residual: true }));
+  const outRow = paddedRows(rows);
+  const out = new NativeBuffer(4 * outRow);
+  const numGroups = outRow / ROW_GROUP;
+  kernel.run(
+    {
+      weight: packed(dtype, data.stored, rows, columns),
+      groupStride: rowGroupBytes(format, columns),
+      numGroups,
+      groupsPerChunk: 3,
+      numBlocks: columns / 32,
+      x: NativeBuffer.of(data.xBytes),
+      out,
+      bias: NativeBuffer.of(data.bias),
+      residual: NativeBuffer.of(data.residual),
+    },
+    Math.ceil(numGroups / 3),
+  );
+  return out.f32(outRow);
+}
+
+const machines = runnableMachines();
+const reason = machines.length === 0 ? 'native code cannot run here' : false;
+
+for (const { name, machine } of machines) {
+  for (const dtype of Object.keys(PACKED_FORMATS) as PackableDType[]) {
+    const isFloat = PACKED_FORMATS[dtype].kind === 'float';
+    test(`${name}: ${dtype} weights by f32 activations are the decoded product`, {
+      skip: reason,
+    }, () => {
+      const columns = isFloat ? 203 : 768;
+      for (const tokens of [1, 2, 5, 6, 7, 13])
+        runMatmul(machine, { dtype, rows: 40, columns, tokens }, 'f32');
+    });
+    if (isFloat) continue;
+    test(`${name}: ${dtype} weights by q8 activations, any number of rows, one row equal bit for bit`, {
+      skip: reason,
+    }, () => {
+      let first: Float32Array | undefined;
+      for (const tokens of [1, 2, 3, 4, 5, 6, 7, 13]) {
+        const c = { dtype, rows: 72, columns: 1280, tokens };
+        const result = runMatmul(machine, c, 'q8');
+        if (tokens === 1) first = result;
+      }
+      const vector = runMatvec(machine, { dtype, rows: 72, columns: 1280, tokens: 1 });
+      assert.deepEqual(
+        new Uint32Array(vector.buffer, vector.byteOffset, 72),
+        new Uint32Array(first!.buffer, first!.byteOffset, 72),
+      );
+    });
+  }
+}
