@@ -1,0 +1,162 @@
+/**
+ * Elementary functions as sequences of vector instructions, lane by lane.
+ *
+ * Each is a polynomial after range reduction, the same on every machine; results are normal numbers or zero, so flushing denormals changes nothing.
+ * NaN in gives NaN out unless stated. Constants are loaded where they are used: a load costs what a register move would, and no register is held.
+ * Polynomials of exp and tanh: Cephes (Moshier 1992). Knows nothing of rows or memory.
+ */
+import type { ActivationKind } from '../graph/ir.ts';
+import type { KernelBuilder } from './builder.ts';
+import type { Vector } from './kernel-ir.ts';
+
+const LOG2_E = Math.LOG2E;
+/** ln 2 in two parts: the first has 9 bits, so that its product with an exponent is exact. */
+const LN2_HIGH = 0.693359375;
+const LN2_LOW = -2.1219444e-4;
+/** Above ln 2^-126: results of smaller arguments are zero. */
+const EXP_MIN = -87.3365;
+/** Largest f32 whose exponential is finite. */
+const EXP_MAX = 88.72283;
+
+/** coefficients[0] * x^n + ... + coefficients[n], one fused step each. */
+function horner(k: KernelBuilder, x: Vector, coefficients: readonly number[]): Vector {
+  let result = k.splatF32(coefficients[0]!);
+  for (const c of coefficients.slice(1)) {
+    const next = k.splatF32(c);
+    k.fmaInto(next, result, x);
+    result = next;
+  }
+  return result;
+}
+
+/** value * 2^exponent, for whole `exponent` and a normal result. */
+function scaleByPowerOfTwo(k: KernelBuilder, value: Vector, exponent: Vector): Vector {
+  const whole = k.unary('i32.fromF32', exponent);
+  return k.binary('i32.add', value, k.shift('i32.shl', whole, 23));
+}
+
+/** value where a < b or either is NaN, else 0. `value` is finite, or NaN where the result keeps it. */
+function keepWhereLess(k: KernelBuilder, value: Vector, a: Vector, b: Vector): Vector {
+  return k.subF(value, k.keepWhereGe(value, a, b));
+}
+
+export function absF(k: KernelBuilder, x: Vector): Vector {
+  return k.binary('bits.and', x, k.splatBits(0x7fffffff));
+}
+
+/** e^x within 2 ulp; 0 below -87.3365, infinity above 88.7228. */
+export function exp(k: KernelBuilder, x: Vector): Vector {
+  const inRange = k.minF(k.splatF32(EXP_MAX), k.maxF(k.splatF32(EXP_MIN), x));
+  const n = k.unary('f32.round', k.mulF(inRange, k.splatF32(LOG2_E)));
+  const r = inRange;
+  k.fnmaInto(r, n, k.splatF32(LN2_HIGH));
+  k.fnmaInto(r, n, k.splatF32(LN2_LOW));
+  const p = horner(
+    k,
+    r,
+    [
+      1.98756915e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1,
+      5.0000001201e-1,
+    ],
+  );
+  const sum = k.addF(r, k.splatF32(1));
+  k.fmaInto(sum, p, k.mulF(r, r));
+  const value = scaleByPowerOfTwo(k, sum, n);
+  const low = k.subF(value, k.keepWhereGe(value, k.splatF32(EXP_MIN), x));
+  const saturation = k.splatF32(Number.POSITIVE_INFINITY);
+  return k.addF(low, k.keepWhereGe(saturation, x, k.splatF32(88.722839)));
+}
+
+/**
+ * 2^x for x <= 0, relative error below 2.5e-7; exactly 1 at 0, exactly 0 below -126 and for NaN. The inner exponential of attention.
+ * Polynomial: degree 5, minimax in relative error on [-1/2, 1/2] (9.2e-8), made to be exactly 1 at 0.
+ */
+export function exp2NonPositive(k: KernelBuilder, x: Vector): Vector {
+  const n = k.unary('f32.round', x);
+  const f = k.subF(x, n);
+  const p = horner(k, f, EXP2_COEFFICIENTS);
+  return k.keepWhereGe(scaleByPowerOfTwo(k, p, n), x, k.splatF32(-126));
+}
+
+const EXP2_COEFFICIENTS = [
+  0.0013264738796, 0.009671516668, 0.055507337526, 0.24022242024, 0.69314697757, 1,
+];
+
+/** 1 / (1 + e^-x) */
+export function sigmoid(k: KernelBuilder, x: Vector): Vector {
+  const one = k.splatF32(1);
+  return k.divF(one, k.addF(exp(k, negate(k, x)), one));
+}
+
+/** x / (1 + e^-x) */
+export function silu(k: KernelBuilder, x: Vector): Vector {
+  return k.divF(x, k.addF(exp(k, negate(k, x)), k.splatF32(1)));
+}
+
+function negate(k: KernelBuilder, x: Vector): Vector {
+  return k.binary('bits.xor', x, k.splatBits(0x80000000 | 0));
+}
+
+/** tanh x within 3 ulp: an odd polynomial below 0.625, 1 - 2 / (e^2|x| + 1) above. */
+export function tanh(k: KernelBuilder, x: Vector): Vector {
+  // Clamped, so that the polynomial stays finite where it is not wanted.
+  const near = k.maxF(k.splatF32(-1), k.minF(k.splatF32(1), x));
+  const square = k.mulF(near, near);
+  const p = horner(
+    k,
+    square,
+    [-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1],
+  );
+  k.fmaInto(near, k.mulF(p, square), near);
+
+  const size = absF(k, x);
+  const e = exp(k, k.addF(size, size));
+  const one = k.splatF32(1);
+  const far = k.subF(one, k.divF(k.splatF32(2), k.addF(e, one)));
+  const signed = k.binary('bits.or', far, k.binary('bits.and', x, k.splatBits(0x80000000 | 0)));
+
+  const boundary = k.splatF32(0.625);
+  const kept = keepWhereLess(k, near, size, boundary);
+  return k.addF(kept, k.keepWhereGe(signed, size, boundary));
+}
+
+/**
+ * x * Φ(x), absolute error below 1e-6: max(x, 0) - |x| / 2 * erfc(|x| / √2), so that the tail keeps its relative accuracy too.
+ * erfc: Abramowitz & Stegun 1964, 7.1.26.
+ */
+export function gelu(k: KernelBuilder, x: Vector): Vector {
+  const size = absF(k, x);
+  const denominator = k.splatF32(1);
+  k.fmaInto(denominator, size, k.splatF32(0.3275911 * Math.SQRT1_2));
+  const t = k.divF(k.splatF32(1), denominator);
+  const p = horner(k, t, [1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592]);
+  const halfSquare = k.mulF(k.mulF(x, k.splatF32(-0.5)), x);
+  const erfc = k.mulF(k.mulF(p, t), exp(k, halfSquare));
+  const result = k.maxF(k.zero(), x);
+  k.fnmaInto(result, k.mulF(size, k.splatF32(0.5)), erfc);
+  return result;
+}
+
+/** x / 2 * (1 + tanh(√(2/π) (x + 0.044715 x³))), as x * sigmoid of twice the argument. */
+export function geluTanh(k: KernelBuilder, x: Vector): Vector {
+  const factor = -2 * Math.sqrt(2 / Math.PI);
+  const inner = k.splatF32(factor);
+  k.fmaInto(inner, k.mulF(x, x), k.splatF32(factor * 0.044715));
+  return k.divF(x, k.addF(exp(k, k.mulF(inner, x)), k.splatF32(1)));
+}
+
+export function relu(k: KernelBuilder, x: Vector): Vector {
+  return k.maxF(k.zero(), x);
+}
+
+const ACTIVATIONS: Record<ActivationKind, (k: KernelBuilder, x: Vector) => Vector> = {
+  silu,
+  gelu,
+  geluTanh,
+  relu,
+  tanh,
+};
+
+export function activation(k: KernelBuilder, kind: ActivationKind, x: Vector): Vector {
+  return ACTIVATIONS[kind](k, x);
+}
