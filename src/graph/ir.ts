@@ -79,7 +79,12 @@ export interface OpAttributes {
    * (x [T, W], weight [groupSize], residual? [T, W]) → every group of `groupSize` columns divided by its root mean square, times weight, plus residual.
    * groupSize = W for a model norm, headDim for q/k norms. `output` q8 after fusion with `quantize`.
    */
-  rmsNorm: { readonly eps: number; readonly groupSize: number; readonly residual: boolean; readonly output: 'f32' | 'q8' };
+  rmsNorm: {
+    readonly eps: number;
+    readonly groupSize: number;
+    readonly residual: boolean;
+    readonly output: 'f32' | 'q8';
+  };
   /** (x [T, W], weight [W], bias [W]) */
   layerNorm: { readonly eps: number; readonly output: 'f32' | 'q8' };
   /** (x [T, W]) → columns [start, start + length): a view, never a copy. */
@@ -87,14 +92,22 @@ export interface OpAttributes {
   /** (x, positions) */
   rope: { readonly rope: RopeSpec; readonly numHeads: number; readonly headDim: number };
   /** (q [T, numHeads * headDim], k [T, numKvHeads * headDim], v alike) → [T, numHeads * headDim]; pure, each sequence by itself. */
-  attention: HeadLayout & { readonly scale: number; readonly mask: CausalMask; readonly layer: number };
+  attention: HeadLayout & {
+    readonly scale: number;
+    readonly mask: CausalMask;
+    readonly layer: number;
+  };
   /**
    * (q, k, v, positions) → rotated q. Also rotates k and stores k and v of layer `layer` into the KV cache slots of the step.
    * `rope` null: no rotation, only the store.
    */
   ropeKvStore: HeadLayout & { readonly rope: RopeSpec | null; readonly layer: number };
   /** (rotated q) → attention over the paged KV cache of `layer`. */
-  pagedAttention: HeadLayout & { readonly scale: number; readonly mask: CausalMask; readonly layer: number };
+  pagedAttention: HeadLayout & {
+    readonly scale: number;
+    readonly mask: CausalMask;
+    readonly layer: number;
+  };
   add: Record<never, never>;
   mul: Record<never, never>;
   scale: { readonly factor: number };
