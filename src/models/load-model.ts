@@ -1,0 +1,165 @@
+/**
+ * A model on disk → its description: numbers, weights by canonical names, and the step graph. The one place that knows which reader goes with
+ * which kind of file.
+ */
+import { existsSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import type { Graph } from '../graph/ir.ts';
+import type { WeightSource } from '../weights/contract.ts';
+import { openWeights } from '../weights/weight-source.ts';
+import { ModelError } from './errors.ts';
+import { parseGgufConfig, parseGgufSampling } from './gguf-config.ts';
+import { parseGenerationConfig, parseHfConfig } from './hf-config.ts';
+import type { ModelConfig } from './model-config.ts';
+import { ggufArchitecture } from './registry.ts';
+import { RenamedWeights } from './renamed-weights.ts';
+import type { SamplingDefaults } from './sampling-defaults.ts';
+import { buildStepGraph } from './step-graph.ts';
+import { canonicalFromGguf, canonicalFromHf } from './tensor-names.ts';
+
+export interface ModelDescription extends Disposable {
+  /** As the user gave it. */
+  readonly path: string;
+  readonly format: WeightSource['format'];
+  readonly config: ModelConfig;
+  /** Tensors by canonical names, which the graph refers to. */
+  readonly weights: WeightSource;
+  readonly samplingDefaults: SamplingDefaults;
+  /** The program `step`, as the model describes itself; `lowerGraph` comes next. */
+  readonly stepGraph: Graph;
+  /** Tensors of the text model that the graph does not need; for `hasten show`. */
+  readonly unusedTensors: readonly string[];
+}
+
+export interface LoadModelOptions {
+  /** Longest sequence that will be run. Only models whose rotation depends on it (LongRoPE) need to know; null: their original length. */
+  readonly maxModelLen?: number | null;
+}
+
+/**
+ * @param modelPath a GGUF file, or a folder with config.json and safetensors
+ * @throws {ModelError} if the description is broken, not supported, or disagrees with the tensors
+ * @throws {WeightFileError} if a weight file cannot be read
+ */
+export function loadModelDescription(
+  modelPath: string,
+  options: LoadModelOptions = {},
+): ModelDescription {
+  if (!existsSync(modelPath)) throw new ModelError(`${modelPath}: there is no such file or folder`);
+  const { config, weights, samplingDefaults } = readModel(modelPath, options);
+  try {
+    const stepGraph = buildStepGraph(config, weights.tensors);
+    return {
+      path: modelPath,
+      format: weights.format,
+      config,
+      weights,
+      samplingDefaults,
+      stepGraph,
+      unusedTensors: unusedTensors(stepGraph, weights),
+      [Symbol.dispose]: () => weights.close(),
+    };
+  } catch (error) {
+    weights.close();
+    throw error instanceof ModelError ? withPath(error, modelPath) : error;
+  }
+}
+
+interface ReadModel {
+  readonly config: ModelConfig;
+  readonly weights: WeightSource;
+  readonly samplingDefaults: SamplingDefaults;
+}
+
+function readModel(modelPath: string, options: LoadModelOptions): ReadModel {
+  const source = openWeights(modelPath);
+  try {
+    return source.format === 'gguf'
+      ? readGguf(modelPath, source, options)
+      : readHfFolder(modelPath, source, options);
+  } catch (error) {
+    source.close();
+    throw error;
+  }
+}
+
+function readHfFolder(
+  folder: string,
+  source: WeightSource,
+  { maxModelLen = null }: LoadModelOptions,
+): ReadModel {
+  const configPath = path.join(folder, 'config.json');
+  if (!existsSync(configPath)) {
+    throw new ModelError(
+      `${folder}: there is no config.json with these weights; expected a Hugging Face model folder or a GGUF file`,
+    );
+  }
+  const generationPath = path.join(folder, 'generation_config.json');
+  const generationConfig = existsSync(generationPath) ? readJsonObject(generationPath) : null;
+  return {
+    config: parseHfConfig(readJsonObject(configPath), {
+      source: configPath,
+      maxModelLen,
+      generationConfig,
+    }),
+    weights: new RenamedWeights(source, canonicalFromHf),
+    samplingDefaults: parseGenerationConfig(generationConfig ?? {}, generationPath),
+  };
+}
+
+function readGguf(file: string, source: WeightSource, options: LoadModelOptions): ReadModel {
+  const { metadata } = source;
+  const found = ggufArchitecture(file, String(metadata.get('general.architecture')));
+  const weights = new RenamedWeights(source, (name) =>
+    canonicalFromGguf(name, found.reading.tensorParts),
+  );
+  const config = parseGgufConfig(
+    {
+      path: file,
+      metadata,
+      directory: weights.tensors,
+      readF32: (name) => (source.tensors.has(name) ? source.readF32(name) : null),
+    },
+    found,
+    options,
+  );
+  return { config, weights, samplingDefaults: parseGgufSampling(file, metadata) };
+}
+
+function readJsonObject(file: string): Readonly<Record<string, unknown>> {
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(readFileSync(file, 'utf8'));
+  } catch (cause) {
+    throw new ModelError(`${file}: is not valid JSON: ${(cause as Error).message}`, {}, { cause });
+  }
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
+    throw new ModelError(
+      `${file}: holds ${JSON.stringify(parsed)?.slice(0, 40)}; expected an object`,
+    );
+  }
+  return parsed as Record<string, unknown>;
+}
+
+function unusedTensors(graph: Graph, weights: WeightSource): readonly string[] {
+  const used = new Set<string>();
+  for (const node of graph.nodes) {
+    if (node.op === 'weight') for (const part of node.attrs.ref.parts) used.add(part.tensor);
+  }
+  return [...weights.tensors.keys()].filter((name) => !used.has(name));
+}
+
+function withPath(error: ModelError, modelPath: string): ModelError {
+  if (error.message.includes(modelPath)) return error;
+  const { code, tensor, seen, expected } = error;
+  return new ModelError(
+    `${modelPath}: ${error.message}`,
+    {
+      code,
+      tensor: tensor ?? undefined,
+      seen: seen ?? undefined,
+      expected: expected ?? undefined,
+    },
+    { cause: error },
+  );
+}
