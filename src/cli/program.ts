@@ -91,7 +91,7 @@ export async function runProgram(args: readonly string[]): Promise<number> {
   try {
     const program = await buildProgram(args);
     await program.parseAsync(args, { from: 'user' });
-    return EXIT_DONE;
+    return Number(process.exitCode ?? EXIT_DONE);
   } catch (error) {
     return report(error);
   }

@@ -1,0 +1,22 @@
+/** From what the hub reports to the progress bar's terms. */
+import type { ProgressListener, PullPhase } from '../hub/progress.ts';
+import type { ProgressReporter } from './progress.ts';
+
+const VERBS: Readonly<Record<PullPhase, string>> = {
+  resolving: 'looking up',
+  waiting: 'waiting for another pull of',
+  downloading: 'downloading',
+  unpacking: 'unpacking',
+  verifying: 'verifying',
+  done: 'downloaded',
+};
+
+export function hubProgress(reporter: ProgressReporter): ProgressListener {
+  return ({ phase, file, receivedBytes, totalBytes }) =>
+    reporter.update({
+      label: `${VERBS[phase]} ${file}`,
+      done: receivedBytes,
+      total: totalBytes ?? 0,
+      unit: 'bytes',
+    });
+}
