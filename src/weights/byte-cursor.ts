@@ -24,6 +24,8 @@ export class ByteCursor {
   #windowStart = 0;
   #next = 0;
   #end = 0;
+  /** The tensor whose record is being read, for errors. */
+  tensor: string | undefined;
 
   constructor(file: PositionedFile) {
     this.#file = file;
@@ -152,11 +154,14 @@ export class ByteCursor {
     fault: WeightFault,
     message: string,
     values: Readonly<Record<string, number | bigint | string>> = {},
+    cause?: unknown,
   ): WeightFileError {
     return new WeightFileError(message, {
       fault,
       file: this.#file.path,
+      tensor: this.tensor,
       values: { position: this.position, ...values },
+      cause,
     });
   }
 

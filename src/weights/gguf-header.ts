@@ -29,7 +29,8 @@ const DEFAULT_ALIGNMENT = 32;
 const MAX_TENSORS = 1 << 18;
 const MAX_ENTRIES = 1 << 16;
 const MAX_NAME_BYTES = 65535;
-const MAX_DIMS = 8;
+/** GGML_MAX_DIMS. */
+const MAX_DIMS = 4;
 const MAX_ALIGNMENT = 1 << 20;
 const MAX_NESTING = 4;
 /** Array elements of all entries together. */
@@ -77,7 +78,7 @@ export function readGgufHeader(file: PositionedFile): GgufHeader {
   const numEntries = cursor.count('metadata count', 13, MAX_ENTRIES);
   const entries = readEntries(cursor, numEntries);
   const alignment = alignmentOf(cursor, entries);
-  const tensors = readTensorTable(cursor, file, numTensors, alignment);
+  const tensors = readTensorTable(cursor, numTensors, alignment);
   const dataPosition = Math.ceil(cursor.position / alignment) * alignment;
   return {
     version,
@@ -254,44 +255,40 @@ function alignmentOf(cursor: ByteCursor, entries: ReadonlyMap<string, GgufEntry>
 
 type TensorRecord = Omit<GgufTensorInfo, 'position'> & { readonly offset: bigint };
 
-function readTensorTable(
-  cursor: ByteCursor,
-  file: PositionedFile,
-  count: number,
-  alignment: number,
-): TensorRecord[] {
+function readTensorTable(cursor: ByteCursor, count: number, alignment: number): TensorRecord[] {
   const names = new Set<string>();
   const tensors: TensorRecord[] = [];
   for (let i = 0; i < count; i++) {
     const name = cursor.string(`name of tensor ${i}`, { maxBytes: MAX_NAME_BYTES, strict: true });
-    const fail = (
-      fault: 'corrupt' | 'limit',
-      message: string,
-      values: Readonly<Record<string, number | bigint | string>>,
-      cause?: unknown,
-    ) => new WeightFileError(message, { fault, file: file.path, tensor: name, values, cause });
-    if (names.has(name)) throw fail('corrupt', 'appears twice in the tensor table', { index: i });
+    cursor.tensor = name;
+    if (names.has(name)) throw cursor.error('corrupt', 'appears twice', { index: i });
     names.add(name);
-    const numDims = cursor.u32(`the number of dimensions of tensor ${quoted(name)}`);
+    const numDims = cursor.u32('its number of dimensions');
     if (numDims > MAX_DIMS) {
-      throw fail('limit', `has ${numDims} dimensions; accepted: up to ${MAX_DIMS}`, { numDims });
+      throw cursor.error('limit', `has ${numDims} dimensions; accepted: up to ${MAX_DIMS}`, {
+        numDims,
+      });
     }
     const dims: bigint[] = [];
-    for (let d = 0; d < numDims; d++) dims.push(cursor.u64(`dimensions of tensor ${quoted(name)}`));
-    const typeId = cursor.u32(`the type of tensor ${quoted(name)}`);
-    const offset = cursor.u64(`the offset of tensor ${quoted(name)}`);
+    for (let d = 0; d < numDims; d++) dims.push(cursor.u64('its dimensions'));
+    const typeId = cursor.u32('its type');
+    const offset = cursor.u64('its offset');
     const elements = elementCount(dims);
     if (elements === null) {
-      throw fail('corrupt', `has dimensions [${dims.join(', ')}], more than 2^53 - 1 elements`, {
-        dims: dims.join(', '),
-      });
+      throw cursor.error(
+        'corrupt',
+        `has dimensions [${dims.join(', ')}], more than 2^53 - 1 elements`,
+        {
+          dims: dims.join(', '),
+        },
+      );
     }
     const dtype = dtypeOfGgmlType(typeId);
     if (dtype === null) {
-      throw fail('corrupt', `has ${describeUnknownGgmlType(typeId)}`, { type: typeId });
+      throw cursor.error('corrupt', `has ${describeUnknownGgmlType(typeId)}`, { type: typeId });
     }
     if (offset % BigInt(alignment) !== 0n) {
-      throw fail(
+      throw cursor.error(
         'corrupt',
         `begins at offset ${offset}, which is not a multiple of the alignment ${alignment}`,
         { offset, alignment },
@@ -305,9 +302,10 @@ function readTensorTable(
       sizeBytes = rowBytes(dtype, elements);
     } catch (error) {
       if (!(error instanceof DTypeError)) throw error;
-      throw fail('corrupt', error.message, { dims: dims.join(', '), type: dtype }, error);
+      throw cursor.error('corrupt', error.message, { dims: dims.join(', '), type: dtype }, error);
     }
     tensors.push({ name, dtype, shape, sizeBytes, offset });
+    cursor.tensor = undefined;
   }
   return tensors;
 }

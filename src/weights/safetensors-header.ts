@@ -26,7 +26,7 @@ import {
 
 /** The same bound as in the Rust library. */
 const MAX_HEADER_BYTES = 100_000_000;
-const MAX_TENSORS = 1 << 18;
+const MAX_TENSORS = 1 << 17;
 const MAX_DIMS = 32;
 
 export interface SafetensorsTensorInfo {

@@ -24,7 +24,8 @@ export class JsonSyntaxError extends Error {
 }
 
 const MAX_DEPTH = 16;
-const MAX_VALUES = 1 << 22;
+/** 131072 tensors of two dimensions in a safetensors header. */
+const MAX_VALUES = 1 << 20;
 
 /** @throws {JsonSyntaxError} if `bytes` is not one JSON value within the bounds above (white space around it is allowed) */
 export function parseStrictJson(bytes: Uint8Array): JsonValue {
