@@ -384,20 +384,27 @@ class Interpreter {
     const b = typeof x.b === 'number' ? x.b : this.#scalar(x.b);
     switch (x.kind) {
       case 'add':
-        return this.#setScalar(x.dst, a + b);
+        this.#setScalar(x.dst, a + b);
+        return;
       case 'sub':
-        return this.#setScalar(x.dst, a - b);
+        this.#setScalar(x.dst, a - b);
+        return;
       case 'mul':
-        return this.#setScalar(x.dst, a * b);
+        this.#setScalar(x.dst, a * b);
+        return;
       case 'min':
-        return this.#setScalar(x.dst, Math.min(a, b));
+        this.#setScalar(x.dst, Math.min(a, b));
+        return;
       case 'max':
-        return this.#setScalar(x.dst, Math.max(a, b));
+        this.#setScalar(x.dst, Math.max(a, b));
+        return;
       case 'and':
-        return this.#setScalar(x.dst, Number(BigInt.asIntN(64, BigInt(a) & BigInt(b))));
+        this.#setScalar(x.dst, Number(BigInt.asIntN(64, BigInt(a) & BigInt(b))));
+        return;
       case 'div':
         if (a < 0 || b <= 0) throw this.#fault(`unsigned division of ${a} by ${b}`);
-        return this.#setScalar(x.dst, Math.floor(a / b));
+        this.#setScalar(x.dst, Math.floor(a / b));
+        return;
       default:
         x.kind satisfies never;
     }
@@ -408,17 +415,23 @@ class Interpreter {
     const [a, b] = [this.#lane(x.a), this.#lane(x.b)];
     switch (x.kind) {
       case 'f32.add':
-        return this.#forLanes(x.dst, (i) => f[a + i]! + f[b + i]!);
+        this.#forLanes(x.dst, (i) => f[a + i]! + f[b + i]!);
+        return;
       case 'f32.sub':
-        return this.#forLanes(x.dst, (i) => f[a + i]! - f[b + i]!);
+        this.#forLanes(x.dst, (i) => f[a + i]! - f[b + i]!);
+        return;
       case 'f32.mul':
-        return this.#forLanes(x.dst, (i) => f[a + i]! * f[b + i]!);
+        this.#forLanes(x.dst, (i) => f[a + i]! * f[b + i]!);
+        return;
       case 'f32.div':
-        return this.#forLanes(x.dst, (i) => f[a + i]! / f[b + i]!);
+        this.#forLanes(x.dst, (i) => f[a + i]! / f[b + i]!);
+        return;
       case 'f32.max':
-        return this.#forLanes(x.dst, (i) => maxF32(f[a + i]!, f[b + i]!));
+        this.#forLanes(x.dst, (i) => maxF32(f[a + i]!, f[b + i]!));
+        return;
       case 'f32.min':
-        return this.#forLanes(x.dst, (i) => minF32(f[a + i]!, f[b + i]!));
+        this.#forLanes(x.dst, (i) => minF32(f[a + i]!, f[b + i]!));
+        return;
       default:
         this.#forLaneBits(x.dst, (i) => i32Binary(x.kind, this.#i32[a + i]!, this.#i32[b + i]!));
     }
@@ -430,27 +443,37 @@ class Interpreter {
     const a = this.#lane(x.a);
     switch (x.kind) {
       case 'move':
-        return this.#forLaneBits(x.dst, (i) => n[a + i]!);
+        this.#forLaneBits(x.dst, (i) => n[a + i]!);
+        return;
       case 'f32.sqrt':
-        return this.#forLanes(x.dst, (i) => Math.sqrt(f[a + i]!));
+        this.#forLanes(x.dst, (i) => Math.sqrt(f[a + i]!));
+        return;
       case 'f32.fromI32':
-        return this.#forLanes(x.dst, (i) => n[a + i]!);
+        this.#forLanes(x.dst, (i) => n[a + i]!);
+        return;
       case 'i32.fromF32':
-        return this.#forLaneBits(x.dst, (i) => i32FromF32(f[a + i]!));
+        this.#forLaneBits(x.dst, (i) => i32FromF32(f[a + i]!));
+        return;
       case 'f32.round':
-        return this.#forLanes(x.dst, (i) => roundToEven(f[a + i]!));
+        this.#forLanes(x.dst, (i) => roundToEven(f[a + i]!));
+        return;
       case 'f32.swapPairs':
-        return this.#forLaneBits(x.dst, (i) => n[a + (i ^ 1)]!);
+        this.#forLaneBits(x.dst, (i) => n[a + (i ^ 1)]!);
+        return;
       case 'f32.broadcastLane0':
-        return this.#forLaneBits(x.dst, () => n[a]!);
+        this.#forLaneBits(x.dst, () => n[a]!);
+        return;
       case 'f32.reduceAdd':
-        return this.#reduce(x, (p, q) => Math.fround(p + q));
+        this.#reduce(x, (p, q) => Math.fround(p + q));
+        return;
       case 'f32.reduceMax':
-        return this.#reduce(x, maxF32);
+        this.#reduce(x, maxF32);
+        return;
       case 'i32.reduceAdd': {
         let sum = 0;
         for (let i = 0; i < this.#lanes; i++) sum = (sum + n[a + i]!) | 0;
-        return this.#forLaneBits(x.dst, () => sum);
+        this.#forLaneBits(x.dst, () => sum);
+        return;
       }
       default:
         x.kind satisfies never;

@@ -1,0 +1,69 @@
+/** Attention of one token over the paged KV cache; scores and softmax in f64. */
+import type { KvLayer, PagedKvCache } from './paged-kv-cache.ts';
+import type { HeadRow } from './rope.ts';
+
+export interface AttentionQuery {
+  readonly numHeads: number;
+  /** Factor on q · k. */
+  readonly scale: number;
+  /** Positions seen, the token's own included; null: all up to it. */
+  readonly window: number | null;
+  readonly position: number;
+  /** KV block ids of the sequence, from `blockTableOffset`, in order of position. */
+  readonly blockTable: Int32Array;
+  readonly blockTableOffset: number;
+}
+
+/**
+ * out[h] = sum over visible positions j of softmax_j(scale * q[h] · k_j) * v_j, for every query head h; head h reads KV head h / (numHeads / numKvHeads).
+ *
+ * @param q      rotated query, f32 `[numHeads * headDim]` from its offset
+ * @param out    f32 `[numHeads * headDim]` from its offset; must not overlap q
+ * @param scores workspace, f64, at least position + 1
+ *
+ * PagedAttention: Kwon et al. 2023, arXiv:2309.06180.
+ */
+export function pagedAttentionRow(
+  q: HeadRow,
+  out: HeadRow,
+  query: AttentionQuery,
+  cache: PagedKvCache,
+  layer: KvLayer,
+  scores: Float64Array,
+): void {
+  const { numHeads, scale, window, position, blockTable, blockTableOffset } = query;
+  const { numKvHeads, headDim, keys, values } = layer;
+  const { blockSize } = cache;
+  const groupSize = numHeads / numKvHeads;
+  const first = window === null ? 0 : Math.max(0, position - window + 1);
+  for (let head = 0; head < numHeads; head++) {
+    const kvHead = Math.floor(head / groupSize);
+    const qFrom = q.offset + head * headDim;
+    let max = -Infinity;
+    for (let j = first; j <= position; j++) {
+      const block = blockTable[blockTableOffset + Math.floor(j / blockSize)]!;
+      const from = ((block * numKvHeads + kvHead) * blockSize + (j % blockSize)) * headDim;
+      let dot = 0;
+      for (let i = 0; i < headDim; i++) dot += q.data[qFrom + i]! * keys[from + i]!;
+      const score = dot * scale;
+      scores[j] = score;
+      if (score > max) max = score;
+    }
+    let sum = 0;
+    for (let j = first; j <= position; j++) {
+      const weight = Math.exp(scores[j]! - max);
+      scores[j] = weight;
+      sum += weight;
+    }
+    const to = out.offset + head * headDim;
+    for (let i = 0; i < headDim; i++) out.data[to + i] = 0;
+    for (let j = first; j <= position; j++) {
+      const block = blockTable[blockTableOffset + Math.floor(j / blockSize)]!;
+      const from = ((block * numKvHeads + kvHead) * blockSize + (j % blockSize)) * headDim;
+      const weight = scores[j]! / sum;
+      for (let i = 0; i < headDim; i++) {
+        out.data[to + i] = out.data[to + i]! + weight * values[from + i]!;
+      }
+    }
+  }
+}
