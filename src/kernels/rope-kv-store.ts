@@ -1,0 +1,236 @@
+/**
+ * Rotary embedding of queries and keys, and the store of keys and values into the paged KV cache (kv-layout.ts).
+ *
+ * RoPE: Su et al. 2021, arXiv:2104.09864. Paged KV cache: Kwon et al. 2023, arXiv:2309.06180.
+ * Every value is computed from its own token alone, one product and one fused step, so splitting rows changes no bit.
+ */
+import { KernelBuilder } from './builder.ts';
+import { KernelShapeError, requireCount } from './errors.ts';
+import type { KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.ts';
+import {
+  KV_BLOCK_SIZE,
+  type KvShape,
+  keyBlockBytes,
+  kvElementBytes,
+  valueBlockBytes,
+  valueHeadBytes,
+  valueRowElements,
+} from './kv-layout.ts';
+import { forEachRow, rowStream } from './rows.ts';
+
+const LARGEST_F32 = 3.4028234663852886e38;
+/** Elements that one iteration of the transposing copy moves. */
+const SCATTER_UNROLL = 8;
+
+export interface RopeShape {
+  /** `half`: pairs (j, j + rotaryDim/2). `interleaved`: pairs (2j, 2j+1). */
+  readonly style: 'half' | 'interleaved';
+  /** Values of each head that are rotated, the first ones; even. */
+  readonly rotaryDim: number;
+}
+
+export interface RopeKvStoreShape extends KvShape {
+  readonly numHeads: number;
+  readonly rope: RopeShape | null;
+}
+
+/** f32 values in one row of the cosSin table. */
+export function cosSinRowElements({ style, rotaryDim }: RopeShape): number {
+  return style === 'half' ? rotaryDim : 2 * rotaryDim;
+}
+
+/**
+ * The row of the cosSin table for one position, from the angle of each pair.
+ *
+ *     half         cos[rotaryDim/2], sin[rotaryDim/2]
+ *     interleaved  cos of every pair twice [rotaryDim], then -sin, +sin of every pair [rotaryDim]
+ */
+export function cosSinRow(
+  { style, rotaryDim }: RopeShape,
+  angles: readonly number[],
+  magnitude: number,
+): Float32Array {
+  const row = new Float32Array(cosSinRowElements({ style, rotaryDim }));
+  angles.forEach((angle, j) => {
+    const cos = Math.cos(angle) * magnitude;
+    const sin = Math.sin(angle) * magnitude;
+    if (style === 'half') {
+      row[j] = cos;
+      row[rotaryDim / 2 + j] = sin;
+    } else {
+      row[2 * j] = cos;
+      row[2 * j + 1] = cos;
+      row[rotaryDim + 2 * j] = -sin;
+      row[rotaryDim + 2 * j + 1] = sin;
+    }
+  });
+  return row;
+}
+
+/** body(from, to) for each of `numHeads` heads of `headBytes`. */
+function forEachHead(
+  k: KernelBuilder,
+  numHeads: number,
+  headBytes: number,
+  rows: readonly [Scalar, Scalar],
+  body: (from: Scalar, to: Scalar) => void,
+): void {
+  const from = k.copy(rows[0]);
+  const to = k.copy(rows[1]);
+  k.loop(numHeads, () => {
+    body(from, to);
+    k.addTo(from, headBytes);
+    k.addTo(to, headBytes);
+  });
+}
+
+/**
+ * Rotates `numHeads` heads from one row to another (f32). cos and sin are loaded once for all heads; body order is by columns, then heads.
+ */
+function rotateHeads(
+  k: KernelBuilder,
+  { rope, headDim }: Pick<RopeKvStoreShape, 'rope' | 'headDim'>,
+  numHeads: number,
+  rows: readonly [Scalar, Scalar],
+  cosSin: Scalar | undefined,
+): void {
+  const headBytes = 4 * headDim;
+  const rotaryDim = rope?.rotaryDim ?? 0;
+  if (rope?.style === 'half') {
+    const half = rotaryDim / 2;
+    k.unrolledLanes(half, (j, count) => {
+      const cos = k.load(k.at(cosSin!, 4 * j), 'bits', count);
+      const sin = k.load(k.at(cosSin!, 4 * (half + j)), 'bits', count);
+      forEachHead(k, numHeads, headBytes, rows, (from, to) => {
+        const first = k.load(k.at(from, 4 * j), 'bits', count);
+        const second = k.load(k.at(from, 4 * (half + j)), 'bits', count);
+        const low = k.mulF(first, cos);
+        k.fnmaInto(low, second, sin);
+        const high = k.mulF(second, cos);
+        k.fmaInto(high, first, sin);
+        k.store(k.at(to, 4 * j), low, 'bits', count);
+        k.store(k.at(to, 4 * (half + j)), high, 'bits', count);
+      });
+    });
+  } else if (rope?.style === 'interleaved') {
+    k.unrolledLanes(rotaryDim, (j, count) => {
+      const cos = k.load(k.at(cosSin!, 4 * j), 'bits', count);
+      const signedSin = k.load(k.at(cosSin!, 4 * (rotaryDim + j)), 'bits', count);
+      forEachHead(k, numHeads, headBytes, rows, (from, to) => {
+        const x = k.load(k.at(from, 4 * j), 'bits', count);
+        const y = k.mulF(x, cos);
+        k.fmaInto(y, k.unary('f32.swapPairs', x), signedSin);
+        k.store(k.at(to, 4 * j), y, 'bits', count);
+      });
+    });
+  }
+  if (rotaryDim === headDim) return;
+  forEachHead(k, numHeads, headBytes, rows, (from, to) => {
+    k.unrolledLanes(headDim - rotaryDim, (j, count) => {
+      const offset = 4 * (rotaryDim + j);
+      k.store(k.at(to, offset), k.load(k.at(from, offset), 'bits', count), 'bits', count);
+    });
+  });
+}
+
+/** f16 stores saturate by themselves; f32 ones are made to, so that the cache never holds infinity or NaN. */
+function storeFinite(
+  k: KernelBuilder,
+  kvType: 'f16' | 'f32',
+  to: Scalar,
+  offsetElements: number,
+  value: Vector,
+): void {
+  const address = k.at(to, offsetElements * kvElementBytes(kvType));
+  if (kvType === 'f16') {
+    k.store(address, value, 'f16');
+    return;
+  }
+  const bounded = k.minF(value, k.splatF32(LARGEST_F32));
+  k.store(address, k.maxF(bounded, k.splatF32(-LARGEST_F32)));
+}
+
+/**
+ * For every token: rotated q → out, rotated k and v → the cache slot slotMapping[token].
+ *
+ * q and out f32 `[numRows, numHeads * headDim]`, k and v f32 `[numRows, numKvHeads * headDim]`, positions and slotMapping i32 `[numRows]`,
+ * cosSin f32 `[positions, cosSinRowElements]` (see `cosSinRow`). keyCache and valueCache are the addresses of the layer, laid out as in kv-layout.ts.
+ * Without rope q is copied to out. Values beyond the range of the cache's type become its largest finite value, and so does NaN.
+ *
+ * Params: q qStride k kStride v vStride out outStride [positions cosSin cosSinStride] slotMapping keyCache valueCache numRows rowsPerChunk.
+ * Chunk: rowsPerChunk tokens. Scratch: one row of keys. Positions and slots are not checked here.
+ * @throws {KernelShapeError} if the head does not fit the rotation
+ */
+export function ropeKvStoreKernel(machine: VectorMachine, shape: RopeKvStoreShape): KernelProgram {
+  const { numHeads, numKvHeads, headDim, rope, kvType } = shape;
+  requireCount('ropeKvStore', 'numHeads', numHeads);
+  requireCount('ropeKvStore', 'numKvHeads', numKvHeads);
+  requireCount('ropeKvStore', 'headDim', headDim, 8);
+  if (rope) {
+    requireCount('ropeKvStore', 'rotaryDim', rope.rotaryDim, 2);
+    if (rope.rotaryDim > headDim) {
+      throw new KernelShapeError(
+        'ropeKvStore',
+        `rotaryDim ${rope.rotaryDim} exceeds headDim ${headDim}`,
+      );
+    }
+  }
+  const style = rope ? `${rope.style}${rope.rotaryDim}` : 'plain';
+  const name = `ropeKvStore_${numHeads}_${numKvHeads}_${headDim}_${style}_${kvType}`;
+  const k = new KernelBuilder(name, machine);
+  const elementBytes = kvElementBytes(kvType);
+  const keyRow = k.reserveScratch(4 * numKvHeads * headDim + 64);
+  const narrowKeyRow = k.reserveScratch(elementBytes * numKvHeads * headDim + 64);
+  const token = k.slot();
+  token.set(k.mul(k.chunk, k.arg('rowsPerChunk')));
+
+  /** The i32 of this token. */
+  const ofToken = (param: string): Scalar =>
+    k.loadScalar(32, k.at(k.arg(param), 0, token.get(), 4));
+
+  forEachRow(k, ['q', 'k', 'v', 'out'].map(rowStream), ([q, keys, values, out]) => {
+    const cosSin = rope
+      ? k.add(k.arg('cosSin'), k.mul(ofToken('positions'), k.arg('cosSinStride')))
+      : undefined;
+    rotateHeads(k, shape, numHeads, [q!, out!], cosSin);
+    rotateHeads(k, shape, numKvHeads, [keys!, k.pointer(k.at(k.scratch, keyRow))], cosSin);
+
+    // The row of keys in the type of the cache, then element by element to where its token stands.
+    const wide = k.pointer(k.at(k.scratch, keyRow));
+    const narrow = k.pointer(k.at(k.scratch, narrowKeyRow));
+    k.loop(Math.ceil((numKvHeads * headDim) / k.lanes), () => {
+      storeFinite(k, kvType, narrow, 0, k.load(k.at(wide)));
+      k.addTo(wide, 4 * k.lanes);
+      k.addTo(narrow, elementBytes * k.lanes);
+    });
+    const slot = ofToken('slotMapping');
+    const block = k.shr(slot, 4);
+    const inBlock = k.and(slot, KV_BLOCK_SIZE - 1);
+    const key = k.add(k.arg('keyCache'), k.mul(block, keyBlockBytes(shape)));
+    k.addTo(key, k.mul(inBlock, elementBytes));
+    const element = k.pointer(k.at(k.scratch, narrowKeyRow));
+    k.loop((numKvHeads * headDim) / SCATTER_UNROLL, () => {
+      for (let i = 0; i < SCATTER_UNROLL; i++) {
+        const bits = kvType === 'f16' ? 16 : 32;
+        const value = k.loadScalar(bits, k.at(element, i * elementBytes));
+        k.storeScalar(bits, k.at(key, i * KV_BLOCK_SIZE * elementBytes), value);
+      }
+      k.addTo(element, SCATTER_UNROLL * elementBytes);
+      k.addTo(key, SCATTER_UNROLL * KV_BLOCK_SIZE * elementBytes);
+    });
+
+    const value = k.add(k.arg('valueCache'), k.mul(block, valueBlockBytes(shape)));
+    k.addTo(value, k.mul(inBlock, valueRowElements(headDim) * elementBytes));
+    const from = k.copy(values!);
+    k.loop(numKvHeads, () => {
+      k.unrolledLanes(headDim, (d, count) => {
+        // Whole vectors: behind headDim there is padding, which gets the zeros of the lanes not loaded.
+        storeFinite(k, kvType, value, d, k.load(k.at(from, 4 * d), 'bits', count));
+      });
+      k.addTo(from, 4 * headDim);
+      k.addTo(value, valueHeadBytes(shape));
+    });
+    token.addTo(1);
+  });
+  return k.finish();
+}
