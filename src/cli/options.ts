@@ -3,15 +3,21 @@
  */
 import { readFile } from 'node:fs/promises';
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { UsageError } from './errors.ts';
+import {
+  PRECISIONS,
+  type Precision,
+  TARGET_NAMES,
+  type TargetName,
+} from '../app/runner-options.ts';
+import { CommandError } from './errors.ts';
 
 /** How a model is opened and run; every command that computes takes these. */
 export interface EngineFlags {
   readonly maxModelLen?: number;
   readonly kvCacheMemory?: number;
   readonly threads: number | 'auto';
-  readonly target: string;
-  readonly precision: 'fast' | 'f32';
+  readonly target: TargetName;
+  readonly precision: Precision;
   readonly offline: boolean;
 }
 
@@ -28,13 +34,15 @@ export interface SamplingFlags {
   readonly stop?: string[];
 }
 
-export const TARGETS = ['auto', 'reference', 'x64', 'avx2', 'avx512', 'avx512vnni'] as const;
-
 export function addOfflineOption(command: Command): Command {
   return command.option('--offline', 'use cached models only, never the network', false);
 }
 
-export function addEngineOptions(command: Command): Command {
+/** @param except a command with options of its own by the same name leaves these out */
+export function addEngineOptions(command: Command, except: { threads?: false } = {}): Command {
+  if (except.threads !== false) {
+    command.option('--threads <n>', 'compute threads, or auto', parseThreads, 'auto' as const);
+  }
   return addOfflineOption(command)
     .option(
       '--max-model-len <tokens>',
@@ -42,13 +50,12 @@ export function addEngineOptions(command: Command): Command {
       parseCount,
     )
     .option('--kv-cache-memory <size>', 'memory of the KV cache, such as 512MB', parseBytes)
-    .option('--threads <n>', 'compute threads, or auto', parseThreads, 'auto' as const)
     .addOption(
-      new Option('--target <name>', 'what code is made for').choices(TARGETS).default('auto'),
+      new Option('--target <name>', 'what code is made for').choices(TARGET_NAMES).default('auto'),
     )
     .addOption(
       new Option('--precision <mode>', 'fast: int8 activations; f32: everything in f32')
-        .choices(['fast', 'f32'])
+        .choices(PRECISIONS)
         .default('fast'),
     );
 }
@@ -155,7 +162,7 @@ export function parseCounts(text: string): number[] {
 
 /**
  * The whole of a text file, or of stdin for `-`.
- * @throws {UsageError} if it cannot be read
+ * @throws {CommandError} if it cannot be read
  */
 export async function readTextFile(path: string): Promise<string> {
   try {
@@ -164,6 +171,6 @@ export async function readTextFile(path: string): Promise<string> {
     for await (const part of process.stdin) parts.push(part as Buffer);
     return Buffer.concat(parts).toString('utf8');
   } catch (error) {
-    throw new UsageError(`cannot read "${path}": ${(error as Error).message}`, { cause: error });
+    throw new CommandError(`cannot read "${path}": ${(error as Error).message}`, { cause: error });
   }
 }

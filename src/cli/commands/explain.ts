@@ -1,11 +1,11 @@
 /** `hasten explain`: how a model is compiled, stage by stage. */
 import type { Command } from 'commander';
+import { quantizedDtypes } from '../../app/create-runner.ts';
 import { lowerGraph } from '../../graph/lower-graph.ts';
 import { printGraph, summarizeGraph } from '../../graph/print.ts';
 import { hubEnvironmentFrom } from '../../hub/environment.ts';
 import { resolveModel } from '../../hub/resolve.ts';
-import { loadModelDescription, type ModelDescription } from '../../models/load-model.ts';
-import { DTYPES } from '../../tensor/dtype.ts';
+import { loadModelDescription } from '../../models/load-model.ts';
 import { UsageError } from '../errors.ts';
 import { hubProgress } from '../hub-progress.ts';
 import { InterruptHandler } from '../interrupt.ts';
@@ -42,7 +42,7 @@ async function explain(spec: string, flags: ExplainFlags): Promise<void> {
   using description = loadModelDescription(resolved.path, { maxModelLen: flags.maxModelLen });
   const lowered = lowerGraph(description.stepGraph, {
     directory: description.weights.tensors,
-    q8Dtypes: flags.precision === 'fast' ? quantizedDtypes(description) : [],
+    q8Dtypes: flags.precision === 'fast' ? quantizedDtypes(description.weights) : [],
   });
   const stages = [{ name: 'model', graph: description.stepGraph }, ...lowered.stages];
   const wanted =
@@ -77,10 +77,4 @@ async function explain(spec: string, flags: ExplainFlags): Promise<void> {
   await printLine();
   await printLine(styled('bold', 'After all passes'));
   await printLine(printGraph(lowered.graph));
-}
-
-/** The stored formats whose linears take int8 activations in fast precision. */
-function quantizedDtypes({ weights }: ModelDescription): Set<string> {
-  const dtypes = [...weights.tensors.values()].map(({ dtype }) => dtype);
-  return new Set(dtypes.filter((dtype) => DTYPES[dtype].kind === 'quantized'));
 }

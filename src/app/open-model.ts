@@ -1,0 +1,93 @@
+/**
+ * From what the user typed to an opened model: files found, numbers read, tokenizer at hand. Runs nothing yet.
+ * Knows neither engine nor terminal.
+ */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { hubEnvironmentFrom } from '../hub/environment.ts';
+import type { SourceAttempt } from '../hub/errors.ts';
+import type { ProgressListener } from '../hub/progress.ts';
+import { resolveDefaultModel, resolveModel } from '../hub/resolve.ts';
+import type { ResolvedModel } from '../hub/resolved-model.ts';
+import { loadModelDescription, type ModelDescription } from '../models/load-model.ts';
+import { HastenError } from '../platform/errors.ts';
+import { type Tokenizer, tokenizerFromGguf, tokenizerFromHf } from '../tokenizer/tokenizer.ts';
+
+export interface FindModelOptions {
+  readonly offline?: boolean;
+  readonly onProgress?: ProgressListener;
+  readonly signal?: AbortSignal;
+}
+
+export interface FoundModel extends ResolvedModel {
+  /** Why the embedded model is served although another one is the default; empty otherwise. */
+  readonly fallbackReasons: readonly SourceAttempt[];
+}
+
+/**
+ * Finds or fetches a model.
+ * @param spec a path, an alias or any form that `hasten pull` takes; undefined for the default model
+ * @throws every error of the hub
+ */
+export async function findModel(
+  spec: string | undefined,
+  options: FindModelOptions = {},
+): Promise<FoundModel> {
+  const resolveOptions = { env: hubEnvironmentFrom(process.env), ...options };
+  if (spec !== undefined) {
+    return { ...(await resolveModel(spec, resolveOptions)), fallbackReasons: [] };
+  }
+  const { model, attempts, isFallback } = await resolveDefaultModel(resolveOptions);
+  return { ...model, fallbackReasons: isFallback ? attempts : [] };
+}
+
+/** The model has no tokenizer, so it takes and gives token ids only. */
+export class NoTokenizerError extends HastenError {
+  constructor(path: string) {
+    super(
+      'no_tokenizer',
+      `${path}: the model has no tokenizer, so it takes token ids only (--token-ids)`,
+    );
+  }
+}
+
+export class OpenedModel implements Disposable {
+  readonly description: ModelDescription;
+  #tokenizer: Tokenizer | null | undefined;
+
+  /** @throws {ModelError | WeightFileError} if the files are not sound */
+  constructor(path: string, maxModelLen?: number) {
+    this.description = loadModelDescription(path, { maxModelLen: maxModelLen ?? null });
+  }
+
+  /** null: the model has none. @throws {TokenizerError} if it has one that cannot be used */
+  get tokenizer(): Tokenizer | null {
+    this.#tokenizer ??= loadTokenizer(this.description);
+    return this.#tokenizer;
+  }
+
+  /** @throws {NoTokenizerError} if the model has none */
+  requireTokenizer(): Tokenizer {
+    const { tokenizer } = this;
+    if (tokenizer === null) throw new NoTokenizerError(this.description.path);
+    return tokenizer;
+  }
+
+  /** Every id that ends a text, from all places that name one. */
+  get eosTokenIds(): readonly number[] {
+    const { eosTokenIds } = this.description.config;
+    return [...new Set([...eosTokenIds, ...(this.tokenizer?.eosTokenIds ?? [])])];
+  }
+
+  [Symbol.dispose](): void {
+    this.description[Symbol.dispose]();
+  }
+}
+
+function loadTokenizer({ path, format, weights }: ModelDescription): Tokenizer | null {
+  if (format === 'safetensors') {
+    return existsSync(join(path, 'tokenizer.json')) ? tokenizerFromHf(path) : null;
+  }
+  const kind = weights.metadata.get('tokenizer.ggml.model');
+  return kind === undefined || kind === 'none' ? null : tokenizerFromGguf(weights.metadata);
+}
