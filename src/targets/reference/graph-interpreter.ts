@@ -35,6 +35,10 @@ import {
 } from './value-rows.ts';
 import type { WeightValues } from './weight-values.ts';
 
+type ElementwiseNode = NodeWithOp<
+  'add' | 'mul' | 'scale' | 'softcap' | 'activation' | 'gatedActivation' | 'quantize' | 'selectRows'
+>;
+
 export class GraphInterpreter {
   readonly kvCache: PagedKvCache;
   /** Logits of the last step, f32 [R, vocabSize]. */
@@ -102,86 +106,87 @@ export class GraphInterpreter {
       case 'concatRows':
       case 'affineWeight':
       case 'slice':
-        return;
+        break;
       case 'embed': {
         const table = this.#weights.f32(node.inputs[0]!);
         const { numTokens, tokenIds } = batch;
-        return embedRows(table, tokenIds, numTokens, node.attrs.scale, this.#rowsOf(node));
+        embedRows(table, tokenIds, numTokens, node.attrs.scale, this.#rowsOf(node));
+        break;
       }
       case 'linear':
-        return this.#runLinear(node, rowCount(node.shape[0]!, batch));
+        this.#runLinear(node, rowCount(node.shape[0]!, batch));
+        break;
       case 'rmsNorm':
-        return this.#runRmsNorm(node, rowCount(node.shape[0]!, batch));
+        this.#runRmsNorm(node, rowCount(node.shape[0]!, batch));
+        break;
       case 'layerNorm':
-        return this.#runLayerNorm(node, rowCount(node.shape[0]!, batch));
+        this.#runLayerNorm(node, rowCount(node.shape[0]!, batch));
+        break;
       case 'rope': {
-        const { rope, numHeads, headDim } = node.attrs;
         const x = this.#rowsOf(node.inputs[0]!);
-        return this.#rotate(x, this.#rowsOf(node), { numHeads, headDim }, rope, batch);
+        this.#rotate(x, this.#rowsOf(node), node.attrs, node.attrs.rope, batch);
+        break;
       }
-      case 'attention': {
+      case 'attention':
         this.#storeKv(node, null, batch);
-        return this.#attend(node, this.#rowsOf(node.inputs[0]!), batch);
-      }
+        this.#attend(node, this.#rowsOf(node.inputs[0]!), batch);
+        break;
       case 'ropeKvStore': {
-        const { rope, numHeads, headDim } = node.attrs;
+        const { rope } = node.attrs;
         const q = this.#rowsOf(node.inputs[0]!);
         this.#storeKv(node, rope, batch);
-        if (rope === null) return mapRows(q, batch.numTokens, this.#rowsOf(node), (value) => value);
-        return this.#rotate(q, this.#rowsOf(node), { numHeads, headDim }, rope, batch);
+        if (rope === null) mapRows(q, batch.numTokens, this.#rowsOf(node), (value) => value);
+        else this.#rotate(q, this.#rowsOf(node), node.attrs, rope, batch);
+        break;
       }
       case 'pagedAttention':
-        return this.#attend(node, this.#rowsOf(node.inputs[0]!), batch);
+        this.#attend(node, this.#rowsOf(node.inputs[0]!), batch);
+        break;
       default:
-        return this.#runElementwise(node, rowCount(node.shape[0]!, batch), batch);
+        this.#runElementwise(node, rowCount(node.shape[0]!, batch), batch);
     }
   }
 
-  #runElementwise(
-    node: NodeWithOp<
-      | 'add'
-      | 'mul'
-      | 'scale'
-      | 'softcap'
-      | 'activation'
-      | 'gatedActivation'
-      | 'quantize'
-      | 'selectRows'
-    >,
-    numRows: number,
-    batch: StepBatch,
-  ): void {
+  #runElementwise(node: ElementwiseNode, numRows: number, batch: StepBatch): void {
     const x = this.#rowsOf(node.inputs[0]!);
     switch (node.op) {
       case 'add': {
         const other = node.inputs[1]!;
         const out = this.#rowsOf(node);
-        if (isWeightOp(other.op)) return addVector(x, this.#weights.f32(other), numRows, out);
-        return addRows(x, this.#rowsOf(other), numRows, out);
+        if (isWeightOp(other.op)) addVector(x, this.#weights.f32(other), numRows, out);
+        else addRows(x, this.#rowsOf(other), numRows, out);
+        break;
       }
       case 'mul':
-        return mulRows(x, this.#rowsOf(node.inputs[1]!), numRows, this.#rowsOf(node));
+        mulRows(x, this.#rowsOf(node.inputs[1]!), numRows, this.#rowsOf(node));
+        break;
       case 'scale': {
         const { factor } = node.attrs;
-        return mapRows(x, numRows, this.#rowsOf(node), (value) => value * factor);
+        mapRows(x, numRows, this.#rowsOf(node), (value) => value * factor);
+        break;
       }
       case 'softcap': {
         const { cap } = node.attrs;
-        return mapRows(x, numRows, this.#rowsOf(node), (value) => cap * Math.tanh(value / cap));
+        mapRows(x, numRows, this.#rowsOf(node), (value) => cap * Math.tanh(value / cap));
+        break;
       }
       case 'activation':
-        return mapRows(x, numRows, this.#rowsOf(node), ACTIVATIONS[node.attrs.kind]);
+        mapRows(x, numRows, this.#rowsOf(node), ACTIVATIONS[node.attrs.kind]);
+        break;
       case 'gatedActivation': {
         const out = this.#f32Target(node);
         gatedActivationRows(x, this.#rowsOf(node.inputs[1]!), numRows, node.attrs.kind, out);
-        return this.#quantizeIfWanted(node, out, numRows);
+        this.#quantizeIfWanted(node, out, numRows);
+        break;
       }
       case 'quantize':
-        return quantizeRows(x, numRows, this.#q8Of(node));
+        quantizeRows(x, numRows, this.#q8Of(node));
+        break;
       case 'selectRows':
-        return selectRows(x, batch.logitRows, numRows, this.#rowsOf(node));
+        selectRows(x, batch.logitRows, numRows, this.#rowsOf(node));
+        break;
       default:
-        return node satisfies never;
+        node satisfies never;
     }
   }
 
