@@ -1,0 +1,606 @@
+/**
+ * Attention over the paged KV cache: tiled, with online softmax, no matrix of all scores.
+ *
+ * A chunk is a tile of query tokens of one sequence and one KV head. Its rows are (token, query head that shares the KV head), so that a key or value is
+ * loaded once for all of them. The context is walked in KV tiles of 64 tokens at fixed boundaries counted from position 0; per KV tile
+ *
+ *     scores   lane = token:      s[row][64]  = q[row] · K        one vector of 16 tokens per dimension, times broadcast q
+ *     softmax  per row:           m' = max(m, max s), p = 2^(s - m'), l = l * 2^(m - m') + p, per lane
+ *     values   lane = dimension:  o[row][d]   = o[row][d] * 2^(m - m') + Σ p[t] * V[t][d]
+ *
+ * and at the end out = o / Σ l. Scores carry a factor log2 e, so that the exponential is one of 2.
+ *
+ * One answer bit for bit (DESIGN decision 12): boundaries do not depend on the tile, tokens are summed in ascending order, and a token that a row does
+ * not see has p exactly 0; a KV tile that a row does not see at all leaves (m, l, o) as they are. So a row does not depend on its tile, chunk or batch.
+ *
+ * Splitting one long context over threads: (m, l, o) of a span of the context, as they lie in scratch before the last step, are all that merging needs:
+ * with m' = max, each side's l and o times 2^(m - m'), added in the order of the spans. Spans must then begin at fixed positions for every batch.
+ *
+ * PagedAttention: Kwon et al. 2023, arXiv:2309.06180. Online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867.
+ * Tiling: Dao 2023, arXiv:2307.08691.
+ */
+import { KernelBuilder, type ScalarSlot } from './builder.ts';
+import { KernelShapeError, requireCount } from './errors.ts';
+import type { KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.ts';
+import {
+  KV_BLOCK_SIZE,
+  type KvShape,
+  keyBlockBytes,
+  keyHeadBytes,
+  kvElementBytes,
+  valueBlockBytes,
+  valueHeadBytes,
+  valueRowElements,
+} from './kv-layout.ts';
+import { exp2NonPositive } from './math.ts';
+import { forEachColumnGroup } from './rows.ts';
+
+export interface PagedAttentionShape extends KvShape {
+  readonly numHeads: number;
+  /** Factor on q · k, 1 / sqrt(headDim) for most. */
+  readonly scale: number;
+  /** Position i sees positions j with i - window < j <= i; null: all j <= i. */
+  readonly window: number | null;
+  /** Most query tokens of one tile. More rows per tile share one pass over the context; scratch grows with it. */
+  readonly queryTokens: number;
+}
+
+/** Tokens of a KV tile. */
+const KV_TILE = 64;
+const BLOCKS_PER_TILE = KV_TILE / KV_BLOCK_SIZE;
+/** Less than any score, and finite: the running maximum before the first token. */
+const LOWEST_MAX = -1e29;
+/** Half of it is what masked scores are pressed below; further below LOWEST_MAX than the exponential reaches. */
+const MASK_STEP = 1e30;
+const MAX_HEAD_DIM = 256;
+const MAX_GROUP = 16;
+
+/**
+ * Softmax state of a row in scratch, bytes:
+ *
+ *     0    f32 s, then p  [64 tokens]
+ *     256  f32 l          [lanes], sum of p lane by lane
+ *     320  f32 m          largest score so far
+ *     324  f32 correction 2^(m before - m) of this KV tile
+ */
+const STATE = { scores: 0, sum: 256, max: 320, correction: 324, bytes: 384 } as const;
+
+/** What a KV tile needs of each of its four blocks, in scratch, bytes. Blocks outside the range in use repeat the nearest one in use. */
+const BLOCK = { key: 0, value: 8, tokens: 16, bytes: 32 } as const;
+/** Bytes of scores of a block of tokens, per byte of its entry. */
+const SCORES_PER_ENTRY = 2;
+
+/** Register tile: rows, and vectors of tokens (scores) or dimensions (values) side by side. */
+interface RegisterTile {
+  readonly rows: number;
+  readonly vectors: number;
+}
+
+/** vectors of keys + one broadcast + rows x vectors of sums fill the registers. */
+function registerTile({ lanes, vectorRegisters }: VectorMachine): RegisterTile {
+  const vectors = lanes === 8 ? 2 : 4;
+  return { vectors, rows: Math.min(6, Math.floor((vectorRegisters - vectors - 1) / vectors)) };
+}
+
+/** Row counts that the code is made for, descending: taken greedily they make up every multiple of `group` up to the whole tile. */
+function rowBlockSizes(most: number, group: number, queryTokens: number): number[] {
+  const candidates = new Set([most, Math.ceil(most / 2), group % most, 1]);
+  const sizes = [...candidates].filter((size) => size > 0).sort((a, b) => b - a);
+  const used = new Set<number>();
+  for (let tokens = 1; tokens <= queryTokens; tokens++) {
+    let left = tokens * group;
+    for (const size of sizes) {
+      if (left >= size) used.add(size);
+      left %= size;
+    }
+  }
+  return sizes.filter((size) => used.has(size));
+}
+
+function requireShape(shape: PagedAttentionShape): void {
+  const { numHeads, numKvHeads, headDim, window, queryTokens } = shape;
+  requireCount('pagedAttention', 'numKvHeads', numKvHeads);
+  requireCount('pagedAttention', 'numHeads', numHeads, numKvHeads);
+  requireCount('pagedAttention', 'headDim', headDim, 8);
+  requireCount('pagedAttention', 'queryTokens', queryTokens);
+  if (window !== null) requireCount('pagedAttention', 'window', window);
+  if (headDim > MAX_HEAD_DIM) {
+    throw new KernelShapeError(
+      'pagedAttention',
+      `headDim is ${headDim}; accepted: up to ${MAX_HEAD_DIM}`,
+    );
+  }
+  if (numHeads / numKvHeads > MAX_GROUP) {
+    throw new KernelShapeError(
+      'pagedAttention',
+      `${numHeads} query heads on ${numKvHeads} KV heads; accepted: up to ${MAX_GROUP} to one`,
+    );
+  }
+}
+
+/** Everything of one kernel that is fixed while it is recorded. */
+class PagedAttention {
+  readonly #k: KernelBuilder;
+  readonly #shape: PagedAttentionShape;
+  readonly #group: number;
+  readonly #tile: RegisterTile;
+  readonly #sizes: readonly number[];
+  /** Bytes of one dimension of 16 tokens of K, and of one token of V. */
+  readonly #keyStep: number;
+  readonly #valueStep: number;
+  readonly #rowElements: number;
+
+  // Scratch offsets: q [rows][headDim], o [rows][rowElements], states [rows], blocks [4].
+  readonly #q: number;
+  readonly #o: number;
+  readonly #states: number;
+  readonly #blocks: number;
+
+  /** How many register tiles of each size the rows of this chunk make. */
+  readonly #sizeCounts: readonly ScalarSlot[];
+  readonly #numTokens: ScalarSlot;
+  /** Position of the tile's first and last token. */
+  readonly #firstPosition: ScalarSlot;
+  readonly #lastPosition: ScalarSlot;
+  /** First position of the KV tile. */
+  readonly #kvStart: ScalarSlot;
+  /** First KV block that any row of the tile sees. */
+  readonly #lowestBlock: ScalarSlot;
+  /** Block ids of the sequence. */
+  readonly #blockTable: ScalarSlot;
+  readonly #keyHead: ScalarSlot;
+  readonly #valueHead: ScalarSlot;
+  readonly #out: ScalarSlot;
+  readonly #outStride: ScalarSlot;
+  /** Of the KV tile's four blocks: bytes of `blocks` before the first in use, and how many are in use. */
+  readonly #firstBlock: ScalarSlot;
+  readonly #numBlocks: ScalarSlot;
+
+  constructor(k: KernelBuilder, shape: PagedAttentionShape) {
+    this.#k = k;
+    this.#shape = shape;
+    this.#group = shape.numHeads / shape.numKvHeads;
+    this.#tile = registerTile(k.machine);
+    this.#sizes = rowBlockSizes(this.#tile.rows, this.#group, shape.queryTokens);
+    this.#rowElements = valueRowElements(shape.headDim);
+    const elementBytes = kvElementBytes(shape.kvType);
+    this.#keyStep = KV_BLOCK_SIZE * elementBytes;
+    this.#valueStep = this.#rowElements * elementBytes;
+
+    const maxRows = shape.queryTokens * this.#group;
+    this.#q = k.reserveScratch(4 * maxRows * shape.headDim);
+    this.#o = k.reserveScratch(4 * maxRows * this.#rowElements);
+    this.#states = k.reserveScratch(STATE.bytes * maxRows);
+    this.#blocks = k.reserveScratch(BLOCK.bytes * BLOCKS_PER_TILE);
+    this.#sizeCounts = this.#sizes.map(() => k.slot());
+    this.#numTokens = k.slot();
+    this.#firstPosition = k.slot();
+    this.#lastPosition = k.slot();
+    this.#kvStart = k.slot();
+    this.#lowestBlock = k.slot();
+    this.#blockTable = k.slot();
+    this.#keyHead = k.slot();
+    this.#valueHead = k.slot();
+    this.#out = k.slot();
+    this.#outStride = k.slot();
+    this.#firstBlock = k.slot();
+    this.#numBlocks = k.slot();
+  }
+
+  record(): void {
+    const k = this.#k;
+    this.#locate();
+    this.#startRows();
+    const start = this.#kvStart.get();
+    const numTiles = k.add(k.shr(k.sub(this.#lastPosition.get(), start), 6), 1);
+    k.loop(
+      numTiles,
+      () => {
+        this.#locateBlocks();
+        this.#scores();
+        this.#softmax();
+        this.#values();
+        this.#kvStart.addTo(KV_TILE);
+      },
+      { countIsPositive: true },
+    );
+    this.#finishRows();
+  }
+
+  #scratchAt(offset: number): Scalar {
+    return this.#k.pointer(this.#k.at(this.#k.scratch, offset));
+  }
+
+  /** Finds the tile, its sequence and its place in it; copies the scaled queries to scratch. */
+  #locate(): void {
+    const k = this.#k;
+    const { numKvHeads, headDim, window } = this.#shape;
+    const tileIndex = k.div(k.chunk, numKvHeads);
+    const kvHead = k.sub(k.chunk, k.mul(tileIndex, numKvHeads));
+    const tile = k.add(k.arg('tiles'), k.shl(tileIndex, 4));
+    const sequence = k.loadScalar(32, k.at(tile));
+    const firstToken = k.loadScalar(32, k.at(tile, 4));
+    const numTokens = k.loadScalar(32, k.at(tile, 8));
+    this.#numTokens.set(numTokens);
+
+    // The sequence's last token of the step stands at contextLens - 1; from there back to the tile's first.
+    const contextLen = k.loadScalar(32, k.at(k.arg('contextLens'), 0, sequence, 4));
+    const queryEnd = k.loadScalar(32, k.at(k.arg('queryStarts'), 4, sequence, 4));
+    const first = k.sub(k.add(contextLen, firstToken), queryEnd);
+    this.#firstPosition.set(first);
+    this.#lastPosition.set(k.add(k.add(first, numTokens), -1));
+    const lowest = window === null ? k.const(0) : k.max(k.add(first, 1 - window), 0);
+    this.#lowestBlock.set(k.shr(lowest, 4));
+    this.#kvStart.set(k.and(lowest, -KV_TILE));
+
+    const tableOffset = k.shl(k.mul(sequence, k.arg('maxBlocksPerSeq')), 2);
+    this.#blockTable.set(k.add(k.arg('blockTables'), tableOffset));
+    this.#keyHead.set(k.add(k.arg('keyCache'), k.mul(kvHead, keyHeadBytes(this.#shape))));
+    this.#valueHead.set(k.add(k.arg('valueCache'), k.mul(kvHead, valueHeadBytes(this.#shape))));
+
+    const headsOffset = k.mul(kvHead, 4 * this.#group * headDim);
+    const outStride = k.arg('outStride');
+    this.#outStride.set(outStride);
+    const out = k.add(k.arg('out'), k.mul(firstToken, outStride));
+    this.#out.set(k.add(out, headsOffset));
+    const from = k.add(k.arg('q'), k.mul(firstToken, k.arg('qStride')));
+    k.addTo(from, headsOffset);
+    const to = this.#scratchAt(this.#q);
+    const scale = k.splatF32(this.#shape.scale * Math.LOG2E);
+    k.loop(
+      numTokens,
+      () => {
+        forEachColumnGroup(k, this.#group * headDim, 4, ({ at, count }) => {
+          k.store(at(to), k.mulF(k.load(at(from), 'bits', count), scale), 'bits', count);
+        });
+        k.addTo(to, 4 * this.#group * headDim);
+        k.addTo(from, k.arg('qStride'));
+      },
+      { countIsPositive: true },
+    );
+  }
+
+  /** m, l and o of every row before the first token; how the rows fall into register tiles. */
+  #startRows(): void {
+    const k = this.#k;
+    const rows = k.mul(this.#numTokens.get(), this.#group);
+    const left = k.copy(rows);
+    this.#sizes.forEach((size, i) => {
+      const count = size === 1 ? left : k.div(left, size);
+      this.#sizeCounts[i]!.set(count);
+      if (size > 1) k.subTo(left, k.mul(count, size));
+    });
+    const o = this.#scratchAt(this.#o);
+    const state = this.#scratchAt(this.#states);
+    const zero = k.zero();
+    const lowest = k.splatF32(LOWEST_MAX);
+    k.loop(
+      rows,
+      () => {
+        k.unrolledLanes(this.#rowElements, (d) => {
+          k.store(k.at(o, 4 * d), zero);
+        });
+        k.store(k.at(state, STATE.sum), zero);
+        k.store(k.at(state, STATE.max), lowest, 'bits', 1);
+        k.addTo(o, 4 * this.#rowElements);
+        k.addTo(state, STATE.bytes);
+      },
+      { countIsPositive: true },
+    );
+  }
+
+  /** Addresses of the KV tile's blocks, and which of them hold tokens that some row sees. */
+  #locateBlocks(): void {
+    const k = this.#k;
+    const tileBlock = k.shr(this.#kvStart.get(), 4);
+    const last = k.shr(this.#lastPosition.get(), 4);
+    const lowest = k.max(this.#lowestBlock.get(), tileBlock);
+    for (let i = 0; i < BLOCKS_PER_TILE; i++) {
+      const block = k.max(k.min(k.add(tileBlock, i), last), lowest);
+      const id = k.loadScalar(32, k.at(this.#blockTable.get(), 0, block, 4));
+      const at = (field: number) => k.at(k.scratch, this.#blocks + i * BLOCK.bytes + field);
+      const key = k.add(this.#keyHead.get(), k.mul(id, keyBlockBytes(this.#shape)));
+      k.storeScalar(64, at(BLOCK.key), key);
+      const value = k.add(this.#valueHead.get(), k.mul(id, valueBlockBytes(this.#shape)));
+      k.storeScalar(64, at(BLOCK.value), value);
+      const left = k.sub(k.add(this.#lastPosition.get(), 1), k.shl(block, 4));
+      k.storeScalar(64, at(BLOCK.tokens), k.min(left, KV_BLOCK_SIZE));
+    }
+    const skipped = k.sub(lowest, tileBlock);
+    this.#firstBlock.set(k.mul(skipped, BLOCK.bytes));
+    const behind = k.min(k.add(k.sub(last, tileBlock), 1), BLOCKS_PER_TILE);
+    this.#numBlocks.set(k.sub(behind, skipped));
+  }
+
+  /** Runs `body` for each register tile of rows: how many rows, their queries, outputs or states from the pointers on. */
+  #forEachRowBlock(
+    offsets: readonly { readonly start: Scalar; readonly rowBytes: number }[],
+    body: (rows: number, pointers: readonly Scalar[]) => void,
+  ): void {
+    const k = this.#k;
+    const pointers = offsets.map(({ start }) => start);
+    this.#sizes.forEach((size, i) => {
+      k.loop(this.#sizeCounts[i]!.get(), () => {
+        body(size, pointers);
+        offsets.forEach(({ rowBytes }, j) => {
+          k.addTo(pointers[j]!, size * rowBytes);
+        });
+      });
+    });
+  }
+
+  #scores(): void {
+    const k = this.#k;
+    const tokensPerStep = this.#tile.vectors * k.lanes;
+    if (tokensPerStep === KV_TILE) {
+      const keys = Array.from({ length: BLOCKS_PER_TILE }, (_, i) =>
+        k.loadScalar(64, k.at(k.scratch, this.#blocks + i * BLOCK.bytes + BLOCK.key)),
+      );
+      this.#scoresOfStep(keys, this.#scratchAt(this.#states + STATE.scores));
+      return;
+    }
+    // One block at a time, only those in use.
+    const offset = this.#firstBlock.get();
+    const block = k.pointer(k.at(k.scratch, this.#blocks, offset));
+    const scores = k.pointer(
+      k.at(k.scratch, this.#states + STATE.scores, offset, SCORES_PER_ENTRY),
+    );
+    k.loop(
+      this.#numBlocks.get(),
+      () => {
+        const key = k.loadScalar(64, k.at(block, BLOCK.key));
+        this.#scoresOfStep([key], k.copy(scores));
+        k.addTo(block, BLOCK.bytes);
+        k.addTo(scores, 4 * KV_BLOCK_SIZE);
+      },
+      { countIsPositive: true },
+    );
+  }
+
+  /** Scores of all rows on the tokens of the given key blocks; `scores` is where those of row 0 go. */
+  #scoresOfStep(keys: readonly Scalar[], scores: Scalar): void {
+    const k = this.#k;
+    const { headDim, kvType } = this.#shape;
+    const { vectors } = this.#tile;
+    const unroll = 4;
+    const queries = { start: this.#scratchAt(this.#q), rowBytes: 4 * headDim };
+    const states = { start: scores, rowBytes: STATE.bytes };
+    this.#forEachRowBlock([queries, states], (rows, [q, state]) => {
+      const sums = Array.from({ length: rows * vectors }, () => k.zero());
+      const query = k.copy(q!);
+      const offset = k.const(0);
+      k.loop(headDim / unroll, () => {
+        for (let d = 0; d < unroll; d++) {
+          const key = Array.from({ length: vectors }, (_, v) => {
+            const token = v * k.lanes;
+            const base = keys[Math.floor(token / KV_BLOCK_SIZE)]!;
+            const inBlock = (token % KV_BLOCK_SIZE) * kvElementBytes(kvType);
+            return k.load(k.at(base, d * this.#keyStep + inBlock, offset), this.#format());
+          });
+          for (let r = 0; r < rows; r++) {
+            const factor = k.broadcast(k.at(query, 4 * (r * headDim + d)));
+            for (let v = 0; v < vectors; v++) k.fmaInto(sums[r * vectors + v]!, key[v]!, factor);
+          }
+        }
+        k.addTo(query, 4 * unroll);
+        k.addTo(offset, unroll * this.#keyStep);
+      });
+      for (let r = 0; r < rows; r++) {
+        for (let v = 0; v < vectors; v++) {
+          k.store(k.at(state!, r * STATE.bytes + 4 * v * k.lanes), sums[r * vectors + v]!);
+        }
+      }
+    });
+  }
+
+  #format(): 'bits' | 'f16' {
+    return this.#shape.kvType === 'f16' ? 'f16' : 'bits';
+  }
+
+  /** Masks the scores of each row, updates m and l, and turns scores into p. */
+  #softmax(): void {
+    const k = this.#k;
+    const { window } = this.#shape;
+    const state = this.#scratchAt(this.#states);
+    // The last token of the KV tile that the row sees, counted from the tile's start; 63 and more: all.
+    const limit = k.sub(this.#firstPosition.get(), this.#kvStart.get());
+    k.loop(
+      this.#numTokens.get(),
+      () => {
+        k.loop(this.#group, () => {
+          k.if(limit, 'lt', KV_TILE - 1, () => {
+            const bound = k.max(limit, -1);
+            this.#pressBelow(
+              state,
+              (lane) => k.subF(k.unary('f32.fromI32', k.splatScalar(bound)), lane),
+              -1,
+            );
+          });
+          if (window !== null) {
+            const firstSeen = k.add(limit, 1 - window);
+            k.if(firstSeen, 'gt', 0, () => {
+              const bound = k.min(firstSeen, KV_TILE);
+              this.#pressBelow(
+                state,
+                (lane) => k.subF(lane, k.unary('f32.fromI32', k.splatScalar(bound))),
+                1,
+              );
+            });
+          }
+          this.#updateRow(state);
+          k.addTo(state, STATE.bytes);
+        });
+        k.addTo(limit, 1);
+      },
+      { countIsPositive: true },
+    );
+  }
+
+  /**
+   * Presses the scores of tokens that are not seen far below every other. `distance` of a lane is whole and at least 0 where the token is seen;
+   * a vector further on it changes by `direction` per token. Scores that were never written (NaN, garbage) are pressed all the same.
+   */
+  #pressBelow(state: Scalar, distance: (lane: Vector) => Vector, direction: 1 | -1): void {
+    const k = this.#k;
+    const lane = k.unary('f32.fromI32', k.laneIndex());
+    const bound = k.mulF(k.addF(distance(lane), k.splatF32(0.5)), k.splatF32(MASK_STEP));
+    const step = k.splatF32(direction * MASK_STEP * k.lanes);
+    k.unrolledLanes(KV_TILE, (token) => {
+      const address = k.at(state, STATE.scores + 4 * token);
+      k.store(address, k.minF(k.load(address), bound));
+      k.addF(bound, step, bound);
+    });
+  }
+
+  #updateRow(state: Scalar): void {
+    const k = this.#k;
+    const scoresAt = (token: number) => k.at(state, STATE.scores + 4 * token);
+    const largest = k.load(scoresAt(0));
+    for (let token = k.lanes; token < KV_TILE; token += k.lanes) {
+      k.maxF(largest, k.load(scoresAt(token)), largest);
+    }
+    const before = k.broadcast(k.at(state, STATE.max));
+    const max = k.maxF(k.unary('f32.reduceMax', largest), before);
+    const correction = exp2NonPositive(k, k.subF(before, max));
+    k.store(k.at(state, STATE.max), max, 'bits', 1);
+    k.store(k.at(state, STATE.correction), correction, 'bits', 1);
+    const sum = k.mulF(k.load(k.at(state, STATE.sum)), correction);
+    k.unrolledLanes(KV_TILE, (token) => {
+      const p = exp2NonPositive(k, k.subF(k.load(scoresAt(token)), max));
+      k.store(scoresAt(token), p);
+      k.addF(sum, p, sum);
+    });
+    k.store(k.at(state, STATE.sum), sum);
+  }
+
+  /** o = o * correction + p · V, some dimensions at a time. */
+  #values(): void {
+    const k = this.#k;
+    const numVectors = this.#rowElements / k.lanes;
+    const vectors = Math.ceil(numVectors / Math.ceil(numVectors / this.#tile.vectors));
+    const wholePasses = Math.floor(numVectors / vectors);
+    const outputs = { start: this.#scratchAt(this.#o), rowBytes: 4 * this.#rowElements };
+    const states = { start: this.#scratchAt(this.#states), rowBytes: STATE.bytes };
+    this.#forEachRowBlock([outputs, states], (rows, [o, state]) => {
+      const output = k.copy(o!);
+      const offset = k.const(0);
+      const passBytes = vectors * k.lanes * kvElementBytes(this.#shape.kvType);
+      k.loop(wholePasses, () => {
+        this.#valuesOfPass({ rows, vectors }, output, state!, offset);
+        k.addTo(output, 4 * vectors * k.lanes);
+        k.addTo(offset, passBytes);
+      });
+      const rest = numVectors - wholePasses * vectors;
+      if (rest > 0) this.#valuesOfPass({ rows, vectors: rest }, output, state!, offset);
+    });
+  }
+
+  #valuesOfPass(
+    { rows, vectors }: RegisterTile,
+    output: Scalar,
+    state: Scalar,
+    offset: Scalar,
+  ): void {
+    const k = this.#k;
+    const outputAt = (r: number, v: number) =>
+      k.at(output, 4 * (r * this.#rowElements + v * k.lanes));
+    const sums: Vector[] = [];
+    for (let r = 0; r < rows; r++) {
+      const correction = k.broadcast(k.at(state, r * STATE.bytes + STATE.correction));
+      for (let v = 0; v < vectors; v++) sums.push(k.mulF(k.load(outputAt(r, v)), correction));
+    }
+    const firstBlock = this.#firstBlock.get();
+    const block = k.pointer(k.at(k.scratch, this.#blocks, firstBlock));
+    const p = k.pointer(k.at(state, STATE.scores, firstBlock, SCORES_PER_ENTRY));
+    const accumulate = (value: Scalar, tokens: number): void => {
+      for (let t = 0; t < tokens; t++) {
+        const loaded = Array.from({ length: vectors }, (_, v) =>
+          k.load(
+            k.at(value, t * this.#valueStep + v * k.lanes * kvElementBytes(this.#shape.kvType)),
+            this.#format(),
+          ),
+        );
+        for (let r = 0; r < rows; r++) {
+          const factor = k.broadcast(k.at(p, r * STATE.bytes + 4 * t));
+          for (let v = 0; v < vectors; v++) k.fmaInto(sums[r * vectors + v]!, loaded[v]!, factor);
+        }
+      }
+      k.addTo(value, tokens * this.#valueStep);
+      k.addTo(p, 4 * tokens);
+    };
+    // Few rows: more tokens per iteration, so that the loop itself does not cost.
+    const unroll = rows * vectors >= 12 ? 1 : 4;
+    k.loop(
+      this.#numBlocks.get(),
+      () => {
+        const value = k.add(k.loadScalar(64, k.at(block, BLOCK.value)), offset);
+        const tokens = k.loadScalar(64, k.at(block, BLOCK.tokens));
+        if (unroll === 1) k.loop(tokens, () => accumulate(value, 1), { countIsPositive: true });
+        else {
+          k.loop(k.shr(tokens, 2), () => accumulate(value, unroll));
+          k.loop(k.and(k.loadScalar(64, k.at(block, BLOCK.tokens)), unroll - 1), () =>
+            accumulate(value, 1),
+          );
+        }
+        k.addTo(block, BLOCK.bytes);
+      },
+      { countIsPositive: true },
+    );
+    for (let r = 0; r < rows; r++) {
+      for (let v = 0; v < vectors; v++) k.store(outputAt(r, v), sums[r * vectors + v]!);
+    }
+  }
+
+  /** out = o / Σ l */
+  #finishRows(): void {
+    const k = this.#k;
+    const { headDim } = this.#shape;
+    const o = this.#scratchAt(this.#o);
+    const state = this.#scratchAt(this.#states);
+    const row = this.#out.get();
+    k.loop(
+      this.#numTokens.get(),
+      () => {
+        const out = k.copy(row);
+        k.loop(this.#group, () => {
+          const total = k.unary('f32.reduceAdd', k.load(k.at(state, STATE.sum)));
+          const factor = k.divF(k.splatF32(1), total);
+          k.unrolledLanes(headDim, (d, count) => {
+            k.store(k.at(out, 4 * d), k.mulF(k.load(k.at(o, 4 * d)), factor), 'bits', count);
+          });
+          k.addTo(out, 4 * headDim);
+          k.addTo(o, 4 * this.#rowElements);
+          k.addTo(state, STATE.bytes);
+        });
+        k.addTo(row, this.#outStride.get());
+      },
+      { countIsPositive: true },
+    );
+  }
+}
+
+/**
+ * out = softmax(scale * q · keys) · values for every query token over its sequence's cache, causal.
+ *
+ * q and out f32 `[numTokens, numHeads * headDim]`. keyCache and valueCache are the addresses of the layer (kv-layout.ts). blockTables i32
+ * `[numSeqs, maxBlocksPerSeq]`; of row s the entries that any query of the step sees are read (with a window, older ones may be anything).
+ * contextLens i32 `[numSeqs]`, tokens of each sequence with this step's; queryStarts i32 `[numSeqs + 1]`. The query tokens of a sequence are its last
+ * ones: token i of the step stands at contextLens[s] - queryStarts[s + 1] + i.
+ * tiles i32 `[numTiles, 4]`: sequence, first token of the step, number of tokens (1..queryTokens, all of that sequence), unused.
+ *
+ * Params: q qStride out outStride keyCache valueCache blockTables maxBlocksPerSeq contextLens queryStarts tiles.
+ * Chunk: tile * numKvHeads + kvHead. Scratch: queries, outputs and states of queryTokens * numHeads / numKvHeads rows.
+ * out may be q: a chunk reads its queries before it writes, and nobody else's.
+ * @throws {KernelShapeError} for head sizes above 256, or not a multiple of 8, or more than 16 query heads per KV head
+ */
+export function pagedAttentionKernel(
+  machine: VectorMachine,
+  shape: PagedAttentionShape,
+): KernelProgram {
+  requireShape(shape);
+  const { numHeads, numKvHeads, headDim, window, kvType, queryTokens } = shape;
+  const name = `pagedAttention_${numHeads}_${numKvHeads}_${headDim}_${kvType}_w${window ?? 0}_t${queryTokens}`;
+  const k = new KernelBuilder(name, machine);
+  new PagedAttention(k, shape).record();
+  return k.finish();
+}
