@@ -1,0 +1,629 @@
+/**
+ * Lowered graph → plan: a command per op, kernels per row count, buffers in one arena, weights in one image. Decides everything and runs nothing.
+ *
+ * Each op has one function that says which kernel serves it and what its params are. Knows kernels and shapes; not encodings, addresses or sequences.
+ */
+import type { Graph, GraphNode, NodeWithOp, RopeSpec } from '../graph/ir.ts';
+import type { WeightDirectory } from '../graph/weight-ref.ts';
+import { q8RowBytes } from '../kernels/activation-format.ts';
+import type { VectorMachine } from '../kernels/kernel-ir.ts';
+import {
+  KV_BLOCK_SIZE,
+  type KvType,
+  keyBlockBytes,
+  valueBlockBytes,
+} from '../kernels/kv-layout.ts';
+import { matmulTile } from '../kernels/matmul.ts';
+import { paddedRows, ROW_GROUP, rowGroupBytes } from '../kernels/packed-format.ts';
+import { segmentsPerRow } from '../kernels/rows.ts';
+import { InternalError } from '../platform/errors.ts';
+import { PlanError } from './errors.ts';
+import { type KernelSpec, kernelKey } from './kernel-spec.ts';
+import { planMemory } from './memory-plan.ts';
+import type {
+  ChunkRule,
+  Command,
+  CommandVariant,
+  ParamSource,
+  Plan,
+  PlanLimits,
+  PlannedBuffer,
+  PlannedKvCache,
+  RowCount,
+} from './plan.ts';
+import { WeightImage } from './weight-image.ts';
+
+/** Rows that one chunk of a row-wise kernel takes: a chunk is a few microseconds of work. */
+const ROWS_PER_CHUNK = 4;
+/** Least weight bytes of a chunk of a matrix-vector product, so that claiming it costs nothing beside it. */
+const MIN_CHUNK_BYTES = 48 * 1024;
+const CHUNKS_PER_THREAD = 4;
+/** Rows of queries (tokens times heads that share a KV head) that attention works on at a time. */
+const TARGET_TILE_ROWS = 16;
+const MAX_TILE_TOKENS = 16;
+/** Logits per slice of the statistics that sampling reads. */
+export const SLICE_SIZE = 256;
+const SLICES_PER_CHUNK = 16;
+const ANY_ROWS = Number.MAX_SAFE_INTEGER;
+
+export interface PlanOptions {
+  readonly machine: VectorMachine;
+  readonly limits: PlanLimits;
+  readonly precision: 'fast' | 'f32';
+  readonly kvType: KvType;
+  readonly directory: WeightDirectory;
+}
+
+/**
+ * @param graph verified as `lowered`
+ * @throws {PlanError} if an op or a weight format has no kernel
+ */
+export function planModel(graph: Graph, options: PlanOptions): Plan {
+  return new Planner(graph, options).plan();
+}
+
+/** Where a value stands: columns of a buffer. */
+interface Place {
+  readonly buffer: number;
+  readonly offsetBytes: number;
+}
+
+interface BufferRequestState {
+  readonly label: string;
+  readonly rows: RowCount;
+  readonly strideBytes: number;
+  first: number;
+  last: number;
+}
+
+type Params = Record<string, ParamSource>;
+
+class Planner {
+  readonly #graph: Graph;
+  readonly #options: PlanOptions;
+  readonly #image: WeightImage;
+  readonly #kernels: KernelSpec[] = [];
+  readonly #kernelIndices = new Map<string, number>();
+  readonly #commands: Command[] = [];
+  readonly #buffers: BufferRequestState[] = [];
+  readonly #places = new Map<number, Place>();
+  readonly #ropes: RopeSpec[] = [];
+  readonly #ropeIndices = new Map<string, number>();
+  #kvCache: PlannedKvCache | null = null;
+  #tileTokens = 1;
+
+  constructor(graph: Graph, options: PlanOptions) {
+    this.#graph = graph;
+    this.#options = options;
+    this.#image = new WeightImage(options.directory);
+  }
+
+  plan(): Plan {
+    for (const node of this.#graph.nodes) this.#node(node);
+    const stats = this.#sliceStats();
+    const { limits } = this.#options;
+    const rowsOf = (rows: RowCount): number =>
+      rows === 'T' ? limits.maxTokens : limits.maxLogitRows;
+    const requests = this.#buffers.map((b) => ({
+      // One row more than in use: kernels may read a vector past the end of the last row.
+      sizeBytes: b.strideBytes * rowsOf(b.rows) + 64,
+      first: b.first,
+      last: b.last,
+    }));
+    const memory = planMemory(requests);
+    const buffers: PlannedBuffer[] = this.#buffers.map((b, i) => ({
+      label: b.label,
+      offsetBytes: memory.offsets[i]!,
+      sizeBytes: requests[i]!.sizeBytes,
+      strideBytes: b.strideBytes,
+      rows: b.rows,
+      firstCommand: b.first,
+      lastCommand: b.last,
+    }));
+    if (!this.#kvCache)
+      throw new PlanError(`graph ${this.#graph.name} has no attention over a KV cache`);
+    return {
+      limits,
+      precision: this.#options.precision,
+      kernels: this.#kernels,
+      commands: this.#commands,
+      buffers,
+      arenaBytes: memory.arenaBytes,
+      weights: this.#image.weights,
+      weightBytes: this.#image.sizeBytes,
+      kvCache: this.#kvCache,
+      ropes: this.#ropes,
+      tileTokens: this.#tileTokens,
+      vocabSize: this.#width(this.#graph.output),
+      logits: { buffer: this.#place(this.#graph.output).buffer },
+      ...stats,
+      sliceSize: SLICE_SIZE,
+    };
+  }
+
+  #node(node: GraphNode): void {
+    switch (node.op) {
+      case 'input':
+      case 'weight':
+        return;
+      case 'slice': {
+        const of = this.#place(node.inputs[0]!);
+        this.#places.set(node.id, {
+          buffer: of.buffer,
+          offsetBytes: of.offsetBytes + 4 * node.attrs.start,
+        });
+        return;
+      }
+      case 'embed':
+        this.#embed(node);
+        return;
+      case 'linear':
+        this.#linear(node);
+        return;
+      case 'rmsNorm': {
+        const { eps, groupSize, residual, output } = node.attrs;
+        const shape = { width: this.#width(node), groupSize, eps, residual, output };
+        this.#rowwise(node, { family: 'rmsNorm', shape }, ['x', 'weight', 'residual']);
+        return;
+      }
+      case 'layerNorm': {
+        const { eps, output } = node.attrs;
+        const shape = { width: this.#width(node), eps, output };
+        this.#rowwise(node, { family: 'layerNorm', shape }, ['x', 'weight', 'bias']);
+        return;
+      }
+      case 'ropeKvStore':
+        this.#ropeKvStore(node);
+        return;
+      case 'pagedAttention':
+        this.#attention(node);
+        return;
+      case 'add':
+      case 'mul':
+        this.#segmented(node, ['x', 'y'], (segment) => ({
+          family: 'elementwise',
+          shape: { ...segment, op: node.op },
+        }));
+        return;
+      case 'scale':
+        this.#segmented(node, ['x'], (segment) => ({
+          family: 'scale',
+          shape: { ...segment, factor: node.attrs.factor },
+        }));
+        return;
+      case 'softcap':
+        this.#segmented(node, ['x'], (segment) => ({
+          family: 'softcap',
+          shape: { ...segment, cap: node.attrs.cap },
+        }));
+        return;
+      case 'activation':
+        this.#segmented(node, ['x'], (segment) => ({
+          family: 'activation',
+          shape: { ...segment, kind: node.attrs.kind },
+        }));
+        return;
+      case 'gatedActivation':
+        this.#segmented(node, ['gate', 'up'], (segment) => ({
+          family: 'gatedActivation',
+          shape: { ...segment, kind: node.attrs.kind, output: node.attrs.output },
+        }));
+        return;
+      case 'quantize':
+        this.#segmented(node, ['x'], (segment) => ({ family: 'quantize', shape: segment }));
+        return;
+      case 'selectRows':
+        this.#selectRows(node);
+        return;
+      case 'concatRows':
+      case 'affineWeight':
+      case 'rope':
+      case 'attention':
+        throw new PlanError(
+          `${node.label}: op ${node.op} is left in the graph; it must be folded or lowered first`,
+        );
+      default:
+        node satisfies never;
+    }
+  }
+
+  // Values
+
+  #width(node: GraphNode): number {
+    const width = node.shape.at(-1);
+    if (typeof width !== 'number')
+      throw new InternalError(`${node.label}: the width must be known`);
+    return width;
+  }
+
+  #rows(node: GraphNode): RowCount {
+    const rows = node.shape[0];
+    if (rows !== 'T' && rows !== 'R')
+      throw new PlanError(`${node.label}: expected rows T or R, not ${rows}`);
+    return rows;
+  }
+
+  #place(node: GraphNode): Place {
+    const place = this.#places.get(node.id);
+    if (!place) throw new InternalError(`${node.label} (${node.op}) is used before it is planned`);
+    return place;
+  }
+
+  #newBuffer(label: string, rows: RowCount, strideBytes: number): number {
+    const first = this.#commands.length;
+    return this.#buffers.push({ label, rows, strideBytes, first, last: first }) - 1;
+  }
+
+  /** Memory of a node's result, written by the command that comes next. */
+  #result(node: GraphNode): number {
+    const width = this.#width(node);
+    const strideBytes =
+      node.type === 'q8' ? Math.ceil(q8RowBytes(width) / 64) * 64 : 4 * paddedRows(width);
+    const buffer = this.#newBuffer(node.label, this.#rows(node), strideBytes);
+    this.#places.set(node.id, { buffer, offsetBytes: 0 });
+    return buffer;
+  }
+
+  /** Address and stride params of a matrix that the next command touches. */
+  #matrix(name: string, node: GraphNode): Params {
+    const place = this.#place(node);
+    const buffer = this.#buffers[place.buffer]!;
+    buffer.last = this.#commands.length;
+    return {
+      [name]: { kind: 'buffer', buffer: place.buffer, offsetBytes: place.offsetBytes },
+      [`${name}Stride`]: { kind: 'value', value: buffer.strideBytes },
+    };
+  }
+
+  #vectorWeight(node: GraphNode): ParamSource {
+    return { kind: 'weight', weight: this.#image.vector(weightOf(node).attrs.ref) };
+  }
+
+  #matrixWeight(node: GraphNode): number {
+    return this.#image.matrix(weightOf(node).attrs.ref, this.#width(node), node.label);
+  }
+
+  #matrixInfo(index: number) {
+    const weight = this.#image.weights[index]!;
+    if (weight.kind !== 'matrix') throw new InternalError('a matrix was asked for');
+    return weight;
+  }
+
+  #input(node: GraphNode): ParamSource {
+    if (node.op !== 'input')
+      throw new InternalError(`${node.label}: expected an input of the step`);
+    return { kind: 'input', input: node.attrs.name };
+  }
+
+  // Commands
+
+  #kernel(spec: KernelSpec): number {
+    const key = kernelKey(spec);
+    const known = this.#kernelIndices.get(key);
+    if (known !== undefined) return known;
+    const index = this.#kernels.push(spec) - 1;
+    this.#kernelIndices.set(key, index);
+    return index;
+  }
+
+  #command(
+    node: { readonly label: string; readonly op: string },
+    rows: RowCount,
+    variants: readonly CommandVariant[],
+    work: { weightBytes?: number; macsPerRow?: number } = {},
+  ): void {
+    const { weightBytes = 0, macsPerRow = 0 } = work;
+    this.#commands.push({
+      label: node.label,
+      op: node.op,
+      rows,
+      variants,
+      weightBytes,
+      macsPerRow,
+    });
+  }
+
+  #variant(
+    spec: KernelSpec,
+    params: Params,
+    chunks: ChunkRule,
+    [minRows, maxRows]: readonly [number, number] = [0, ANY_ROWS],
+  ): CommandVariant {
+    return { minRows, maxRows, kernel: this.#kernel(spec), params, chunks };
+  }
+
+  #rowParams(rows: RowCount): Params {
+    return {
+      numRows: { kind: 'rows', rows },
+      rowsPerChunk: { kind: 'value', value: ROWS_PER_CHUNK },
+    };
+  }
+
+  #rowChunks(rows: RowCount, perGroup = 1): ChunkRule {
+    return { kind: 'rows', rows, rowsPerChunk: ROWS_PER_CHUNK, perGroup };
+  }
+
+  /** A kernel over whole rows; `names` are the params of the inputs: activations by matrix, weights by vector. */
+  #rowwise(node: GraphNode, spec: KernelSpec, names: readonly string[]): void {
+    const rows = this.#rows(node);
+    const params: Params = this.#rowParams(rows);
+    node.inputs.forEach((input, i) => {
+      if (input.op === 'weight') params[names[i]!] = this.#vectorWeight(input);
+      else Object.assign(params, this.#matrix(names[i]!, input));
+    });
+    this.#result(node);
+    Object.assign(params, this.#matrix('out', node));
+    this.#command(node, rows, [this.#variant(spec, params, this.#rowChunks(rows))]);
+  }
+
+  /** An element-wise kernel: few rows are cut into column segments, so that all threads have work. */
+  #segmented(
+    node: GraphNode,
+    names: readonly string[],
+    spec: (segment: { width: number; segmentColumns?: number }) => KernelSpec,
+  ): void {
+    const rows = this.#rows(node);
+    const width = this.#width(node);
+    const params: Params = {};
+    node.inputs.forEach((input, i) => {
+      Object.assign(params, this.#matrix(names[i]!, input));
+    });
+    this.#result(node);
+    Object.assign(params, this.#matrix('out', node), { numRows: { kind: 'rows', rows } });
+    const segmentColumns = Math.ceil(width / this.#options.limits.numThreads / 32) * 32;
+    const few = { width, segmentColumns };
+    const one: ParamSource = { kind: 'value', value: 1 };
+    const many: ParamSource = { kind: 'value', value: ROWS_PER_CHUNK };
+    this.#command(node, rows, [
+      this.#variant(
+        spec(few),
+        { ...params, rowsPerChunk: one },
+        { kind: 'rows', rows, rowsPerChunk: 1, perGroup: segmentsPerRow(few) },
+        [0, ROWS_PER_CHUNK],
+      ),
+      this.#variant(spec({ width }), { ...params, rowsPerChunk: many }, this.#rowChunks(rows), [
+        ROWS_PER_CHUNK + 1,
+        ANY_ROWS,
+      ]),
+    ]);
+  }
+
+  #embed(node: NodeWithOp<'embed'>): void {
+    const [table, ids] = node.inputs;
+    const weight = this.#matrixWeight(table!);
+    const { format, columns } = this.#matrixInfo(weight);
+    this.#result(node);
+    const params: Params = {
+      ...this.#rowParams('T'),
+      ...this.#matrix('out', node),
+      table: { kind: 'weight', weight },
+      groupStride: { kind: 'value', value: rowGroupBytes(format, columns) },
+      tokenIds: this.#input(ids!),
+    };
+    const shape = { width: columns, scale: node.attrs.scale, format };
+    this.#command(node, 'T', [
+      this.#variant({ family: 'embed', shape }, params, this.#rowChunks('T')),
+    ]);
+  }
+
+  #linear(node: NodeWithOp<'linear'>): void {
+    const { bias, residual } = node.attrs;
+    const [x, matrix, ...rest] = node.inputs;
+    const rows = this.#rows(node);
+    const weight = this.#matrixWeight(matrix!);
+    const info = this.#matrixInfo(weight);
+    const activation = x!.type === 'q8' ? 'q8' : 'f32';
+    const groupStride = rowGroupBytes(info.format, info.columns);
+    const common: Params = {
+      ...this.#matrix('x', x!),
+      weight: { kind: 'weight', weight },
+      groupStride: { kind: 'value', value: groupStride },
+    };
+    if (bias) common.bias = this.#vectorWeight(rest.shift()!);
+    if (residual) Object.assign(common, this.#matrix('residual', rest.shift()!));
+    this.#result(node);
+    Object.assign(common, this.#matrix('out', node));
+
+    const numRowGroups = paddedRows(info.rows) / ROW_GROUP;
+    const shape = { format: info.format, bias, residual };
+    const variants: CommandVariant[] = [];
+    if (activation === 'q8' && info.format.kind === 'quantized') {
+      const groupsPerChunk = this.#perChunk(numRowGroups, groupStride);
+      variants.push(
+        this.#variant(
+          { family: 'matvec', shape: { ...shape, format: info.format } },
+          {
+            ...common,
+            numGroups: { kind: 'value', value: numRowGroups },
+            groupsPerChunk: { kind: 'value', value: groupsPerChunk },
+            numBlocks: { kind: 'value', value: info.columns / 32 },
+          },
+          { kind: 'fixed', rows, count: Math.ceil(numRowGroups / groupsPerChunk) },
+          [0, 1],
+        ),
+      );
+    }
+    const { unitRows } = matmulTile(this.#options.machine, { format: info.format, activation });
+    const numUnits = paddedRows(info.rows) / unitRows;
+    const unitsPerChunk = Math.max(1, Math.floor(numUnits / (this.#options.limits.numThreads * 8)));
+    variants.push(
+      this.#variant(
+        { family: 'matmul', shape: { ...shape, activation } },
+        {
+          ...common,
+          numUnits: { kind: 'value', value: numUnits },
+          unitsPerChunk: { kind: 'value', value: unitsPerChunk },
+          inputs: { kind: 'value', value: info.columns },
+          numRows: { kind: 'rows', rows },
+        },
+        { kind: 'fixed', rows, count: Math.ceil(numUnits / unitsPerChunk) },
+        [variants.length === 0 ? 0 : 2, ANY_ROWS],
+      ),
+    );
+    this.#command(node, rows, variants, {
+      weightBytes: info.sizeBytes,
+      macsPerRow: info.rows * info.columns,
+    });
+  }
+
+  /** Row groups per chunk of a matrix-vector product: some chunks for each thread, none too small. */
+  #perChunk(numRowGroups: number, groupBytes: number): number {
+    const wanted = this.#options.limits.numThreads * CHUNKS_PER_THREAD;
+    const least = Math.ceil(MIN_CHUNK_BYTES / groupBytes);
+    return Math.max(1, Math.min(numRowGroups, Math.max(least, Math.ceil(numRowGroups / wanted))));
+  }
+
+  #ropeKvStore(node: NodeWithOp<'ropeKvStore'>): void {
+    const { numHeads, numKvHeads, headDim, rope, layer } = node.attrs;
+    const [q, k, v, positions] = node.inputs;
+    this.#useKvCache(node.label, node.attrs);
+    const { kvType } = this.#options;
+    const params: Params = {
+      ...this.#rowParams('T'),
+      ...this.#matrix('q', q!),
+      ...this.#matrix('k', k!),
+      ...this.#matrix('v', v!),
+      positions: this.#input(positions!),
+      slotMapping: { kind: 'input', input: 'slotMapping' },
+      keyCache: { kind: 'cache', store: 'key', layer },
+      valueCache: { kind: 'cache', store: 'value', layer },
+    };
+    if (rope) {
+      params.cosSin = { kind: 'cosSin', table: this.#rope(rope) };
+      params.cosSinStride = { kind: 'value', value: cosSinRowBytes(rope) };
+    }
+    this.#result(node);
+    Object.assign(params, this.#matrix('out', node));
+    const shape = {
+      numHeads,
+      numKvHeads,
+      headDim,
+      rope: rope ? { style: rope.style, rotaryDim: rope.rotaryDim } : null,
+      kvType,
+    };
+    this.#command(node, 'T', [
+      this.#variant({ family: 'ropeKvStore', shape }, params, this.#rowChunks('T')),
+    ]);
+  }
+
+  #rope(rope: RopeSpec): number {
+    const key = JSON.stringify(rope);
+    const known = this.#ropeIndices.get(key);
+    if (known !== undefined) return known;
+    const index = this.#ropes.push(rope) - 1;
+    this.#ropeIndices.set(key, index);
+    return index;
+  }
+
+  #useKvCache(label: string, heads: { numKvHeads: number; headDim: number; layer: number }): void {
+    const { numKvHeads, headDim, layer } = heads;
+    const { kvType } = this.#options;
+    const known = this.#kvCache;
+    if (known && (known.numKvHeads !== numKvHeads || known.headDim !== headDim)) {
+      throw new PlanError(
+        `${label}: ${numKvHeads} KV heads of ${headDim}; the layers before have ${known.numKvHeads} of ${known.headDim}, and one KV cache serves all`,
+      );
+    }
+    const shape = { numKvHeads, headDim, kvType };
+    this.#kvCache = {
+      ...shape,
+      numLayers: Math.max(known?.numLayers ?? 0, layer + 1),
+      blockSize: KV_BLOCK_SIZE,
+      keyBlockBytes: keyBlockBytes(shape),
+      valueBlockBytes: valueBlockBytes(shape),
+    };
+  }
+
+  #attention(node: NodeWithOp<'pagedAttention'>): void {
+    const { numHeads, numKvHeads, headDim, scale, mask, layer } = node.attrs;
+    const groupHeads = numHeads / numKvHeads;
+    this.#tileTokens = Math.max(
+      1,
+      Math.min(MAX_TILE_TOKENS, Math.floor(TARGET_TILE_ROWS / groupHeads)),
+    );
+    const params: Params = {
+      ...this.#matrix('q', node.inputs[0]!),
+      keyCache: { kind: 'cache', store: 'key', layer },
+      valueCache: { kind: 'cache', store: 'value', layer },
+      blockTables: { kind: 'input', input: 'blockTables' },
+      maxBlocksPerSeq: {
+        kind: 'value',
+        value: Math.ceil(this.#options.limits.maxModelLen / KV_BLOCK_SIZE),
+      },
+      contextLens: { kind: 'input', input: 'contextLens' },
+      queryStarts: { kind: 'input', input: 'queryStarts' },
+      positions: { kind: 'input', input: 'positions' },
+      tiles: { kind: 'input', input: 'tiles' },
+    };
+    this.#result(node);
+    Object.assign(params, this.#matrix('out', node));
+    const shape = {
+      numHeads,
+      numKvHeads,
+      headDim,
+      scale,
+      window: mask.window,
+      kvType: this.#options.kvType,
+      queryTokens: this.#tileTokens,
+    };
+    const chunks: ChunkRule = { kind: 'tiles', perTile: numKvHeads };
+    this.#command(node, 'T', [this.#variant({ family: 'pagedAttention', shape }, params, chunks)]);
+  }
+
+  #selectRows(node: NodeWithOp<'selectRows'>): void {
+    const [x, rows] = node.inputs;
+    const params: Params = {
+      ...this.#rowParams('R'),
+      ...this.#matrix('x', x!),
+      rows: this.#input(rows!),
+    };
+    this.#result(node);
+    Object.assign(params, this.#matrix('out', node));
+    const shape = { width: this.#width(node) };
+    this.#command(node, 'R', [
+      this.#variant({ family: 'selectRows', shape }, params, this.#rowChunks('R')),
+    ]);
+  }
+
+  /** The last command: what sampling reads of the logits. */
+  #sliceStats(): Pick<Plan, 'sliceMax' | 'sliceExpSum'> {
+    const { output } = this.#graph;
+    const vocabSize = this.#width(output);
+    const numSlices = Math.ceil(vocabSize / SLICE_SIZE);
+    const strideBytes = Math.ceil((4 * numSlices) / 64) * 64;
+    const sliceMax = this.#newBuffer('slice_max', 'R', strideBytes);
+    const sliceExpSum = this.#newBuffer('slice_exp_sum', 'R', strideBytes);
+    const params: Params = {
+      ...this.#matrix('logits', output),
+      sliceMax: { kind: 'buffer', buffer: sliceMax, offsetBytes: 0 },
+      sliceExpSum: { kind: 'buffer', buffer: sliceExpSum, offsetBytes: 0 },
+      statsStride: { kind: 'value', value: strideBytes },
+      slicesPerChunk: { kind: 'value', value: SLICES_PER_CHUNK },
+    };
+    const perGroup = Math.ceil(numSlices / SLICES_PER_CHUNK);
+    this.#command({ label: 'slice_stats', op: 'sliceStats' }, 'R', [
+      this.#variant({ family: 'sliceStats', shape: { vocabSize, sliceSize: SLICE_SIZE } }, params, {
+        kind: 'rows',
+        rows: 'R',
+        rowsPerChunk: 1,
+        perGroup,
+      }),
+    ]);
+    return { sliceMax: { buffer: sliceMax }, sliceExpSum: { buffer: sliceExpSum } };
+  }
+}
+
+function weightOf(node: GraphNode): NodeWithOp<'weight'> {
+  if (node.op !== 'weight') {
+    throw new PlanError(
+      `${node.label}: ${node.op} of weights is left in the graph; it must be folded first`,
+    );
+  }
+  return node;
+}
+
+/** Bytes of one position in a cos and sin table, a multiple of a cache line. */
+export function cosSinRowBytes(rope: RopeSpec): number {
+  const values = rope.style === 'half' ? rope.rotaryDim : 2 * rope.rotaryDim;
+  return Math.ceil((4 * values) / 64) * 64;
+}

@@ -1,0 +1,364 @@
+/**
+ * Carries out a plan on this machine's cores: binds kernels, buffers, weights and the KV cache to addresses once, then runs a step as one call into native
+ * code. Between steps only what changed is written: row counts and chunk counts. Nothing is allocated per step.
+ */
+import { type EmittedKernel, emitKernels } from '../compiler/emit.ts';
+import type {
+  ChunkRule,
+  Command,
+  CommandVariant,
+  ParamSource,
+  Plan,
+  RowCount,
+} from '../compiler/plan.ts';
+import type { VectorMachine } from '../kernels/kernel-ir.ts';
+import { InternalError } from '../platform/errors.ts';
+import { allocate, f32, type NativeRegion, u32, u64 } from '../platform/native-memory.ts';
+import { type LoadedCode, loadCode } from '../targets/x64/loader.ts';
+import { COMMAND, COMMAND_BYTES, PROFILE_STAMPS } from '../targets/x64/team-driver.ts';
+import type { ModelRunner, RunnerLimits, StepBatch, StepTicket } from './model-runner.ts';
+import type { MappedImage } from './plan-cache.ts';
+import { RopeTables } from './rope-tables.ts';
+import { StepInputs } from './step-inputs.ts';
+import { ThreadTeam } from './thread-team.ts';
+
+const DONE: StepTicket = { isDone: true, wait: () => Promise.resolve() };
+
+export interface NativeRunnerOptions {
+  readonly plan: Plan;
+  readonly machine: VectorMachine;
+  readonly image: Pick<MappedImage, 'address'> & Disposable;
+  readonly numBlocks: number;
+}
+
+/** A variant bound to memory. */
+interface BoundVariant {
+  readonly variant: CommandVariant;
+  readonly kernelAddress: bigint;
+  readonly tableAddress: bigint;
+}
+
+/** A field of an argument table that holds the number of rows. */
+interface RowField {
+  readonly rows: RowCount;
+  /** Index into the tables seen as u32. */
+  readonly index: number;
+}
+
+export interface CommandTime {
+  readonly label: string;
+  readonly op: string;
+  readonly kernel: string;
+  readonly weightBytes: number;
+  readonly macs: number;
+  /** Time-stamp ticks of the calling thread: own chunks, then waiting at the barrier. */
+  readonly workTicks: number;
+  readonly waitTicks: number;
+}
+
+export class NativeRunner implements ModelRunner {
+  readonly limits: RunnerLimits;
+  readonly batch: StepBatch;
+  readonly sliceSize: number;
+  readonly plan: Plan;
+  readonly kernels: readonly EmittedKernel[];
+  readonly #image: Disposable;
+  readonly #inputs: StepInputs;
+  readonly #ropes: RopeTables;
+  readonly #arena: NativeRegion;
+  readonly #keyCache: NativeRegion;
+  readonly #valueCache: NativeRegion;
+  readonly #tables: NativeRegion;
+  readonly #commandMemory: NativeRegion;
+  readonly #profile: NativeRegion;
+  readonly #code: LoadedCode;
+  readonly #team: ThreadTeam;
+  readonly #bound: readonly (readonly BoundVariant[])[];
+  readonly #chosen: BoundVariant[] = [];
+  readonly #rowFields: readonly RowField[];
+  readonly #tableWords: Uint32Array;
+  readonly #commandQuads: BigUint64Array;
+  readonly #commandWords: Uint32Array;
+  readonly #tileCommands: readonly number[];
+  readonly #logits: Float32Array;
+  readonly #sliceMax: Float32Array;
+  readonly #sliceExpSum: Float32Array;
+  readonly #rowViews: Map<string, Float32Array> = new Map();
+  #boundTokens = -1;
+  #boundLogitRows = -1;
+  #boundTiles = -1;
+
+  constructor(options: NativeRunnerOptions) {
+    const { plan, machine, image, numBlocks } = options;
+    this.plan = plan;
+    this.sliceSize = plan.sliceSize;
+    this.#image = image;
+    const { maxTokens, maxSeqs, maxLogitRows, maxModelLen, numThreads } = plan.limits;
+    this.limits = {
+      maxTokens,
+      maxSeqs,
+      maxLogitRows,
+      maxModelLen,
+      blockSize: plan.kvCache.blockSize,
+      numBlocks,
+      vocabSize: plan.vocabSize,
+    };
+    this.kernels = emitKernels(plan, machine);
+    const scratchBytes = this.kernels.reduce((most, k) => Math.max(most, k.scratchBytes), 0);
+    // First, so that workers start while the rest is set up.
+    this.#team = new ThreadTeam(numThreads, scratchBytes);
+    this.#code = loadCode(this.kernels.map(({ name, code }) => ({ name, code })));
+    this.#inputs = new StepInputs(this.limits, plan.tileTokens);
+    this.batch = this.#inputs.batch;
+    this.#ropes = new RopeTables(plan.ropes, maxModelLen);
+    this.#arena = allocate(Math.max(64, plan.arenaBytes), { hugePages: true });
+    const { numLayers, keyBlockBytes, valueBlockBytes } = plan.kvCache;
+    this.#keyCache = allocate(numLayers * numBlocks * keyBlockBytes + 64);
+    this.#valueCache = allocate(numLayers * numBlocks * valueBlockBytes + 64);
+
+    const allVariants = plan.commands.flatMap((command) => command.variants);
+    const fieldsOf = (v: CommandVariant): number => this.kernels[v.kernel]!.params.length;
+    const numFields = allVariants.reduce((sum, v) => sum + fieldsOf(v), 0);
+    this.#tables = allocate(8 * Math.max(1, numFields));
+    this.#tableWords = u32(this.#tables.address, 2 * Math.max(1, numFields));
+    const rowFields: RowField[] = [];
+    let nextField = 0;
+    const quads = u64(this.#tables.address, Math.max(1, numFields));
+    this.#bound = plan.commands.map((command) =>
+      command.variants.map((variant) => {
+        const kernel = this.kernels[variant.kernel]!;
+        const tableAddress = this.#tables.address + BigInt(8 * nextField);
+        for (const name of kernel.params) {
+          const source = variant.params[name]!;
+          if (source.kind === 'rows') rowFields.push({ rows: source.rows, index: 2 * nextField });
+          else quads[nextField] = this.#resolve(source, image.address, numBlocks);
+          nextField++;
+        }
+        return { variant, kernelAddress: this.#code.address(kernel.name), tableAddress };
+      }),
+    );
+    this.#rowFields = rowFields;
+    this.#commandMemory = allocate(COMMAND_BYTES * plan.commands.length);
+    this.#commandQuads = u64(
+      this.#commandMemory.address,
+      (COMMAND_BYTES / 8) * plan.commands.length,
+    );
+    this.#commandWords = u32(
+      this.#commandMemory.address,
+      (COMMAND_BYTES / 4) * plan.commands.length,
+    );
+    this.#tileCommands = plan.commands.flatMap((command, i) =>
+      command.variants.some((v) => v.chunks.kind === 'tiles') ? [i] : [],
+    );
+    this.#team.setCommands(this.#commandMemory.address, plan.commands.length);
+    this.#profile = allocate(8 * PROFILE_STAMPS * plan.commands.length);
+    this.#logits = this.#rowsOf(plan.logits.buffer);
+    this.#sliceMax = this.#rowsOf(plan.sliceMax.buffer);
+    this.#sliceExpSum = this.#rowsOf(plan.sliceExpSum.buffer);
+  }
+
+  #resolve(
+    source: Exclude<ParamSource, { kind: 'rows' }>,
+    image: bigint,
+    numBlocks: number,
+  ): bigint {
+    switch (source.kind) {
+      case 'buffer':
+        return (
+          this.#arena.address +
+          BigInt(this.plan.buffers[source.buffer]!.offsetBytes + source.offsetBytes)
+        );
+      case 'weight':
+        return image + BigInt(this.plan.weights[source.weight]!.offsetBytes);
+      case 'input':
+        return this.#inputs.address(source.input);
+      case 'cache': {
+        const { keyBlockBytes, valueBlockBytes } = this.plan.kvCache;
+        return source.store === 'key'
+          ? this.#keyCache.address + BigInt(source.layer * numBlocks * keyBlockBytes)
+          : this.#valueCache.address + BigInt(source.layer * numBlocks * valueBlockBytes);
+      }
+      case 'cosSin':
+        return this.#ropes.address(source.table);
+      case 'value':
+        return BigInt(source.value);
+      default:
+        source satisfies never;
+        throw new InternalError('unknown param');
+    }
+  }
+
+  #rowsOf(buffer: number): Float32Array {
+    const { offsetBytes, sizeBytes } = this.plan.buffers[buffer]!;
+    return f32(this.#arena.address + BigInt(offsetBytes), Math.floor(sizeBytes / 4));
+  }
+
+  submit(): StepTicket {
+    this.#inputs.check();
+    this.#prepare();
+    this.#team.run();
+    return DONE;
+  }
+
+  /** Runs the batch and returns how long each command took on the calling thread. */
+  profile(): CommandTime[] {
+    this.#inputs.check();
+    this.#prepare();
+    this.#team.setProfile(this.#profile.address);
+    this.#team.run();
+    this.#team.setProfile(0n);
+    const stamps = u64(this.#profile.address, PROFILE_STAMPS * this.plan.commands.length);
+    return this.plan.commands.map((command, i) => {
+      const at = PROFILE_STAMPS * i;
+      return {
+        label: command.label,
+        op: command.op,
+        kernel: this.kernels[this.#chosen[i]!.variant.kernel]!.name,
+        weightBytes: command.weightBytes,
+        macs: command.macsPerRow * this.#numRows(command.rows),
+        workTicks: Number(stamps[at + 1]! - stamps[at]!),
+        waitTicks: Number(stamps[at + 2]! - stamps[at + 1]!),
+      };
+    });
+  }
+
+  #numRows(rows: RowCount): number {
+    return rows === 'T' ? this.batch.numTokens : this.batch.numLogitRows;
+  }
+
+  /** Brings tables and chunk counts in line with the batch. */
+  #prepare(): void {
+    const { numTokens, numLogitRows, numSeqs, contextLens } = this.batch;
+    let longest = 0;
+    for (let s = 0; s < numSeqs; s++) longest = Math.max(longest, contextLens[s]!);
+    this.#ropes.ensure(longest);
+    this.#inputs.makeTiles();
+    if (numTokens !== this.#boundTokens || numLogitRows !== this.#boundLogitRows) {
+      for (const { rows, index } of this.#rowFields) this.#tableWords[index] = this.#numRows(rows);
+      for (let i = 0; i < this.#bound.length; i++) this.#bindCommand(i);
+      this.#boundTokens = numTokens;
+      this.#boundLogitRows = numLogitRows;
+      this.#boundTiles = this.#inputs.numTiles;
+    } else if (this.#inputs.numTiles !== this.#boundTiles) {
+      for (const i of this.#tileCommands) this.#setChunks(i, this.#chosen[i]!.variant.chunks);
+      this.#boundTiles = this.#inputs.numTiles;
+    }
+  }
+
+  #bindCommand(i: number): void {
+    const command: Command = this.plan.commands[i]!;
+    const rows = this.#numRows(command.rows);
+    const variants = this.#bound[i]!;
+    let chosen = variants[0]!;
+    for (const bound of variants) {
+      if (rows >= bound.variant.minRows && rows <= bound.variant.maxRows) chosen = bound;
+    }
+    if (this.#chosen[i] !== chosen) {
+      this.#chosen[i] = chosen;
+      const quad = (COMMAND_BYTES / 8) * i;
+      this.#commandQuads[quad + (COMMAND.kernel >> 3)] = chosen.kernelAddress;
+      this.#commandQuads[quad + (COMMAND.table >> 3)] = chosen.tableAddress;
+    }
+    this.#setChunks(i, chosen.variant.chunks);
+  }
+
+  #setChunks(i: number, rule: ChunkRule): void {
+    this.#commandWords[(COMMAND_BYTES / 4) * i + (COMMAND.numChunks >> 2)] = this.#chunks(rule);
+  }
+
+  #chunks(rule: ChunkRule): number {
+    switch (rule.kind) {
+      case 'fixed':
+        return this.#numRows(rule.rows) > 0 ? rule.count : 0;
+      case 'rows':
+        return Math.ceil(this.#numRows(rule.rows) / rule.rowsPerChunk) * rule.perGroup;
+      case 'tiles':
+        return this.#inputs.numTiles * rule.perTile;
+      default:
+        rule satisfies never;
+        return 0;
+    }
+  }
+
+  logits(row: number): Float32Array {
+    return this.#view('l', this.#logits, this.plan.logits.buffer, row, this.plan.vocabSize);
+  }
+
+  sliceMax(row: number): Float32Array {
+    return this.#view('m', this.#sliceMax, this.plan.sliceMax.buffer, row, this.#numSlices);
+  }
+
+  sliceExpSum(row: number): Float32Array {
+    return this.#view('e', this.#sliceExpSum, this.plan.sliceExpSum.buffer, row, this.#numSlices);
+  }
+
+  get #numSlices(): number {
+    return Math.ceil(this.plan.vocabSize / this.plan.sliceSize);
+  }
+
+  /** Views are made once per row and kept. */
+  #view(
+    kind: string,
+    all: Float32Array,
+    buffer: number,
+    row: number,
+    length: number,
+  ): Float32Array {
+    const key = `${kind}${row}`;
+    let view = this.#rowViews.get(key);
+    if (!view) {
+      const start = (this.plan.buffers[buffer]!.strideBytes / 4) * row;
+      view = all.subarray(start, start + length);
+      this.#rowViews.set(key, view);
+    }
+    return view;
+  }
+
+  /** Threads that steps run on now; grows to the planned number while workers start. */
+  get numThreads(): number {
+    return this.#team.joinedThreads;
+  }
+
+  copyBlocks(pairs: Int32Array, numPairs: number): void {
+    const { numLayers, keyBlockBytes, valueBlockBytes } = this.plan.kvCache;
+    const { numBlocks } = this.limits;
+    for (let layer = 0; layer < numLayers; layer++) {
+      for (let p = 0; p < numPairs; p++) {
+        const from = pairs[2 * p]!;
+        const to = pairs[2 * p + 1]!;
+        copyBlock(this.#keyCache, keyBlockBytes, layer * numBlocks, from, to);
+        copyBlock(this.#valueCache, valueBlockBytes, layer * numBlocks, from, to);
+      }
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#team[Symbol.dispose]();
+    this.#code.dispose();
+    this.#inputs[Symbol.dispose]();
+    this.#ropes[Symbol.dispose]();
+    for (const region of [
+      this.#arena,
+      this.#keyCache,
+      this.#valueCache,
+      this.#tables,
+      this.#commandMemory,
+      this.#profile,
+    ]) {
+      region.free();
+    }
+    this.#image[Symbol.dispose]();
+  }
+}
+
+function copyBlock(
+  cache: NativeRegion,
+  blockBytes: number,
+  first: number,
+  from: number,
+  to: number,
+): void {
+  cache
+    .bytes((first + to) * blockBytes, blockBytes)
+    .set(cache.bytes((first + from) * blockBytes, blockBytes));
+}

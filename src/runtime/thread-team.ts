@@ -1,0 +1,102 @@
+/**
+ * The compute threads: the calling thread as rank 0 and worker threads that sit inside native code (targets/x64/team-driver.ts) between steps.
+ *
+ * Workers join when they have started; until then steps run on the threads that are there, so nobody waits for thread start-up.
+ */
+import { Worker } from 'node:worker_threads';
+import { allocate, type NativeRegion, u32, u64 } from '../platform/native-memory.ts';
+import { type LoadedCode, loadCode } from '../targets/x64/loader.ts';
+import {
+  CONTROL,
+  CONTROL_BYTES,
+  leadDriver,
+  wakeDriver,
+  workerDriver,
+} from '../targets/x64/team-driver.ts';
+
+/** Sent to a worker: addresses of the driver, the control block and the worker's own scratch. */
+export interface WorkerStart {
+  readonly driver: bigint;
+  readonly control: bigint;
+  readonly scratch: bigint;
+}
+
+/** The epoch word keeps the number of threads in 8 bits. */
+export const MAX_THREADS = 255;
+
+export class ThreadTeam implements Disposable {
+  readonly numThreads: number;
+  readonly #code: LoadedCode;
+  readonly #control: NativeRegion;
+  readonly #words: Uint32Array;
+  readonly #quads: BigUint64Array;
+  readonly #scratch: NativeRegion[] = [];
+  readonly #workers: Worker[] = [];
+  readonly #run: (a: bigint, b: bigint) => void;
+  /** Settles when all workers have left native code. */
+  #exits: Promise<unknown>[] = [];
+
+  constructor(numThreads: number, scratchBytes: number) {
+    this.numThreads = numThreads;
+    this.#code = loadCode([
+      { name: 'lead', code: leadDriver() },
+      { name: 'work', code: workerDriver() },
+      { name: 'wake', code: wakeDriver() },
+    ]);
+    this.#run = this.#code.function('lead') as (a: bigint, b: bigint) => void;
+    this.#control = allocate(CONTROL_BYTES);
+    this.#words = u32(this.#control.address, CONTROL_BYTES / 4);
+    this.#quads = u64(this.#control.address, CONTROL_BYTES / 8);
+    for (let rank = 0; rank < numThreads; rank++) {
+      this.#scratch.push(allocate(Math.max(4096, scratchBytes)));
+      if (rank > 0) this.#startWorker(this.#scratch[rank]!.address);
+    }
+  }
+
+  #startWorker(scratch: bigint): void {
+    const start: WorkerStart = {
+      driver: this.#code.address('work'),
+      control: this.#control.address,
+      scratch,
+    };
+    const worker = new Worker(new URL('./team-worker.ts', import.meta.url), { workerData: start });
+    worker.unref();
+    this.#workers.push(worker);
+    this.#exits.push(new Promise((resolve) => worker.once('exit', resolve)));
+  }
+
+  /** Threads that a step started now would run on. */
+  get joinedThreads(): number {
+    return Math.min(this.numThreads, this.#words[CONTROL.joined >> 2]! + 1);
+  }
+
+  /** What the next `run` walks. */
+  setCommands(address: bigint, count: number): void {
+    this.#quads[CONTROL.commands >> 3] = address;
+    this.#quads[CONTROL.numCommands >> 3] = BigInt(count);
+  }
+
+  /** Address for time stamps of the calling thread, or 0n for none. */
+  setProfile(address: bigint): void {
+    this.#quads[CONTROL.profile >> 3] = address;
+  }
+
+  /** Runs the command list once on all joined threads; returns when every command is done. */
+  run(): void {
+    this.#words[CONTROL.threads >> 2] = this.joinedThreads;
+    this.#run(this.#control.address, this.#scratch[0]!.address);
+  }
+
+  /** Sends the workers home. Memory and code stay until they have left. */
+  [Symbol.dispose](): void {
+    this.#words[CONTROL.leave >> 2] = 1;
+    this.#code.call('wake', this.#control.address, 0n);
+    const release = (): void => {
+      this.#code.dispose();
+      this.#control.free();
+      for (const region of this.#scratch) region.free();
+    };
+    // A worker that is still starting reads the control block later; it is released after the last exit.
+    void Promise.all(this.#exits).then(release);
+  }
+}
