@@ -1,0 +1,202 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import fc from 'fast-check';
+import { BlockManager, BlockTable, PrefixMatch } from './block-manager.ts';
+import { TokenList } from './token-list.ts';
+
+const managerOf = (numBlocks: number, blockSize = 4): BlockManager =>
+  new BlockManager({ numBlocks, blockSize, hasPrefixCache: true });
+
+const range = (from: number, length: number): number[] =>
+  Array.from({ length }, (_, i) => from + i);
+
+/** A table for the tokens, sealed as far as they fill blocks. */
+function computed(manager: BlockManager, ids: number[]): BlockTable {
+  const table = new BlockTable();
+  assert.ok(manager.grow(table, ids.length));
+  manager.seal(table, new TokenList(ids), ids.length);
+  return table;
+}
+
+function numFound(manager: BlockManager, ids: number[]): number {
+  const match = new PrefixMatch();
+  manager.findPrefix(new TokenList(ids), ids.length, match);
+  return match.numBlocks;
+}
+
+test('growing is all or nothing', () => {
+  const manager = managerOf(3);
+  const table = new BlockTable();
+  assert.equal(manager.grow(table, 13), false);
+  assert.equal(manager.numFreeBlocks, 3);
+  assert.equal(manager.grow(table, 12), true);
+  assert.equal(table.numBlocks, 3);
+  assert.equal(manager.allocate(), null);
+  manager.releaseAll(table);
+  assert.equal(manager.numFreeBlocks, 3);
+});
+
+test('a block that is released more often than held is reported', () => {
+  const manager = managerOf(1);
+  const id = manager.allocate()!;
+  manager.release(id);
+  assert.throws(() => manager.release(id), /more often than held/);
+});
+
+test('full blocks are found by content, after release too, and shared', () => {
+  const manager = managerOf(8);
+  const first = computed(manager, range(0, 10));
+  assert.equal(numFound(manager, range(0, 10)), 2);
+  assert.equal(numFound(manager, range(0, 7)), 1);
+  assert.equal(numFound(manager, [9, ...range(1, 9)]), 0);
+  assert.equal(numFound(manager, [...range(0, 4), 9, 9, 9, 9]), 1);
+  const second = new BlockTable();
+  const match = new PrefixMatch();
+  manager.findPrefix(new TokenList(range(0, 10)), 10, match);
+  manager.adopt(second, match);
+  assert.equal(second.blockId(1), first.blockId(1));
+  assert.equal(manager.refCount(first.blockId(0)), 2);
+  manager.releaseAll(first);
+  manager.releaseAll(second);
+  assert.equal(manager.numFreeBlocks, 8);
+  assert.equal(numFound(manager, range(0, 10)), 2);
+});
+
+test('a text that goes on from an adopted prefix is found as a whole', () => {
+  const manager = managerOf(8);
+  manager.releaseAll(computed(manager, range(0, 8)));
+  const match = new PrefixMatch();
+  const longer = new TokenList([...range(0, 8), 50, 51, 52, 53]);
+  manager.findPrefix(longer, 12, match);
+  const table = new BlockTable();
+  manager.adopt(table, match);
+  manager.grow(table, 12);
+  manager.seal(table, longer, 12);
+  assert.equal(numFound(manager, [...longer.ids.subarray(0, 12)]), 3);
+});
+
+test('the block unused for longest goes first, and the end of a text before its start', () => {
+  const manager = managerOf(4);
+  manager.releaseAll(computed(manager, range(0, 8)));
+  manager.releaseAll(computed(manager, range(100, 8)));
+  const table = new BlockTable();
+  manager.grow(table, 4);
+  assert.equal(numFound(manager, range(0, 8)), 1);
+  assert.equal(numFound(manager, range(100, 8)), 2);
+  manager.grow(table, 8);
+  assert.equal(numFound(manager, range(0, 8)), 0);
+  assert.equal(numFound(manager, range(100, 8)), 2);
+});
+
+test('blocks without content go before cached ones', () => {
+  const manager = managerOf(3);
+  manager.releaseAll(computed(manager, range(0, 4)));
+  manager.releaseAll(computed(manager, range(50, 3)));
+  const table = new BlockTable();
+  manager.grow(table, 8);
+  assert.equal(numFound(manager, range(0, 4)), 1);
+});
+
+test('a block in use is never taken', () => {
+  const manager = managerOf(2);
+  const table = computed(manager, range(0, 8));
+  assert.equal(manager.allocate(), null);
+  assert.equal(numFound(manager, range(0, 8)), 2);
+  manager.releaseAll(table);
+});
+
+test("two equal texts at once: the second goes on from the first one's seal", () => {
+  const manager = managerOf(8);
+  const first = computed(manager, range(0, 4));
+  const second = new BlockTable();
+  const tokens = new TokenList(range(0, 8));
+  manager.grow(second, 8);
+  manager.seal(second, tokens, 8);
+  assert.notEqual(second.blockId(0), first.blockId(0));
+  assert.equal(manager.numSealedBlocks, 2);
+  assert.equal(numFound(manager, range(0, 8)), 2);
+});
+
+test('a shared or sealed block is copied before it is written, an own one is not', () => {
+  const manager = managerOf(4);
+  const table = new BlockTable();
+  manager.grow(table, 6);
+  assert.equal(manager.makeWritable(table, 1), null);
+  const fork = manager.fork(table);
+  const shared = fork.blockId(1);
+  assert.equal(manager.makeWritable(fork, 1), shared);
+  assert.notEqual(fork.blockId(1), shared);
+  assert.equal(manager.refCount(shared), 1);
+  assert.equal(manager.makeWritable(table, 1), null);
+  manager.seal(table, new TokenList(range(0, 4)), 4);
+  manager.releaseAll(fork);
+  assert.equal(manager.makeWritable(table, 0), 0);
+  manager.releaseAll(table);
+  assert.equal(manager.numFreeBlocks, 4);
+});
+
+test('any use: no block has two owners, all come back, and what is found has the right content', () => {
+  const command = fc.record({
+    kind: fc.constantFrom('start', 'start', 'start', 'end', 'grow'),
+    pick: fc.nat({ max: 20 }),
+    text: fc.array(fc.nat({ max: 1 }), { minLength: 1, maxLength: 14 }),
+  });
+  fc.assert(
+    fc.property(fc.array(command, { maxLength: 60, size: 'max' }), (commands) => {
+      const manager = managerOf(9, 2);
+      /** What each block holds, as a runner would have stored it: the text up to its end. */
+      const stored = new Map<number, string>();
+      const live: { table: BlockTable; ids: number[] }[] = [];
+      const compute = (table: BlockTable, ids: number[], from: number): void => {
+        for (let index = from; index < table.numBlocks; index++) {
+          stored.set(table.blockId(index), ids.slice(0, (index + 1) * 2).join());
+        }
+        manager.seal(table, new TokenList(ids), ids.length);
+      };
+      const match = new PrefixMatch();
+      for (const { kind, pick, text } of commands) {
+        const target = live[pick % Math.max(live.length, 1)];
+        if (kind === 'start') {
+          const table = new BlockTable();
+          manager.findPrefix(new TokenList(text), text.length, match);
+          for (let index = 0; index < match.numBlocks; index++) {
+            const content = stored.get(match.blockIds[index]!);
+            assert.equal(content, text.slice(0, (index + 1) * 2).join());
+          }
+          manager.adopt(table, match);
+          const numAdopted = match.numBlocks;
+          if (manager.grow(table, text.length)) {
+            compute(table, text, numAdopted);
+            live.push({ table, ids: text });
+          } else {
+            manager.releaseAll(table);
+          }
+        } else if (target !== undefined && kind === 'grow') {
+          const longer = [...target.ids, ...text];
+          const from = Math.floor(target.ids.length / 2);
+          if (manager.grow(target.table, longer.length)) {
+            target.ids = longer;
+            compute(target.table, longer, from);
+          }
+        } else if (target !== undefined) {
+          manager.releaseAll(target.table);
+          live.splice(live.indexOf(target), 1);
+        }
+        const holders = new Map<number, number>();
+        for (const { table, ids } of live) {
+          assert.equal(table.numBlocks, Math.ceil(ids.length / 2));
+          for (let index = 0; index < table.numBlocks; index++) {
+            const id = table.blockId(index);
+            holders.set(id, (holders.get(id) ?? 0) + 1);
+            assert.equal(stored.get(id), ids.slice(0, (index + 1) * 2).join());
+          }
+        }
+        for (const [id, count] of holders) assert.equal(manager.refCount(id as never), count);
+        assert.equal(manager.numFreeBlocks, 9 - holders.size);
+      }
+      for (const { table } of live) manager.releaseAll(table);
+      assert.equal(manager.numFreeBlocks, 9);
+    }),
+    { numRuns: 300 },
+  );
+});

@@ -1,0 +1,323 @@
+/**
+ * The KV block pool: which block belongs to whom, and which full blocks can be shared by their content. Knows block ids and token ids; not
+ * requests, not steps, and not what is stored in a block.
+ *
+ *   block    free (refCount 0) --allocate--> held (refCount >= 1) --release--> free
+ *   sealed   a held block that is full and computed may be sealed: it can then be found by its content, also while free, until it is
+ *            allocated for something else. Free blocks are reused in the order in which they were freed (LRU), those without content first.
+ *
+ * Content is found by a chained hash (of the block's tokens and everything before it) and then compared: the tokens themselves, and the
+ * identity of the parent's seal, so that a collision of hashes can never join two texts.
+ */
+
+import { InternalError } from '../platform/errors.ts';
+import type { TokenSpan } from './token-list.ts';
+
+export type KvBlockId = number & { readonly __brand: 'KvBlockId' };
+
+/** The blocks of one sequence, in order, and how far they are sealed. Filled by the `BlockManager` only. */
+export class BlockTable {
+  ids = new Int32Array(8);
+  numBlocks = 0;
+  /** Leading blocks whose content is known to the prefix cache (through this table's own block or an equal one). */
+  numSealed = 0;
+  /** Seal of the last of those; 0 before the first. */
+  lastSeal = 0;
+  hashHigh = 0;
+  hashLow = 0;
+  /** Set where sealing had to stop because another content holds the hash. */
+  isSealingOver = false;
+
+  blockId(index: number): KvBlockId {
+    return this.ids[index]! as KvBlockId;
+  }
+}
+
+/** A prefix found in the cache. Valid until the manager is changed; `adopt` makes use of it. */
+export class PrefixMatch {
+  blockIds = new Int32Array(8);
+  numBlocks = 0;
+  /** How many of them are free: adopting them takes them from the free list. */
+  numFree = 0;
+  lastSeal = 0;
+  hashHigh = 0;
+  hashLow = 0;
+}
+
+export interface BlockManagerOptions {
+  readonly numBlocks: number;
+  /** Tokens per block. */
+  readonly blockSize: number;
+  /** Whether full blocks may be found by content. */
+  readonly hasPrefixCache: boolean;
+}
+
+export class BlockManager {
+  readonly numBlocks: number;
+  readonly blockSize: number;
+  readonly #hasPrefixCache: boolean;
+  readonly #refCounts: Int32Array;
+  /** Free blocks as a doubly linked list through these, f with the sentinel at index numBlocks. */
+  readonly #next: Int32Array;
+  readonly #previous: Int32Array;
+  #numFree: number;
+
+  /** Content of sealed blocks; a seal of 0 means none. Seals are never used twice. */
+  readonly #seals: Float64Array;
+  readonly #parentSeals: Float64Array;
+  readonly #hashKeys: Float64Array;
+  /** i32 [numBlocks, blockSize] */
+  readonly #tokens: Int32Array;
+  readonly #blockOfHash = new Map<number, KvBlockId>();
+  #lastSeal = 0;
+
+  constructor(options: BlockManagerOptions) {
+    const { numBlocks, blockSize } = options;
+    this.numBlocks = numBlocks;
+    this.blockSize = blockSize;
+    this.#hasPrefixCache = options.hasPrefixCache;
+    this.#refCounts = new Int32Array(numBlocks);
+    this.#next = new Int32Array(numBlocks + 1);
+    this.#previous = new Int32Array(numBlocks + 1);
+    for (let id = 0; id <= numBlocks; id++) {
+      this.#next[id] = id === numBlocks ? 0 : id + 1;
+      this.#previous[id] = id === 0 ? numBlocks : id - 1;
+    }
+    this.#numFree = numBlocks;
+    this.#seals = new Float64Array(numBlocks);
+    this.#parentSeals = new Float64Array(numBlocks);
+    this.#hashKeys = new Float64Array(numBlocks);
+    this.#tokens = new Int32Array(options.hasPrefixCache ? numBlocks * blockSize : 0);
+  }
+
+  /** Blocks that nobody holds, sealed ones included. */
+  get numFreeBlocks(): number {
+    return this.#numFree;
+  }
+
+  /** Blocks that can be found by content, held or free. */
+  get numSealedBlocks(): number {
+    return this.#blockOfHash.size;
+  }
+
+  refCount(id: KvBlockId): number {
+    return this.#refCounts[id]!;
+  }
+
+  /** Blocks that `numTokens` tokens take. */
+  blocksFor(numTokens: number): number {
+    return Math.ceil(numTokens / this.blockSize);
+  }
+
+  /** Takes the free block that is least worth keeping; `null` if none is free. */
+  allocate(): KvBlockId | null {
+    if (this.#numFree === 0) return null;
+    const id = this.#next[this.numBlocks]! as KvBlockId;
+    this.#unlink(id);
+    this.#unseal(id);
+    this.#refCounts[id] = 1;
+    return id;
+  }
+
+  /** One holder more. */
+  share(id: KvBlockId): void {
+    if (this.#refCounts[id] === 0) this.#unlink(id);
+    this.#refCounts[id]!++;
+  }
+
+  /** One holder less; the block is free after the last. */
+  release(id: KvBlockId): void {
+    const refCount = this.#refCounts[id]!;
+    if (!(refCount > 0))
+      throw new InternalError(`KV block ${id} was released more often than held`);
+    this.#refCounts[id] = refCount - 1;
+    if (refCount === 1) this.#linkFree(id);
+  }
+
+  /**
+   * Makes the table hold blocks for `numTokens` tokens.
+   *
+   * @returns false, with nothing changed, if not enough blocks are free
+   */
+  grow(table: BlockTable, numTokens: number): boolean {
+    const numWanted = this.blocksFor(numTokens);
+    if (numWanted - table.numBlocks > this.#numFree) return false;
+    while (table.numBlocks < numWanted) this.#append(table, this.allocate()!);
+    return true;
+  }
+
+  /**
+   * Copy on write: makes block `index` of the table one that may be written to.
+   *
+   * @returns the block it was before and must be copied from, or `null` if it is written in place
+   * @throws {InternalError} if a copy is needed and no block is free: see to that before
+   */
+  makeWritable(table: BlockTable, index: number): KvBlockId | null {
+    const shared = table.blockId(index);
+    if (this.#refCounts[shared] === 1 && this.#seals[shared] === 0) return null;
+    const own = this.allocate();
+    if (own === null) throw new InternalError('no free KV block for a copy on write');
+    table.ids[index] = own;
+    this.release(shared);
+    return shared;
+  }
+
+  /** Lets go of all blocks of the table, the last first, so that the start of a text outlives its end in the cache. */
+  releaseAll(table: BlockTable): void {
+    for (let index = table.numBlocks - 1; index >= 0; index--) this.release(table.blockId(index));
+    table.numBlocks = 0;
+    table.numSealed = 0;
+    table.lastSeal = 0;
+    table.hashHigh = 0;
+    table.hashLow = 0;
+    table.isSealingOver = false;
+  }
+
+  /** A second table over the same blocks, which both must make writable before they write. */
+  fork(table: BlockTable): BlockTable {
+    const copy = new BlockTable();
+    Object.assign(copy, table);
+    copy.ids = table.ids.slice();
+    for (let index = 0; index < copy.numBlocks; index++) this.share(copy.blockId(index));
+    return copy;
+  }
+
+  /**
+   * Finds the longest run of sealed blocks that the tokens begin with.
+   *
+   * @param tokens    of the sequence
+   * @param maxTokens look at no more of them
+   * @param match     gets the result
+   */
+  findPrefix(tokens: TokenSpan, maxTokens: number, match: PrefixMatch): void {
+    match.numBlocks = 0;
+    match.numFree = 0;
+    match.lastSeal = 0;
+    match.hashHigh = 0;
+    match.hashLow = 0;
+    if (!this.#hasPrefixCache) return;
+    const numFull = Math.floor(maxTokens / this.blockSize);
+    if (match.blockIds.length < numFull) match.blockIds = new Int32Array(numFull * 2);
+    for (let index = 0; index < numFull; index++) {
+      this.#hashBlock(tokens, index, match);
+      const id = this.#blockOfHash.get(hashKey(match));
+      if (id === undefined || !this.#holds(id, tokens, index, match.lastSeal)) return;
+      match.blockIds[index] = id;
+      match.numBlocks++;
+      if (this.#refCounts[id] === 0) match.numFree++;
+      match.lastSeal = this.#seals[id]!;
+    }
+  }
+
+  /** Puts the blocks of a match at the start of an empty table, each with one holder more. */
+  adopt(table: BlockTable, match: PrefixMatch): void {
+    if (table.numBlocks !== 0)
+      throw new InternalError('a prefix can only start an empty block table');
+    for (let index = 0; index < match.numBlocks; index++) {
+      const id = match.blockIds[index]! as KvBlockId;
+      this.share(id);
+      this.#append(table, id);
+    }
+    table.numSealed = match.numBlocks;
+    table.lastSeal = match.lastSeal;
+    // A search that ended on a miss has hashed one block too many: chain again from the blocks that count.
+    table.hashHigh = 0;
+    table.hashLow = 0;
+    if (match.numBlocks > 0) {
+      const key = this.#hashKeys[match.blockIds[match.numBlocks - 1]!]!;
+      table.hashHigh = Math.floor(key / 0x100000000);
+      table.hashLow = key >>> 0;
+    }
+  }
+
+  /** Seals the blocks of the table that `numComputed` computed tokens fill. */
+  seal(table: BlockTable, tokens: TokenSpan, numComputed: number): void {
+    if (!this.#hasPrefixCache || table.isSealingOver) return;
+    const numFull = Math.floor(numComputed / this.blockSize);
+    for (; table.numSealed < numFull; table.numSealed++) {
+      const index = table.numSealed;
+      this.#hashBlock(tokens, index, table);
+      const key = hashKey(table);
+      const known = this.#blockOfHash.get(key);
+      if (known !== undefined) {
+        // Another block has this content already (two equal prompts at once): go on from its seal, keep ours unsealed.
+        if (!this.#holds(known, tokens, index, table.lastSeal)) {
+          table.isSealingOver = true;
+          return;
+        }
+        table.lastSeal = this.#seals[known]!;
+        continue;
+      }
+      const id = table.blockId(index);
+      const start = index * this.blockSize;
+      for (let i = 0; i < this.blockSize; i++) {
+        this.#tokens[id * this.blockSize + i] = tokens.ids[start + i]!;
+      }
+      this.#seals[id] = ++this.#lastSeal;
+      this.#parentSeals[id] = table.lastSeal;
+      this.#hashKeys[id] = key;
+      this.#blockOfHash.set(key, id);
+      table.lastSeal = this.#lastSeal;
+    }
+  }
+
+  #append(table: BlockTable, id: KvBlockId): void {
+    if (table.numBlocks === table.ids.length) {
+      table.ids = new Int32Array(table.ids.buffer.transfer(table.ids.length * 8));
+    }
+    table.ids[table.numBlocks++] = id;
+  }
+
+  #holds(id: KvBlockId, tokens: TokenSpan, index: number, parentSeal: number): boolean {
+    if (this.#parentSeals[id] !== parentSeal) return false;
+    const start = index * this.blockSize;
+    for (let i = 0; i < this.blockSize; i++) {
+      if (this.#tokens[id * this.blockSize + i] !== tokens.ids[start + i]) return false;
+    }
+    return true;
+  }
+
+  /** Chains block `index` into the 53-bit hash that `state` carries: two lanes of multiply and mix. */
+  #hashBlock(tokens: TokenSpan, index: number, state: { hashHigh: number; hashLow: number }): void {
+    let high = state.hashHigh ^ 0x9e3779b9;
+    let low = state.hashLow ^ 0x85ebca6b;
+    const start = index * this.blockSize;
+    for (let i = start; i < start + this.blockSize; i++) {
+      const id = tokens.ids[i]!;
+      high = Math.imul(high ^ id, 0xcc9e2d51);
+      high ^= high >>> 15;
+      low = Math.imul(low ^ id ^ high, 0x1b873593);
+      low ^= low >>> 13;
+    }
+    state.hashHigh = (high ^ low) & 0x1fffff;
+    state.hashLow = (low ^ (high << 7)) >>> 0;
+  }
+
+  #unseal(id: KvBlockId): void {
+    if (this.#seals[id] === 0) return;
+    this.#blockOfHash.delete(this.#hashKeys[id]!);
+    this.#seals[id] = 0;
+  }
+
+  #unlink(id: KvBlockId): void {
+    this.#next[this.#previous[id]!] = this.#next[id]!;
+    this.#previous[this.#next[id]!] = this.#previous[id]!;
+    this.#numFree--;
+  }
+
+  /** Sealed blocks queue up at the end, others go to the front, to be taken first. */
+  #linkFree(id: KvBlockId): void {
+    const sentinel = this.numBlocks;
+    const before = this.#seals[id] === 0 ? sentinel : this.#previous[sentinel]!;
+    const after = this.#next[before]!;
+    this.#next[before] = id;
+    this.#previous[id] = before;
+    this.#next[id] = after;
+    this.#previous[after] = id;
+    this.#numFree++;
+  }
+}
+
+function hashKey(state: { readonly hashHigh: number; readonly hashLow: number }): number {
+  return state.hashHigh * 0x100000000 + state.hashLow;
+}

@@ -1,0 +1,321 @@
+/**
+ * The engine without a clock or a loop of its own: takes requests, does one step when told to, and leaves events. Knows nothing of promises,
+ * threads or processes; `StepLoop` drives it.
+ *
+ * A step has two halves, because not every target is finished when `submit` returns: `begin` schedules and submits, `finish` takes the logits.
+ * Between them requests may come and go; what is in the step keeps its blocks until `finish`.
+ */
+
+import { HastenError, InternalError } from '../platform/errors.ts';
+import type { ModelRunner, StepTicket } from '../runtime/model-runner.ts';
+import { BlockManager } from './block-manager.ts';
+import type { EngineStats } from './engine-stats.ts';
+import { RequestError } from './errors.ts';
+import type { EngineEvent, FinishEvent, FinishReason } from './events.ts';
+import { catchesUp, fillBatch } from './fill-batch.ts';
+import { logprobOf, topLogprobs } from './logprobs.ts';
+import {
+  DEFAULT_PREFILL_PACER_OPTIONS,
+  PrefillPacer,
+  type PrefillPacerOptions,
+} from './prefill-pacer.ts';
+import { RandomStream, randomUnit } from './random.ts';
+import { type PreparedRequest, prepareRequest } from './request.ts';
+import { Sampler } from './sampler.ts';
+import { Scheduler, type SchedulerOutput } from './scheduler.ts';
+import { type DecoderSource, Sequence } from './sequence.ts';
+import { SlicedLogits } from './sliced-logits.ts';
+
+export interface EngineCoreOptions {
+  /** Made and disposed of by the caller. */
+  readonly runner: ModelRunner;
+  readonly tokenizer: DecoderSource;
+  /** All ids that end an output: of config, generation_config and file together. */
+  readonly eosTokenIds: Iterable<number>;
+  /** Whether equal prefixes share blocks. Default true. */
+  readonly hasPrefixCache?: boolean;
+  readonly pacing?: Partial<PrefillPacerOptions>;
+  /** Milliseconds from any origin; for tests. */
+  readonly now?: () => number;
+}
+
+export class EngineCore {
+  readonly #runner: ModelRunner;
+  readonly #tokenizer: DecoderSource;
+  readonly #eosTokenIds: ReadonlySet<number>;
+  readonly #now: () => number;
+  readonly #blocks: BlockManager;
+  readonly #pacer: PrefillPacer;
+  readonly #scheduler: Scheduler;
+  readonly #row: SlicedLogits;
+  readonly #sampler: Sampler;
+  readonly #sequences = new Map<string, Sequence>();
+  #events: EngineEvent[] = [];
+  /** The step between `begin` and `finish`. */
+  #inFlight: SchedulerOutput | null = null;
+  #stepStartMs = 0;
+
+  readonly #totals = {
+    numSteps: 0,
+    numPromptTokens: 0,
+    numCachedTokens: 0,
+    numOutputTokens: 0,
+    numPreemptions: 0,
+    numFinished: { stop: 0, length: 0, abort: 0, error: 0 } as Record<FinishReason, number>,
+  };
+  #lastStep = { numTokens: 0, numSequences: 0, stepMs: 0 };
+
+  constructor(options: EngineCoreOptions) {
+    const { limits, sliceSize } = options.runner;
+    this.#runner = options.runner;
+    this.#tokenizer = options.tokenizer;
+    this.#eosTokenIds = new Set(options.eosTokenIds);
+    this.#now = options.now ?? (() => performance.now());
+    this.#blocks = new BlockManager({
+      numBlocks: limits.numBlocks,
+      blockSize: limits.blockSize,
+      hasPrefixCache: options.hasPrefixCache ?? true,
+    });
+    this.#pacer = new PrefillPacer({ ...DEFAULT_PREFILL_PACER_OPTIONS, ...options.pacing });
+    this.#scheduler = new Scheduler(limits, this.#blocks, this.#pacer);
+    this.#row = new SlicedLogits(limits.vocabSize, sliceSize);
+    this.#sampler = new Sampler(this.#row);
+  }
+
+  /** Requests that have not had their finish event. */
+  get numUnfinished(): number {
+    return this.#sequences.size;
+  }
+
+  /** Whether `begin` would find something to do. */
+  get hasWork(): boolean {
+    return this.#sequences.size > 0;
+  }
+
+  /**
+   * Queues a request.
+   *
+   * @throws {RequestError | RequestTooLongError} if it is wrong, can never fit, or its id is in use; it gets no event then
+   */
+  submit(request: PreparedRequest): void {
+    const prepared = prepareRequest(request, this.#runner.limits);
+    if (this.#sequences.has(prepared.requestId)) {
+      throw new RequestError('requestId', `requestId: "${prepared.requestId}" is already in use`);
+    }
+    const sequence = new Sequence(prepared, this.#tokenizer, this.#now());
+    this.#sequences.set(sequence.requestId, sequence);
+    this.#scheduler.add(sequence);
+  }
+
+  /**
+   * Ends a request with reason `abort`; its blocks are free before the next step.
+   *
+   * @returns false if there is no such unfinished request
+   */
+  abort(requestId: string): boolean {
+    const sequence = this.#sequences.get(requestId);
+    if (sequence === undefined) return false;
+    if (this.#isInFlight(sequence)) sequence.isAborted = true;
+    else this.#finishSequence(sequence, 'abort');
+    return true;
+  }
+
+  abortAll(): void {
+    for (const requestId of [...this.#sequences.keys()]) this.abort(requestId);
+  }
+
+  /**
+   * Schedules the next step and hands it to the runner.
+   *
+   * @returns what to wait for before `finish`; `null` if there is nothing to do, or if it failed (the requests concerned have their events)
+   */
+  begin(): StepTicket | null {
+    if (this.#inFlight !== null) throw new InternalError('a step is already under way');
+    if (!this.hasWork) return null;
+    this.#stepStartMs = this.#now();
+    let output: SchedulerOutput;
+    try {
+      output = this.#scheduler.schedule();
+      if (output.numSequences === 0) {
+        throw new InternalError(`${this.#sequences.size} requests are open, but no step was found`);
+      }
+    } catch (error) {
+      for (const sequence of [...this.#sequences.values()]) this.#fail(sequence, error);
+      return null;
+    }
+    this.#totals.numPreemptions += output.numPreempted;
+    for (let s = 0; s < output.numSequences; s++) {
+      output.sequences[s]!.firstScheduledMs ??= this.#stepStartMs;
+    }
+    this.#inFlight = output;
+    try {
+      if (output.numCopies > 0) this.#runner.copyBlocks(output.copies, output.numCopies);
+      fillBatch(this.#runner.batch, output, this.#blocks.blockSize);
+      return this.#runner.submit();
+    } catch (error) {
+      this.failStep(error);
+      return null;
+    }
+  }
+
+  /** Ends the requests of the step under way: it cannot be finished. */
+  failStep(error: unknown): void {
+    const output = this.#takeInFlight();
+    for (let s = 0; s < output.numSequences; s++) this.#fail(output.sequences[s]!, error);
+  }
+
+  /** Takes the results of the step: its ticket must be done. */
+  finish(): void {
+    const output = this.#takeInFlight();
+    const nowMs = this.#now();
+    const stepMs = nowMs - this.#stepStartMs;
+    const numPromptTokens = output.numTokens - output.numStreams;
+    this.#pacer.observe(output.numStreams, numPromptTokens, stepMs);
+    this.#totals.numSteps++;
+    this.#totals.numPromptTokens += numPromptTokens;
+    this.#lastStep = { numTokens: output.numTokens, numSequences: output.numSequences, stepMs };
+
+    let row = 0;
+    for (let s = 0; s < output.numSequences; s++) {
+      const sequence = output.sequences[s]!;
+      const numNewTokens = output.numNewTokens[s]!;
+      const isCaughtUp = catchesUp(sequence, numNewTokens);
+      const rowIndex = isCaughtUp ? row++ : null;
+      sequence.numComputedTokens += numNewTokens;
+      if (sequence.isAborted) {
+        this.#finishSequence(sequence, 'abort');
+        continue;
+      }
+      this.#blocks.seal(sequence.blockTable, sequence.tokens, sequence.numComputedTokens);
+      if (rowIndex === null) continue;
+      try {
+        this.#takeToken(sequence, rowIndex, nowMs);
+      } catch (error) {
+        this.#fail(sequence, error);
+      }
+    }
+  }
+
+  /** Hands over the events since the last call, in order. */
+  takeEvents(): EngineEvent[] {
+    const events = this.#events;
+    if (events.length > 0) this.#events = [];
+    return events;
+  }
+
+  stats(): EngineStats {
+    const { numSteps, numPromptTokens, numCachedTokens, numOutputTokens, numPreemptions } =
+      this.#totals;
+    return {
+      numRunning: this.#scheduler.numRunning,
+      numWaiting: this.#scheduler.numWaiting,
+      numBlocks: this.#blocks.numBlocks,
+      numFreeBlocks: this.#blocks.numFreeBlocks,
+      numSealedBlocks: this.#blocks.numSealedBlocks,
+      numSteps,
+      numPromptTokens,
+      numCachedTokens,
+      numOutputTokens,
+      numPreemptions,
+      numFinished: { ...this.#totals.numFinished },
+      lastStep: { ...this.#lastStep },
+    };
+  }
+
+  /** Draws the next token of a sequence from row `rowIndex` of the step and acts on it. */
+  #takeToken(sequence: Sequence, rowIndex: number, nowMs: number): void {
+    const { params } = sequence;
+    const row = this.#row;
+    row.load(
+      this.#runner.logits(rowIndex),
+      this.#runner.sliceMax(rowIndex),
+      this.#runner.sliceExpSum(rowIndex),
+    );
+    const top =
+      params.logprobs !== null && params.logprobs > 0 ? topLogprobs(row, params.logprobs) : null;
+    sequence.penalties?.apply(row);
+    const unit = randomUnit(params.seed, sequence.numOutputTokens, RandomStream.sample);
+    const tokenId = this.#sampler.draw(params, unit);
+    row.restore();
+
+    if (!params.ignoreEos && this.#eosTokenIds.has(tokenId)) {
+      this.#finishSequence(sequence, 'stop');
+      return;
+    }
+    if (params.stopTokenIds.includes(tokenId)) {
+      this.#finishSequence(sequence, 'stop', tokenId);
+      return;
+    }
+    const { text, stop } = sequence.appendOutput(tokenId);
+    sequence.firstTokenMs ??= nowMs;
+    sequence.lastTokenMs = nowMs;
+    this.#totals.numOutputTokens++;
+    this.#events.push({
+      type: 'token',
+      requestId: sequence.requestId,
+      tokenId,
+      text,
+      ...(params.logprobs !== null && { logprob: logprobOf(row, tokenId) }),
+      ...(top !== null && { topLogprobs: top }),
+    });
+    if (stop !== null) this.#finishSequence(sequence, 'stop', stop);
+    else if (sequence.numOutputTokens >= params.maxTokens) this.#finishSequence(sequence, 'length');
+  }
+
+  #fail(sequence: Sequence, error: unknown): void {
+    const code = error instanceof HastenError ? error.code : 'internal';
+    const message = error instanceof Error ? error.message : String(error);
+    this.#finishSequence(sequence, 'error', null, { code, message });
+  }
+
+  #finishSequence(
+    sequence: Sequence,
+    reason: FinishReason,
+    stopReason: string | number | null = null,
+    error?: FinishEvent['error'],
+  ): void {
+    if (sequence.isFinished) throw new InternalError(`"${sequence.requestId}" finished twice`);
+    sequence.isFinished = true;
+    this.#scheduler.remove(sequence);
+    this.#sequences.delete(sequence.requestId);
+    this.#totals.numFinished[reason]++;
+    this.#totals.numCachedTokens += sequence.numCachedTokens ?? 0;
+    const { arrivalMs, firstScheduledMs, firstTokenMs, lastTokenMs } = sequence;
+    const between = (from: number | null, to: number | null): number | null =>
+      from === null || to === null ? null : to - from;
+    this.#events.push({
+      type: 'finish',
+      requestId: sequence.requestId,
+      reason,
+      stopReason,
+      text: typeof stopReason === 'string' ? '' : sequence.endText(),
+      usage: {
+        promptTokens: sequence.numPromptTokens,
+        completionTokens: sequence.numOutputTokens,
+        cachedTokens: sequence.numCachedTokens ?? 0,
+      },
+      timings: {
+        queueMs: between(arrivalMs, firstScheduledMs),
+        promptMs: between(firstScheduledMs, firstTokenMs),
+        ttftMs: between(arrivalMs, firstTokenMs),
+        outputMs: between(firstTokenMs, lastTokenMs),
+        totalMs: this.#now() - arrivalMs,
+      },
+      ...(error !== undefined && { error }),
+    });
+  }
+
+  #isInFlight(sequence: Sequence): boolean {
+    const output = this.#inFlight;
+    if (output === null) return false;
+    const index = output.sequences.indexOf(sequence);
+    return index >= 0 && index < output.numSequences;
+  }
+
+  #takeInFlight(): SchedulerOutput {
+    const output = this.#inFlight;
+    if (output === null) throw new InternalError('no step is under way');
+    this.#inFlight = null;
+    return output;
+  }
+}

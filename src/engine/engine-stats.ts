@@ -1,0 +1,27 @@
+/** Figures of the engine at one moment, and sums since it started. Plain data. */
+
+import type { FinishReason } from './events.ts';
+
+export interface EngineStats {
+  readonly numRunning: number;
+  readonly numWaiting: number;
+  /** KV blocks in the pool. */
+  readonly numBlocks: number;
+  /** Blocks that no sequence holds; some of them may hold cached prefixes. */
+  readonly numFreeBlocks: number;
+  /** Blocks that the prefix cache can find. */
+  readonly numSealedBlocks: number;
+  readonly numSteps: number;
+  /** Prompt tokens computed, those computed again after a preemption included. */
+  readonly numPromptTokens: number;
+  /** Prompt tokens of finished requests that came from the prefix cache. */
+  readonly numCachedTokens: number;
+  readonly numOutputTokens: number;
+  readonly numPreemptions: number;
+  readonly numFinished: Readonly<Record<FinishReason, number>>;
+  readonly lastStep: {
+    readonly numTokens: number;
+    readonly numSequences: number;
+    readonly stepMs: number;
+  };
+}

@@ -1,0 +1,91 @@
+/**
+ * One request on its way: its tokens, how many of them are computed, where their keys and values lie, and its text so far. There is no prefill
+ * or decode state: `numComputedTokens` catches up with `numTokens`, and whenever it has, the next token can be drawn.
+ */
+
+import { BlockTable } from './block-manager.ts';
+import { RequestError } from './errors.ts';
+import { Penalties } from './penalties.ts';
+import type { PreparedRequest } from './request.ts';
+import type { SamplingParams } from './sampling-params.ts';
+import { StopStrings } from './stop-strings.ts';
+import { TokenList } from './token-list.ts';
+
+/** Turns the ids of one sequence into text, never giving half a character; `end` gives what is left. */
+export interface DecoderStream {
+  push(id: number): string;
+  end(): string;
+}
+
+/** All that the engine needs of a tokenizer. */
+export interface DecoderSource {
+  createDecoderStream(): DecoderStream;
+}
+
+export class Sequence {
+  readonly requestId: string;
+  readonly params: SamplingParams & { readonly seed: number; readonly maxTokens: number };
+  readonly tokens: TokenList;
+  readonly numPromptTokens: number;
+  numComputedTokens = 0;
+  readonly blockTable = new BlockTable();
+  readonly penalties: Penalties | null;
+
+  /** Prompt tokens found in the prefix cache when it was first taken in; `null` before that. */
+  numCachedTokens: number | null = null;
+  numPreemptions = 0;
+  /** Set when it was aborted while a step with it was under way. */
+  isAborted = false;
+  isFinished = false;
+
+  /** Times by the engine's clock, milliseconds. */
+  readonly arrivalMs: number;
+  firstScheduledMs: number | null = null;
+  firstTokenMs: number | null = null;
+  lastTokenMs: number | null = null;
+
+  readonly #decoder: DecoderStream;
+  readonly #stops: StopStrings;
+
+  /** @throws {RequestError} if the output to go on from already holds a stop string */
+  constructor(request: PreparedRequest, decoders: DecoderSource, arrivalMs: number) {
+    this.requestId = request.requestId;
+    this.params = request.samplingParams;
+    this.tokens = new TokenList(request.promptTokenIds);
+    this.numPromptTokens = request.promptTokenIds.length;
+    this.penalties = Penalties.of(request.samplingParams, request.promptTokenIds);
+    this.arrivalMs = arrivalMs;
+    this.#decoder = decoders.createDecoderStream();
+    this.#stops = new StopStrings(request.samplingParams.stop);
+    for (const id of request.outputTokenIds) {
+      const { stop } = this.appendOutput(id);
+      if (stop !== null) {
+        throw new RequestError(
+          'outputTokenIds',
+          `outputTokenIds already end at stop string "${stop}"`,
+        );
+      }
+    }
+  }
+
+  get numTokens(): number {
+    return this.tokens.length;
+  }
+
+  get numOutputTokens(): number {
+    return this.tokens.length - this.numPromptTokens;
+  }
+
+  /** Takes a token into the output. Returns the text that it released, and the stop string that it completed. */
+  appendOutput(id: number): { readonly text: string; readonly stop: string | null } {
+    this.tokens.push(id);
+    this.penalties?.addOutput(id);
+    return this.#stops.push(this.#decoder.push(id));
+  }
+
+  /** The output is over: gives the text still held back. */
+  endText(): string {
+    const { text, stop } = this.#stops.push(this.#decoder.end());
+    return stop === null ? text + this.#stops.end() : text;
+  }
+}
