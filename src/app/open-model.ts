@@ -2,7 +2,7 @@
  * From what the user typed to an opened model: files found, numbers read, tokenizer at hand. Runs nothing yet.
  * Knows neither engine nor terminal.
  */
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { hubEnvironmentFrom } from '../hub/environment.ts';
 import type { SourceAttempt } from '../hub/errors.ts';
@@ -11,6 +11,7 @@ import { resolveDefaultModel, resolveModel } from '../hub/resolve.ts';
 import type { ResolvedModel } from '../hub/resolved-model.ts';
 import { loadModelDescription, type ModelDescription } from '../models/load-model.ts';
 import { HastenError } from '../platform/errors.ts';
+import { byteTokenizer } from '../tokenizer/byte-tokenizer.ts';
 import { type Tokenizer, tokenizerFromGguf, tokenizerFromHf } from '../tokenizer/tokenizer.ts';
 
 export interface FindModelOptions {
@@ -62,7 +63,7 @@ export class OpenedModel implements Disposable {
 
   /** null: the model has none. @throws {TokenizerError} if it has one that cannot be used */
   get tokenizer(): Tokenizer | null {
-    this.#tokenizer ??= loadTokenizer(this.description);
+    if (this.#tokenizer === undefined) this.#tokenizer = loadTokenizer(this.description);
     return this.#tokenizer;
   }
 
@@ -84,10 +85,20 @@ export class OpenedModel implements Disposable {
   }
 }
 
-function loadTokenizer({ path, format, weights }: ModelDescription): Tokenizer | null {
-  if (format === 'safetensors') {
-    return existsSync(join(path, 'tokenizer.json')) ? tokenizerFromHf(path) : null;
+function loadTokenizer({ path, format, weights, config }: ModelDescription): Tokenizer | null {
+  if (format === 'gguf') {
+    const kind = weights.metadata.get('tokenizer.ggml.model');
+    return kind === undefined || kind === 'none' ? null : tokenizerFromGguf(weights.metadata);
   }
-  const kind = weights.metadata.get('tokenizer.ggml.model');
-  return kind === undefined || kind === 'none' ? null : tokenizerFromGguf(weights.metadata);
+  if (existsSync(join(path, 'tokenizer.json'))) return tokenizerFromHf(path);
+  return isByteModel(path) ? byteTokenizer(config.vocabSize) : null;
+}
+
+/** A model folder of our own making may say that its tokens are bytes, and then needs no tokenizer file. */
+function isByteModel(folder: string): boolean {
+  const marker = join(folder, 'hasten.json');
+  if (!existsSync(marker)) return false;
+  return (
+    (JSON.parse(readFileSync(marker, 'utf8')) as { tokenizer?: unknown }).tokenizer === 'bytes'
+  );
 }

@@ -1,6 +1,9 @@
-/** What commands that open a model do first: find it, with a progress bar where that takes a while. */
+/** What commands that open a model do first: find it and start it, with a progress bar where that takes a while. */
 import { type FoundModel, findModel } from '../app/open-model.ts';
+import { RunningModel } from '../app/running-model.ts';
 import { hubProgress } from './hub-progress.ts';
+import type { EngineFlags } from './options.ts';
+import { planCacheFolder } from './plan-cache.ts';
 import { ProgressReporter } from './progress.ts';
 
 export async function findModelWithProgress(
@@ -9,4 +12,48 @@ export async function findModelWithProgress(
 ): Promise<FoundModel> {
   using progress = new ProgressReporter();
   return await findModel(spec, { ...options, onProgress: hubProgress(progress) });
+}
+
+export interface StartOptions {
+  readonly signal: AbortSignal;
+  readonly maxSeqs: number;
+  /** Told in words what is being done. */
+  readonly onPhase?: (phase: string) => void;
+}
+
+export async function startFoundModel(
+  found: FoundModel,
+  flags: EngineFlags,
+  { signal, maxSeqs, onPhase }: StartOptions,
+): Promise<RunningModel> {
+  using progress = new ProgressReporter();
+  const { target, precision, threads, maxModelLen, kvCacheMemory } = flags;
+  return await RunningModel.start({
+    name: found.name,
+    setup: {
+      path: found.path,
+      target,
+      precision,
+      threads,
+      maxModelLen,
+      kvCacheMemoryBytes: kvCacheMemory,
+      maxSeqs,
+      planCacheFolder: planCacheFolder(),
+    },
+    signal,
+    onProgress: ({ phase, done, total }) => {
+      onPhase?.(phase);
+      progress.update({ label: phase, done, total, unit: 'items' });
+    },
+  });
+}
+
+export async function startModelWithProgress(
+  spec: string | undefined,
+  flags: EngineFlags,
+  options: StartOptions,
+): Promise<RunningModel> {
+  const { signal } = options;
+  const found = await findModelWithProgress(spec, { offline: flags.offline, signal });
+  return await startFoundModel(found, flags, options);
 }

@@ -9,6 +9,7 @@ import {
   TARGET_NAMES,
   type TargetName,
 } from '../app/runner-options.ts';
+import type { SamplingParamsInput } from '../engine/sampling-params.ts';
 import { CommandError } from './errors.ts';
 
 /** How a model is opened and run; every command that computes takes these. */
@@ -79,6 +80,14 @@ export function addSamplingOptions(command: Command): Command {
       parseNumber(-2, 2),
     )
     .option('--stop <text>', 'end before this text; may be given again', collect);
+}
+
+/** The sampling flags that were given, as the engine takes them. */
+export function samplingFromFlags(flags: SamplingFlags): SamplingParamsInput {
+  const { temperature, topK, topP, minP, seed, stop } = flags;
+  const { repetitionPenalty, frequencyPenalty, presencePenalty } = flags;
+  const penalties = { repetitionPenalty, frequencyPenalty, presencePenalty };
+  return { temperature, topK, topP, minP, seed, stop, ...penalties };
 }
 
 function collect(value: string, previous: string[] | undefined): string[] {

@@ -14,7 +14,20 @@ export interface Choice {
   readonly result: GenerationResult;
 }
 
-export async function collectChoice(generation: Generation): Promise<Choice> {
+/**
+ * Waits for all choices.
+ * @throws the reason of `signal` if they were cut off
+ */
+export async function collectChoices(
+  generations: readonly Generation[],
+  signal: AbortSignal,
+): Promise<Choice[]> {
+  const choices = await Promise.all(generations.map(collectChoice));
+  signal.throwIfAborted();
+  return choices;
+}
+
+async function collectChoice(generation: Generation): Promise<Choice> {
   const parts: GenerationPart[] = [];
   for await (const part of generation) parts.push(part);
   return {

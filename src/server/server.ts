@@ -72,7 +72,11 @@ export class HttpServer implements AsyncDisposable {
   async listen(): Promise<string> {
     const { host, port } = this.#options;
     try {
-      return await this.#app.listen({ host, port });
+      return await this.#app.listen({
+        host,
+        port,
+        listenTextResolver: (url) => `listening on ${url}`,
+      });
     } catch (error) {
       throw listenError(error as NodeJS.ErrnoException, host, port);
     }

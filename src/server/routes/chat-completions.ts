@@ -1,7 +1,7 @@
 /** POST /v1/chat/completions: a conversation in, the next message out. */
 import { randomUUID } from 'node:crypto';
 import type { ChatTurn, GenerationResult } from '../../app/text-model.ts';
-import { type Choice, collectChoice, streamChoices } from '../answer.ts';
+import { type Choice, collectChoices, streamChoices } from '../answer.ts';
 import { clientSignal } from '../client-signal.ts';
 import { samplingOf } from '../generation-options.ts';
 import { chatLogprobs } from '../logprobs.ts';
@@ -33,7 +33,7 @@ export const chatCompletionsRoute: Route = (server, { served, shutdown }) => {
       await streamChoices(reply, generations, shapes, signal);
       return reply;
     }
-    const choices = await Promise.all(generations.map(collectChoice));
+    const choices = await collectChoices(generations, signal);
     return shapes.whole(choices);
   });
 };

@@ -1,7 +1,7 @@
 /** POST /v1/completions: a text (or several) in, its continuation out. */
 import { randomUUID } from 'node:crypto';
 import type { GenerationPart, GenerationResult, TextModel } from '../../app/text-model.ts';
-import { type Choice, collectChoice, streamChoices } from '../answer.ts';
+import { type Choice, collectChoices, streamChoices } from '../answer.ts';
 import { clientSignal } from '../client-signal.ts';
 import { samplingOf } from '../generation-options.ts';
 import { completionLogprobs } from '../logprobs.ts';
@@ -38,7 +38,7 @@ export const completionsRoute: Route = (server, { served, shutdown }) => {
       await streamChoices(reply, generations, shapes, signal);
       return reply;
     }
-    const choices = await Promise.all(generations.map(collectChoice));
+    const choices = await collectChoices(generations, signal);
     return shapes.whole(choices);
   });
 };

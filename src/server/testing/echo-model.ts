@@ -85,7 +85,7 @@ export class EchoModel implements TextModel {
         if (signal?.aborted) {
           this.numAborted++;
           finishReason = 'abort';
-          throw signal.reason;
+          break;
         }
         if (outputTokens === this.#options.failAfter) throw new Error('the echo broke');
         const id = tokenIds[outputTokens % tokenIds.length]!;

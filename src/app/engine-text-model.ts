@@ -1,0 +1,169 @@
+/** A `TextModel` over an engine, wherever that runs: prompts are encoded here, text comes back with the engine's events. */
+import type { EngineApi } from '../engine/engine.ts';
+import type { EngineEvent, FinishEvent, TokenEvent } from '../engine/events.ts';
+import type { RequestHandle } from '../engine/request-handle.ts';
+import { HastenError, InternalError } from '../platform/errors.ts';
+import { ChatTemplate } from '../tokenizer/chat-template.ts';
+import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import { NoTokenizerError } from './open-model.ts';
+import type {
+  ChatRenderOptions,
+  ChatTurn,
+  Generation,
+  GenerationPart,
+  GenerationRequest,
+  GenerationResult,
+  TextModel,
+  TokenLogprobs,
+} from './text-model.ts';
+
+/** The engine gave up on one request; others may go on. */
+export class GenerationError extends HastenError {
+  /** What kind of fault it was in the engine. */
+  readonly engineCode: string;
+
+  constructor(engineCode: string, message: string) {
+    super('generation_failed', message);
+    this.engineCode = engineCode;
+  }
+}
+
+/** The model cannot be talked with. */
+export class NoChatTemplateError extends HastenError {
+  constructor(name: string) {
+    super(
+      'no_chat_template',
+      `${name}: the model has no chat template, so it goes on from plain text only (--prompt, /v1/completions)`,
+    );
+  }
+}
+
+export interface EngineTextModelOptions {
+  readonly name: string;
+  /** For errors. */
+  readonly path: string;
+  readonly engine: EngineApi;
+  readonly tokenizer: Tokenizer | null;
+}
+
+export class EngineTextModel implements TextModel {
+  readonly name: string;
+  readonly engine: EngineApi;
+  readonly #path: string;
+  readonly #tokenizer: Tokenizer | null;
+  /** Parsed when it is first needed. */
+  #chatTemplate: ChatTemplate | null | undefined;
+
+  constructor(options: EngineTextModelOptions) {
+    this.name = options.name;
+    this.engine = options.engine;
+    this.#path = options.path;
+    this.#tokenizer = options.tokenizer;
+  }
+
+  get maxModelLen(): number {
+    return this.engine.limits.maxModelLen;
+  }
+
+  tokenize(text: string): number[] {
+    return this.#requireTokenizer().encode(text);
+  }
+
+  encodePrompt(text: string): number[] {
+    const tokenizer = this.#requireTokenizer();
+    const tokenIds = tokenizer.encode(text);
+    const { bosTokenId } = tokenizer;
+    // BOS only: an EOS that some tokenizers add would end the text that is to be continued.
+    const wantsBos = tokenizer.addsBos && bosTokenId !== null && tokenIds[0] !== bosTokenId;
+    return wantsBos ? [bosTokenId, ...tokenIds] : tokenIds;
+  }
+
+  encodeChat(messages: readonly ChatTurn[], options: ChatRenderOptions = {}): number[] {
+    const tokenizer = this.#requireTokenizer();
+    this.#chatTemplate ??= ChatTemplate.of(tokenizer);
+    if (this.#chatTemplate === null) throw new NoChatTemplateError(this.name);
+    return this.#chatTemplate.renderToIds(tokenizer, messages, {
+      addGenerationPrompt: options.addGenerationPrompt ?? true,
+      variables: options.variables,
+      specialsInContent: 'text',
+    }).tokenIds;
+  }
+
+  decode(tokenIds: readonly number[]): string {
+    return this.#requireTokenizer().decode(tokenIds);
+  }
+
+  generate({ tokenIds, sampling, signal }: GenerationRequest): Generation {
+    if (this.#tokenizer === null && (sampling?.stop?.length ?? 0) > 0) {
+      throw new NoTokenizerError(this.#path);
+    }
+    const handle = this.engine.submit(
+      { promptTokenIds: tokenIds, samplingParams: sampling },
+      { signal },
+    );
+    return new EngineGeneration(handle, this.#tokenizer);
+  }
+
+  #requireTokenizer(): Tokenizer {
+    if (this.#tokenizer === null) throw new NoTokenizerError(this.#path);
+    return this.#tokenizer;
+  }
+}
+
+class EngineGeneration implements Generation {
+  readonly result: Promise<GenerationResult>;
+  readonly #handle: RequestHandle;
+  readonly #tokenizer: Tokenizer | null;
+
+  constructor(handle: RequestHandle, tokenizer: Tokenizer | null) {
+    this.#handle = handle;
+    this.#tokenizer = tokenizer;
+    this.result = handle.finished.then(resultOf);
+    this.result.catch(() => {}); // The iteration throws the same.
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<GenerationPart, void, undefined> {
+    for await (const event of this.#handle) {
+      const part = this.#partOf(event);
+      if (part !== undefined) yield part;
+    }
+    await this.result;
+  }
+
+  #partOf(event: EngineEvent): GenerationPart | undefined {
+    if (event.type === 'token') {
+      const { text, tokenId } = event;
+      return { text, tokenIds: [tokenId], logprobs: this.#logprobsOf(event) };
+    }
+    return event.text === '' ? undefined : { text: event.text, tokenIds: [], logprobs: [] };
+  }
+
+  #logprobsOf({ tokenId, logprob, topLogprobs = [] }: TokenEvent): TokenLogprobs[] {
+    if (logprob === undefined) return [];
+    const probability = (id: number, value: number) => ({
+      id,
+      bytes: this.#tokenizer?.tokenBytes(id) ?? new Uint8Array(),
+      logprob: value,
+    });
+    const top = topLogprobs.map((each) => probability(each.tokenId, each.logprob));
+    return [{ ...probability(tokenId, logprob), top }];
+  }
+}
+
+function resultOf({ reason, usage, timings, error }: FinishEvent): GenerationResult {
+  if (reason === 'error') {
+    if (error === undefined) throw new InternalError('a request failed without saying why');
+    throw new GenerationError(error.code, error.message);
+  }
+  return {
+    finishReason: reason,
+    cachedTokens: usage.cachedTokens,
+    timings: {
+      promptTokens: usage.promptTokens,
+      promptMs: timings.promptMs ?? 0,
+      outputTokens: usage.completionTokens,
+      outputMs: timings.outputMs ?? 0,
+      ttftMs: timings.ttftMs ?? 0,
+    },
+  };
+}

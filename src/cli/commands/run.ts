@@ -1,0 +1,105 @@
+/** `hasten run`: one prompt, one answer. */
+import type { Command } from 'commander';
+import type { GenerationResult, TextModel } from '../../app/text-model.ts';
+import { InterruptedError, UsageError } from '../errors.ts';
+import { InterruptHandler } from '../interrupt.ts';
+import { startModelWithProgress } from '../model-command.ts';
+import {
+  addEngineOptions,
+  addSamplingOptions,
+  type EngineFlags,
+  parseInteger,
+  parseTokenIds,
+  type SamplingFlags,
+  samplingFromFlags,
+} from '../options.ts';
+import { note, printJson, styledError, writeOut } from '../output.ts';
+
+interface RunFlags extends EngineFlags, SamplingFlags {
+  readonly tokenIds?: number[];
+  readonly prompt?: string;
+  readonly chat?: string;
+  readonly system?: string;
+  readonly maxTokens: number;
+  readonly ignoreEos: boolean;
+  readonly json: boolean;
+}
+
+export function define(command: Command): void {
+  command
+    .argument('<model>', 'a path, an alias or any form that pull takes')
+    .option('--prompt <text>', 'text to go on from; BOS is added if the model wants it')
+    .option('--chat <text>', 'a message to answer, by the chat template of the model')
+    .option('--token-ids <ids>', 'a prompt of token ids, exactly: 1,2,3', parseTokenIds)
+    .option('--system <text>', 'system message before --chat')
+    .option('--max-tokens <n>', 'most tokens of the answer', parseInteger(1), 256)
+    .option('--ignore-eos', 'end-of-text tokens neither end the answer nor are hidden', false);
+  addEngineOptions(addSamplingOptions(command))
+    .option('--json', 'print one JSON object', false)
+    .addHelpText(
+      'after',
+      `
+JSON: {"tokenIds":[…],"text":"…","finishReason":"stop|length",
+"timings":{"promptTokens":…,"promptMs":…,"outputTokens":…,"outputMs":…,"ttftMs":…}}
+
+Examples:
+  $ hasten run smollm2 --chat "Why is the sky blue?"
+  $ hasten run smollm2 --prompt "The capital of France is" --max-tokens 8 --temperature 0
+`,
+    )
+    .action(run);
+}
+
+async function run(spec: string, flags: RunFlags): Promise<void> {
+  const given = [flags.tokenIds, flags.prompt, flags.chat].filter((prompt) => prompt !== undefined);
+  if (given.length !== 1) throw new UsageError('expected one of --prompt, --chat and --token-ids');
+  if (flags.system !== undefined && flags.chat === undefined) {
+    throw new UsageError('--system goes with --chat only');
+  }
+  using interrupts = new InterruptHandler();
+  const { signal } = interrupts;
+  await using model = await startModelWithProgress(spec, flags, { signal, maxSeqs: 1 });
+  const tokenIds = promptIds(model, flags);
+  const sampling = {
+    ...samplingFromFlags(flags),
+    maxTokens: flags.maxTokens,
+    ignoreEos: flags.ignoreEos,
+  };
+  const generation = model.generate({ tokenIds, sampling, signal });
+  const outputIds: number[] = [];
+  let text = '';
+  for await (const part of generation) {
+    outputIds.push(...part.tokenIds);
+    text += part.text;
+    if (!flags.json) await writeOut(part.text);
+  }
+  const result = await generation.result;
+  const { finishReason, timings } = result;
+  if (finishReason === 'abort' && flags.json) throw new InterruptedError();
+  if (flags.json) {
+    await printJson({ tokenIds: outputIds, text, finishReason, timings });
+    return;
+  }
+  if (!text.endsWith('\n')) await writeOut('\n');
+  if (process.stderr.isTTY) note(styledError('dim', describe(result)));
+  if (finishReason === 'abort') throw new InterruptedError();
+}
+
+function promptIds(model: TextModel, flags: RunFlags): readonly number[] {
+  if (flags.tokenIds !== undefined) return flags.tokenIds;
+  if (flags.prompt !== undefined) return model.encodePrompt(flags.prompt);
+  const system = flags.system === undefined ? [] : [{ role: 'system', content: flags.system }];
+  return model.encodeChat([...system, { role: 'user', content: flags.chat ?? '' }]);
+}
+
+/** "31 tokens, 120.3 tokens/s, first after 45 ms" */
+export function describe({ finishReason, timings }: GenerationResult): string {
+  const { outputTokens, outputMs, ttftMs } = timings;
+  const parts = [`${outputTokens} ${outputTokens === 1 ? 'token' : 'tokens'}`];
+  if (outputTokens > 1 && outputMs > 0) {
+    parts.push(`${(((outputTokens - 1) * 1000) / outputMs).toFixed(1)} tokens/s`);
+  }
+  if (outputTokens > 0) parts.push(`first after ${Math.round(ttftMs)} ms`);
+  if (finishReason === 'length') parts.push('cut at the token limit');
+  return parts.join(', ');
+}
