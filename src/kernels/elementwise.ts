@@ -1,15 +1,21 @@
 /**
  * Element by element kernels: sums, products, scaling, soft caps, activations, and the gated activation of feed-forward layers.
  *
- * All cut their work the same way: a chunk is rowsPerChunk rows of one column segment (rows.ts `forEachBlock`), so that one long row can be shared by
- * threads as well as many short ones. No scratch. Params always: numRows rowsPerChunk, and an address and a stride per matrix.
+ * All cut their work the same way: a chunk is rowsPerChunk rows of one column segment (rows.ts `forEachRowSegment`), so that one long row can be shared by
+ * threads as well as many short ones. Scratch: one segment, for q8 output. Params always: numRows rowsPerChunk, and an address and a stride per matrix.
  */
 import type { ActivationKind } from '../graph/ir.ts';
 import { KernelBuilder } from './builder.ts';
 import type { KernelProgram, Vector, VectorMachine } from './kernel-ir.ts';
 import { activation, tanh } from './math.ts';
-import { loadBlock, storeBlock } from './quantize.ts';
-import { forEachBlock, type RowElement, rowStream, type SegmentShape } from './rows.ts';
+import { loadBlock, storeBlock, storeQ8Block } from './quantize.ts';
+import {
+  columnsOfSegment,
+  forEachRowSegment,
+  type RowElement,
+  rowStream,
+  type SegmentShape,
+} from './rows.ts';
 
 interface ElementwiseKernel {
   readonly name: string;
@@ -29,12 +35,24 @@ function mapKernel(
     ...inputs.map((input) => ({ ...rowStream(input), element: 'f32' as const })),
     { ...rowStream('out'), element: output },
   ];
-  forEachBlock(k, name, shape, streams, (blocks, counts) => {
-    const operands = inputs.map((_, i) => loadBlock(k, blocks[i]!, counts));
-    const results = counts.map((count, i) =>
-      count === 0 ? operands[0]![i]! : compute(k, ...operands.map((vectors) => vectors[i]!)),
-    );
-    storeBlock(k, output, blocks.at(-1)!, results, counts);
+  const isQuantized = output === 'q8';
+  const results = isQuantized ? k.reserveScratch(4 * columnsOfSegment(shape)) : 0;
+  forEachRowSegment(k, name, shape, streams, (rows, visitBlocks) => {
+    // Quantizing waits for the largest of a block. In a pass of its own that wait overlaps with other blocks; one pass took 1.1x as long.
+    const computed = isQuantized ? k.pointer(k.at(k.scratch, results)) : rows.at(-1)!;
+    const sources = rows.slice(0, inputs.length);
+    const elements = rows.map((): RowElement => 'f32');
+    visitBlocks([...sources, computed], elements, (blocks, counts) => {
+      const operands = sources.map((_, i) => loadBlock(k, blocks[i]!, counts));
+      const values = counts.map((count, i) =>
+        count === 0 ? operands[0]![i]! : compute(k, ...operands.map((vectors) => vectors[i]!)),
+      );
+      storeBlock(k, 'f32', blocks.at(-1)!, values, counts);
+    });
+    if (!isQuantized) return;
+    visitBlocks([computed, rows.at(-1)!], ['f32', 'q8'], ([values, out], counts) => {
+      storeQ8Block(k, out!, loadBlock(k, values!, counts));
+    });
   });
   return k.finish();
 }

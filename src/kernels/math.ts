@@ -29,6 +29,23 @@ function horner(k: KernelBuilder, x: Vector, coefficients: readonly number[]): V
   return result;
 }
 
+/** The same for an even number of coefficients, in pairs: half as many steps that wait for each other. `square` is x². */
+function pairwise(
+  k: KernelBuilder,
+  x: Vector,
+  square: Vector,
+  coefficients: readonly number[],
+): Vector {
+  let result: Vector | undefined;
+  for (let i = 0; i < coefficients.length; i += 2) {
+    const pair = k.splatF32(coefficients[i + 1]!);
+    k.fmaInto(pair, k.splatF32(coefficients[i]!), x);
+    if (result) k.fmaInto(pair, result, square);
+    result = pair;
+  }
+  return result!;
+}
+
 /** value * 2^exponent, for whole `exponent` and a normal result. */
 function scaleByPowerOfTwo(k: KernelBuilder, value: Vector, exponent: Vector): Vector {
   const whole = k.unary('i32.fromF32', exponent);
@@ -51,16 +68,18 @@ export function exp(k: KernelBuilder, x: Vector): Vector {
   const r = inRange;
   k.fnmaInto(r, n, k.splatF32(LN2_HIGH));
   k.fnmaInto(r, n, k.splatF32(LN2_LOW));
-  const p = horner(
+  const square = k.mulF(r, r);
+  const p = pairwise(
     k,
     r,
+    square,
     [
       1.98756915e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1,
       5.0000001201e-1,
     ],
   );
   const sum = k.addF(r, k.splatF32(1));
-  k.fmaInto(sum, p, k.mulF(r, r));
+  k.fmaInto(sum, p, square);
   const value = scaleByPowerOfTwo(k, sum, n);
   const low = k.subF(value, k.keepWhereGe(value, k.splatF32(EXP_MIN), x));
   const saturation = k.splatF32(Number.POSITIVE_INFINITY);

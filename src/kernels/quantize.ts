@@ -11,7 +11,7 @@ import {
 import { KernelBuilder } from './builder.ts';
 import type { KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.ts';
 import { absF } from './math.ts';
-import { forEachBlock, type RowElement, rowStream, type SegmentShape } from './rows.ts';
+import { forEachRowSegment, type RowElement, rowStream, type SegmentShape } from './rows.ts';
 
 /** Writes 32 values, 32 / lanes vectors of them, as the q8 block at `block`. The values are used up. */
 export function storeQ8Block(k: KernelBuilder, block: Scalar, values: readonly Vector[]): void {
@@ -71,7 +71,7 @@ export function loadBlock(k: KernelBuilder, block: Scalar, counts: readonly numb
 /**
  * x f32 `[numRows, width]` → out q8.
  *
- * Params: x xStride out outStride numRows rowsPerChunk. Chunk: rows.ts `forEachBlock`. No scratch.
+ * Params: x xStride out outStride numRows rowsPerChunk. Chunk: rows.ts `forEachRowSegment`. No scratch.
  */
 export function quantizeKernel(machine: VectorMachine, shape: SegmentShape): KernelProgram {
   const k = new KernelBuilder(`quantize_${shape.width}`, machine);
@@ -79,8 +79,10 @@ export function quantizeKernel(machine: VectorMachine, shape: SegmentShape): Ker
     { ...rowStream('x'), element: 'f32' },
     { ...rowStream('out'), element: 'q8' },
   ] as const;
-  forEachBlock(k, 'quantize', shape, streams, ([x, out], counts) => {
-    storeQ8Block(k, out!, loadBlock(k, x!, counts));
+  forEachRowSegment(k, 'quantize', shape, streams, (rows, visitBlocks) => {
+    visitBlocks(rows, ['f32', 'q8'], ([x, out], counts) => {
+      storeQ8Block(k, out!, loadBlock(k, x!, counts));
+    });
   });
   return k.finish();
 }

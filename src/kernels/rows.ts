@@ -139,24 +139,37 @@ export function segmentsPerRow({ width, segmentColumns }: SegmentShape): number 
   return segmentColumns === undefined ? 1 : Math.ceil(width / segmentColumns);
 }
 
+/** A stream with the type of its elements. */
+export interface TypedStream extends RowStream {
+  readonly element: RowElement;
+}
+
+/** Walks the blocks of 32 columns of a row segment: body gets the address of the block in each stream and the columns in use per vector. */
+export type VisitBlocks = (
+  starts: readonly Scalar[],
+  elements: readonly RowElement[],
+  body: (blocks: readonly Scalar[], counts: readonly number[]) => void,
+) => void;
+
 /**
- * Runs `body` for every block of 32 columns of the chunk: chunk = rowGroup * segmentsPerRow + segment, where a row group is rowsPerChunk rows.
- * body gets the address of the block in each stream and the columns in use per vector.
+ * Runs `body` for every row of the chunk: chunk = rowGroup * segmentsPerRow + segment, where a row group is rowsPerChunk rows.
+ * body gets the address of the row's segment in each stream, which it must not change, and the means to walk the segment's blocks.
  */
-export function forEachBlock(
+export function forEachRowSegment(
   k: KernelBuilder,
   kernel: string,
   shape: SegmentShape,
-  streams: readonly (RowStream & { readonly element: RowElement })[],
-  body: (blocks: readonly Scalar[], counts: readonly number[]) => void,
+  streams: readonly TypedStream[],
+  body: (starts: readonly Scalar[], visitBlocks: VisitBlocks) => void,
 ): void {
   const { width } = shape;
-  const segmentColumns = shape.segmentColumns ?? Math.ceil(width / 32) * 32;
+  const segmentColumns = columnsOfSegment(shape);
   requireCount(kernel, 'width', width);
   requireCount(kernel, 'segmentColumns', segmentColumns, Q8_BLOCK_VALUES);
   const segments = segmentsPerRow(shape);
   const blocksPerSegment = segmentColumns / Q8_BLOCK_VALUES;
   const wholeBlocks = Math.floor(width / Q8_BLOCK_VALUES);
+  const rest = width % Q8_BLOCK_VALUES;
 
   const rowGroup = segments === 1 ? k.chunk : k.div(k.chunk, segments);
   const segment = segments === 1 ? k.const(0) : k.sub(k.chunk, k.mul(rowGroup, segments));
@@ -169,22 +182,29 @@ export function forEachBlock(
   });
   const blockCount = k.min(k.sub(k.const(wholeBlocks), firstBlock), blocksPerSegment);
   const rowCount = k.min(k.sub(k.arg('numRows'), firstRow), k.arg('rowsPerChunk'));
-  k.loop(rowCount, () => {
-    const blocks = rows.map((row) => k.copy(row));
+
+  const visitBlocks: VisitBlocks = (starts, elements, visit) => {
+    const blocks = starts.map((start) => k.copy(start));
     k.loop(blockCount, () => {
-      body(blocks, vectorCounts(k.lanes, Q8_BLOCK_VALUES));
+      visit(blocks, vectorCounts(k.lanes, Q8_BLOCK_VALUES));
       blocks.forEach((block, i) => {
-        k.addTo(block, bytesPer32(streams[i]!.element));
+        k.addTo(block, bytesPer32(elements[i]!));
       });
     });
-    const rest = width % Q8_BLOCK_VALUES;
-    if (rest > 0) {
-      k.if(segment, 'eq', segments - 1, () => {
-        body(blocks, vectorCounts(k.lanes, rest));
-      });
-    }
+    if (rest === 0) return;
+    k.if(segment, 'eq', segments - 1, () => {
+      visit(blocks, vectorCounts(k.lanes, rest));
+    });
+  };
+  k.loop(rowCount, () => {
+    body(rows, visitBlocks);
     streams.forEach(({ stride }, i) => {
       k.addTo(rows[i]!, k.arg(stride));
     });
   });
+}
+
+/** Columns of a segment, a multiple of 32 for a shape that is accepted. */
+export function columnsOfSegment({ width, segmentColumns }: SegmentShape): number {
+  return segmentColumns ?? Math.ceil(width / Q8_BLOCK_VALUES) * Q8_BLOCK_VALUES;
 }
