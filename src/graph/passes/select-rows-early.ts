@@ -31,7 +31,9 @@ export const selectRowsEarly: GraphPass<'select-rows-early'> = {
         isWeightOp(input.op) || isSelected(input)
           ? map(input)
           : builder.selectRows(map(input), builder.input('logitRows'), `${input.label}.rows`);
-      if (node.op === 'selectRows') return selected(node.inputs[0]!);
+      if (node.op === 'selectRows') {
+        return isSelected(node.inputs[0]!) ? map(node.inputs[0]!) : null;
+      }
       if (!movable.has(node)) return null;
       return builder.node(node.op, node.inputs.map(selected), node.attrs, node.label);
     });

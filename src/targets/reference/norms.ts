@@ -9,7 +9,7 @@ export interface RowPlaces {
 }
 
 /**
- * RMSNorm of one group: out[i] = x[i] / sqrt(mean(x²) + eps) * weight[i], plus residual[i].
+ * RMSNorm of one group: out[i] = x[i] / sqrt(mean(x²) + eps) * weight[i], rounded to f32, plus residual[i].
  *
  * @param weight f32 [groupSize]
  * @param residual f32, read from `residualOffset`; null for none
@@ -30,7 +30,7 @@ export function rmsNormRow(
   }
   const scale = 1 / Math.sqrt(sumSquares / groupSize + eps);
   for (let i = 0; i < groupSize; i++) {
-    const value = x[xOffset + i]! * scale * weight[i]!;
+    const value = Math.fround(x[xOffset + i]! * scale * weight[i]!);
     out[outOffset + i] = residual === null ? value : value + residual[residualOffset + i]!;
   }
 }

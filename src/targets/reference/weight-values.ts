@@ -1,5 +1,6 @@
 /**
- * Values of weight nodes: read, decoded, joined and mapped once, then kept. Knows no op but those on weights.
+ * Values of weight nodes: read, decoded, joined and mapped once, then kept; several runners of one model may share them. Knows no op but those on
+ * weights.
  */
 import type { GraphNode, NodeWithOp, WeightPart } from '../../graph/ir.ts';
 import { countRows } from '../../graph/weight-ref.ts';
@@ -22,8 +23,8 @@ const CHUNK_BYTES = 4 * 1024 * 1024;
 
 export class WeightValues {
   readonly #reader: WeightReader;
-  readonly #f32 = new Map<GraphNode, Float32Array>();
-  readonly #quantized = new Map<GraphNode, QuantizedMatrix>();
+  readonly #f32 = new Cache<Float32Array>();
+  readonly #quantized = new Cache<QuantizedMatrix>();
 
   constructor(reader: WeightReader) {
     this.#reader = reader;
@@ -31,23 +32,15 @@ export class WeightValues {
 
   /** f32, row-major in the node's shape. */
   f32(node: GraphNode): Float32Array {
-    const known = this.#f32.get(node);
-    if (known !== undefined) return known;
-    const values = this.#computeF32(node);
-    this.#f32.set(node, values);
-    return values;
+    return this.#f32.get(node, () => this.#computeF32(node));
   }
 
   /** Integer codes; all parts must be stored in one quantized format and used as they are. */
   quantized(node: GraphNode): QuantizedMatrix {
-    const known = this.#quantized.get(node);
-    if (known !== undefined) return known;
-    const matrix = joinQuantized(
-      plainParts(node).map((part) => this.#readQuantized(part)),
-      node,
-    );
-    this.#quantized.set(node, matrix);
-    return matrix;
+    return this.#quantized.get(node, () => {
+      const parts = plainParts(node).map((part) => this.#readQuantized(part));
+      return joinQuantized(parts, node);
+    });
   }
 
   #computeF32(node: GraphNode): Float32Array {
@@ -132,6 +125,27 @@ export class WeightValues {
       throw new InternalError(`the graph refers to "${name}", which is not among the weights`);
     return tensor;
   }
+}
+
+/** Values by node, found again for an equal node of another graph. */
+class Cache<Value> {
+  readonly #byNode = new WeakMap<GraphNode, Value>();
+  readonly #byContent = new Map<string, Value>();
+
+  get(node: GraphNode, compute: () => Value): Value {
+    const known = this.#byNode.get(node);
+    if (known !== undefined) return known;
+    const key = contentKey(node);
+    const value = this.#byContent.get(key) ?? compute();
+    this.#byContent.set(key, value);
+    this.#byNode.set(node, value);
+    return value;
+  }
+}
+
+/** What a weight node's values depend on. */
+function contentKey(node: GraphNode): string {
+  return `${node.op}${JSON.stringify(node.attrs)}(${node.inputs.map(contentKey).join(',')})`;
 }
 
 /** The stored rows that a weight node consists of. */
