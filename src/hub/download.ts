@@ -77,31 +77,39 @@ export async function downloadBlob(request: DownloadRequest): Promise<Downloaded
   }
 }
 
+/** The rest of the file, checked and named. Wrong bytes are removed. */
 async function finishDownload(
   request: DownloadRequest,
   start: Partial,
   meter: ProgressMeter,
 ): Promise<DownloadedBlob> {
-  let partial = start;
-  if (
-    request.sizeBytes === undefined ||
-    partial.offset < request.sizeBytes ||
-    partial.offset === 0
-  ) {
-    partial = await withRetries(request.policy, request.signal, async (progressed) => {
-      const before = partial.offset;
-      const transfer = { ...partial };
-      try {
-        return await receive(request, transfer, meter);
-      } catch (error) {
-        if (transfer.offset > before) progressed();
-        throw asDiskError(error, partial.path, remaining(request, transfer.offset));
-      } finally {
-        partial = transfer; // what has come so far counts for the next try
-      }
-    });
+  try {
+    return await commit(request, await receiveAll(request, start, meter), meter);
+  } catch (error) {
+    if (error instanceof DigestError) await discard(start.path);
+    throw error;
   }
-  return await commit(request, partial, meter);
+}
+
+async function receiveAll(
+  request: DownloadRequest,
+  start: Partial,
+  meter: ProgressMeter,
+): Promise<Partial> {
+  if (start.offset > 0 && start.offset === request.sizeBytes) return start;
+  let partial = start;
+  return await withRetries(request.policy, request.signal, async (progressed) => {
+    const before = partial.offset;
+    const transfer = { ...partial };
+    try {
+      return await receive(request, transfer, meter);
+    } catch (error) {
+      if (transfer.offset > before) progressed();
+      throw asDiskError(error, partial.path, remaining(request, transfer.offset));
+    } finally {
+      partial = transfer; // what has come so far counts for the next try
+    }
+  });
 }
 
 /** Receives from `transfer.offset` on; moves `offset` and `hash` along as bytes reach the disk. */
@@ -129,7 +137,16 @@ async function receive(
       transfer.offset = 0; // the whole file comes
       transfer.hash = newHash(request);
     }
-    const totalBytes = request.sizeBytes ?? totalOf(response, transfer.offset);
+    const announcedBytes = totalOf(response, transfer.offset);
+    const totalBytes = request.sizeBytes ?? announcedBytes;
+    if (announcedBytes !== undefined && announcedBytes !== totalBytes) {
+      throw new DigestError(
+        request.label,
+        'size',
+        `${totalBytes} bytes`,
+        `${announcedBytes} bytes`,
+      );
+    }
     await checkRoom(request, totalBytes === undefined ? undefined : totalBytes - transfer.offset);
 
     file = await fs.open(transfer.path, transfer.offset === 0 ? 'w' : 'r+');
@@ -183,33 +200,23 @@ async function writeChunks(
 /** Checks the complete file and gives it its name. */
 async function commit(
   request: DownloadRequest,
-  partial: Partial,
+  { path, offset, hash }: Partial,
   meter: ProgressMeter,
 ): Promise<DownloadedBlob> {
-  const { digest } = request;
-  try {
-    if (request.sizeBytes !== undefined && partial.offset !== request.sizeBytes) {
-      throw new DigestError(
-        request.label,
-        'size',
-        `${request.sizeBytes} bytes`,
-        `${partial.offset} bytes`,
-      );
-    }
-    const actual = partial.hash.digest('hex');
-    if (digest !== undefined && actual !== digest.hex) {
-      throw new DigestError(request.label, digest.algorithm, digest.hex, actual);
-    }
-    if (request.checkHead !== undefined) request.checkHead(await readHead(partial.path));
-    const blobName = digest?.hex ?? actual;
-    await fs.rename(partial.path, join(request.blobsDir, blobName));
-    await fs.rm(notePath(partial.path), { force: true });
-    meter.finish(partial.offset);
-    return { blobName, sizeBytes: partial.offset };
-  } catch (error) {
-    await discard(partial.path);
-    throw error;
+  const { digest, label, sizeBytes } = request;
+  if (sizeBytes !== undefined && offset !== sizeBytes) {
+    throw new DigestError(label, 'size', `${sizeBytes} bytes`, `${offset} bytes`);
   }
+  const actual = hash.digest('hex');
+  if (digest !== undefined && actual !== digest.hex) {
+    throw new DigestError(label, digest.algorithm, digest.hex, actual);
+  }
+  if (request.checkHead !== undefined) request.checkHead(await readHead(path));
+  const blobName = digest?.hex ?? actual;
+  await fs.rename(path, join(request.blobsDir, blobName));
+  await fs.rm(notePath(path), { force: true });
+  meter.finish(offset);
+  return { blobName, sizeBytes: offset };
 }
 
 /** What an earlier run left, hashed; nothing usable: offset 0. */

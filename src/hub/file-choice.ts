@@ -148,5 +148,5 @@ function folderFiles(names: readonly string[]): FileChoice {
 
 function hasQuant(name: string, quant: string): boolean {
   const escaped = quant.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
-  return new RegExp(`(?:^|[^A-Za-z0-9])${escaped}[.-]`, 'i').test(name);
+  return new RegExp(`(?:^|[^A-Za-z0-9])${escaped}[./-]`, 'i').test(name);
 }

@@ -9,6 +9,8 @@ import type { NetworkPolicy } from './network-policy.ts';
 const MAX_REDIRECTS = 10;
 const MAX_RETRY_AFTER_MS = 60_000;
 const MAX_JSON_BYTES = 32 * 2 ** 20;
+/** Tries in all, however much progress each one makes. */
+const MAX_ATTEMPTS = 200;
 const RETRYABLE_STATUS = new Set([408, 425, 429, 500, 502, 503, 504]);
 const UNREACHABLE_CODES = new Set([
   'ENOTFOUND',
@@ -118,7 +120,7 @@ export async function withRetries<T>(
     failures = 0;
     everAnswered = true;
   };
-  for (;;) {
+  for (let attempts = 1; ; attempts++) {
     signal?.throwIfAborted();
     try {
       return await attempt(progressed);
@@ -128,6 +130,7 @@ export async function withRetries<T>(
       const neverThere = error.fault === 'unreachable' && !everAnswered;
       failures++;
       if (failures > (neverThere ? policy.unreachableRetries : policy.maxRetries)) throw error;
+      if (attempts >= MAX_ATTEMPTS) throw error;
       if (error.status !== undefined) everAnswered = true;
       const waitMs = backoffMs(policy, failures, error.retryAfterMs);
       await sleep(waitMs, undefined, { signal }).catch(() => signal?.throwIfAborted());
