@@ -6,9 +6,9 @@
  */
 import type { ActivationKind } from '../graph/ir.ts';
 import { KernelBuilder } from './builder.ts';
-import type { KernelProgram, Vector, VectorMachine } from './kernel-ir.ts';
+import type { KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.ts';
 import { activation, tanh } from './math.ts';
-import { loadBlock, storeBlock, storeQ8Block } from './quantize.ts';
+import { loadBlock, storeQ8Block } from './quantize.ts';
 import {
   columnsOfSegment,
   forEachRowSegment,
@@ -43,11 +43,12 @@ function mapKernel(
     const sources = rows.slice(0, inputs.length);
     const elements = rows.map((): RowElement => 'f32');
     visitBlocks([...sources, computed], elements, (blocks, counts) => {
-      const operands = sources.map((_, i) => loadBlock(k, blocks[i]!, counts));
-      const values = counts.map((count, i) =>
-        count === 0 ? operands[0]![i]! : compute(k, ...operands.map((vectors) => vectors[i]!)),
-      );
-      storeBlock(k, 'f32', blocks.at(-1)!, values, counts);
+      counts.forEach((count, i) => {
+        if (count === 0) return;
+        const at = (block: Scalar) => k.at(block, 4 * i * k.lanes);
+        const operands = sources.map((_, j) => k.load(at(blocks[j]!), 'bits', count));
+        k.store(at(blocks.at(-1)!), compute(k, ...operands), 'bits', count);
+      });
     });
     if (!isQuantized) return;
     visitBlocks([computed, rows.at(-1)!], ['f32', 'q8'], ([values, out], counts) => {
