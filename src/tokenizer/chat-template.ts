@@ -10,10 +10,11 @@ import {
   BoundedInterpreter,
   boundedRange,
   defaultRenderLimits,
+  type PreparedProgram,
   prepareProgram,
   type RenderLimits,
 } from './jinja-interpreter.ts';
-import { type AstNode, Environment, parse, tokenize } from './jinja-package.ts';
+import { Environment, parse, tokenize } from './jinja-package.ts';
 import { strftime } from './python-text.ts';
 import { protectText, specialTexts, unusedMark } from './special-text-guard.ts';
 
@@ -72,8 +73,7 @@ const MAX_SPACE_RUN = 1000;
 class RaisedByTemplate extends Error {}
 
 export class ChatTemplate {
-  readonly #program: AstNode;
-  readonly #iterated: ReadonlySet<object>;
+  readonly #prepared: PreparedProgram;
   readonly #source: string;
   readonly #variables: Readonly<Record<string, unknown>>;
   readonly #limits: RenderLimits;
@@ -104,8 +104,8 @@ export class ChatTemplate {
       );
     }
     try {
-      this.#program = parse(tokenize(source, { lstrip_blocks: true, trim_blocks: true }));
-      this.#iterated = prepareProgram(this.#program);
+      const program = parse(tokenize(source, { lstrip_blocks: true, trim_blocks: true }));
+      this.#prepared = prepareProgram(program);
     } catch (cause) {
       if (isStackOverflow(cause)) {
         throw new ChatTemplateError('limit', 'the chat template is nested too deeply', { cause });
@@ -209,8 +209,8 @@ export class ChatTemplate {
         environment.variables.delete(name);
         environment.set(name, value);
       }
-      const interpreter = new BoundedInterpreter(environment, this.#iterated, this.#limits);
-      return String(interpreter.run(this.#program).value);
+      const interpreter = new BoundedInterpreter(environment, this.#prepared, this.#limits);
+      return String(interpreter.run(this.#prepared.program).value);
     } catch (cause) {
       if (cause instanceof HastenError) throw cause;
       if (cause instanceof RaisedByTemplate) {

@@ -80,6 +80,7 @@ export function tokenizerFromHfFiles(files: HfTokenizerFiles): Tokenizer {
 
   const hasByteFallback = asFlag(model.byte_fallback, 'model.byte_fallback');
   const byteIds = new Int32Array(256).fill(-1);
+  const unindexedIds = new Map<string, number>();
   const vocabulary = new Vocabulary({
     tokens,
     spelling,
@@ -89,6 +90,7 @@ export function tokenizerFromHfFiles(files: HfTokenizerFiles): Tokenizer {
       const hex = /^<0x([0-9A-F]{2})>$/.exec(tokens[id]!)?.[1];
       if (hex === undefined) return undefined;
       byteIds[Number.parseInt(hex, 16)] = id;
+      unindexedIds.set(tokens[id]!, id);
       return Number.parseInt(hex, 16);
     },
   });
@@ -98,6 +100,7 @@ export function tokenizerFromHfFiles(files: HfTokenizerFiles): Tokenizer {
   for (const { id, content, isSpecial } of added) {
     if (isSpecial) specials[id] = 1;
     addedIds.set(content, id);
+    unindexedIds.set(content, id);
   }
   const idOf = (text: string): number | undefined => {
     const id = addedIds.get(text) ?? vocabulary.findSpelling(text);
@@ -155,7 +158,7 @@ export function tokenizerFromHfFiles(files: HfTokenizerFiles): Tokenizer {
     normalize,
     steps,
     specials,
-    unindexedIds: addedIds,
+    unindexedIds,
     bosTokenId,
     eosTokenIds: endOfTurnIds([eosTokenId], (text) => addedIds.get(text)),
     ...around,

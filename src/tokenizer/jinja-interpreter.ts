@@ -17,7 +17,7 @@ import {
 import { type PythonValue, pythonStr } from './python-text.ts';
 
 export interface RenderLimits {
-  /** Evaluation steps; one per expression or statement, more for large values. A long chat takes some 10,000. */
+  /** Evaluation steps; one per expression or statement, more for large values. A chat of 1,000 messages takes some 100,000. */
   readonly maxSteps: number;
   /** Length of any string, the result included, in UTF-16 code units. */
   readonly maxCharacters: number;
@@ -28,15 +28,19 @@ export interface RenderLimits {
 }
 
 export const defaultRenderLimits: RenderLimits = {
-  maxSteps: 20_000_000,
+  maxSteps: 3_000_000,
   maxCharacters: 8 << 20,
   maxItems: 100_000,
-  timeoutMs: 20_000,
+  timeoutMs: 10_000,
 };
 
+/** A turn of a loop costs about as much as this many evaluations, even with an empty body. */
+const STEPS_PER_ITERATION = 4;
 /** Width arguments (`indent(8)`) beyond this ask for memory, not for layout. */
 const MAX_WIDTH = 1000;
 const MAX_DEPTH = 200;
+/** Node holds more than 4,000 on its stack; a macro that calls itself ten times over takes about 120. */
+const MAX_EVALUATION_DEPTH = 800;
 
 // The classes of values, which the package does not export.
 const probe = new Environment();
@@ -68,13 +72,19 @@ const STATEMENTS: ReadonlySet<string> = new Set([
 /** The fields of AST nodes that hold statements. */
 const BODIES: readonly string[] = ['body', 'alternate', 'defaultBlock'];
 
-/**
- * Prepares a parsed program, in place: expressions that print are wrapped in `Output` nodes.
- *
- * @returns the nodes whose value is walked through item by item (loops, filters, `in`)
- */
-export function prepareProgram(program: AstNode): ReadonlySet<object> {
-  const iterated = new Set<object>();
+/** What the interpreter has to know of a program's nodes beside their type. */
+export interface PreparedProgram {
+  readonly program: AstNode;
+  /** Steps per item of the node's value, where it is walked through item by item (loops, filters, `in`). */
+  readonly stepsPerItem: ReadonlyMap<object, number>;
+  /** Nodes of which a member is taken: undefined raises there, as in Jinja. */
+  readonly containers: ReadonlySet<object>;
+}
+
+/** Prepares a parsed program, in place: expressions that print are wrapped in `Output` nodes. */
+export function prepareProgram(program: AstNode): PreparedProgram {
+  const stepsPerItem = new Map<object, number>();
+  const containers = new Set<object>();
   const visit = (value: unknown): void => {
     if (value instanceof Map) {
       for (const [key, item] of value) {
@@ -87,12 +97,16 @@ export function prepareProgram(program: AstNode): ReadonlySet<object> {
       const node = value as Record<string, unknown>;
       if (node.type === 'For') {
         const iterable = node.iterable as Record<string, unknown>;
-        iterated.add(iterable);
-        if (iterable.type === 'SelectExpression') iterated.add(iterable.lhs as object);
+        stepsPerItem.set(iterable, STEPS_PER_ITERATION);
+        if (iterable.type === 'SelectExpression') {
+          stepsPerItem.set(iterable.lhs as object, STEPS_PER_ITERATION);
+        }
       } else if (node.type === 'FilterExpression') {
-        iterated.add(node.operand as object);
+        if (!takesConstantTime(node.filter as AstNode)) stepsPerItem.set(node.operand as object, 1);
       } else if (node.type === 'BinaryExpression') {
-        iterated.add(node.right as object);
+        stepsPerItem.set(node.right as object, 1);
+      } else if (node.type === 'MemberExpression') {
+        containers.add(node.object as object);
       }
       for (const field of BODIES) {
         const body = node[field];
@@ -105,20 +119,25 @@ export function prepareProgram(program: AstNode): ReadonlySet<object> {
     }
   };
   visit(program);
-  return iterated;
+  return { program, stepsPerItem, containers };
+}
+
+/** `messages | length` in a loop over messages is common, and costs nothing per message. */
+function takesConstantTime(filter: AstNode): boolean {
+  return ['length', 'count', 'first', 'last', 'default', 'safe'].includes(String(filter.value));
 }
 
 export class BoundedInterpreter extends Interpreter {
-  readonly #iterated: ReadonlySet<object>;
+  readonly #prepared: PreparedProgram;
   readonly #limits: RenderLimits;
   readonly #deadline: number;
   #steps = 0;
+  #depth = 0;
   #nextClock = 1024;
 
-  /** @param iterated what `prepareProgram` returned for the program that will run */
-  constructor(environment: JinjaEnvironment, iterated: ReadonlySet<object>, limits: RenderLimits) {
+  constructor(environment: JinjaEnvironment, prepared: PreparedProgram, limits: RenderLimits) {
     super(environment);
-    this.#iterated = iterated;
+    this.#prepared = prepared;
     this.#limits = limits;
     this.#deadline = performance.now() + limits.timeoutMs;
   }
@@ -126,7 +145,16 @@ export class BoundedInterpreter extends Interpreter {
   override evaluate(statement: AstNode | undefined, environment: JinjaEnvironment): RuntimeValue {
     this.#spend(1);
     if (statement === undefined) return super.evaluate(statement, environment);
-    const value = this.#evaluateNode(statement, environment);
+    if (this.#depth >= MAX_EVALUATION_DEPTH) {
+      throw limit(`more than ${MAX_EVALUATION_DEPTH} nested evaluations`);
+    }
+    this.#depth++;
+    let value: RuntimeValue;
+    try {
+      value = this.#evaluateNode(statement, environment);
+    } finally {
+      this.#depth--;
+    }
     const size = sizeOf(value);
     if (value.type === 'StringValue') {
       if (size > this.#limits.maxCharacters) {
@@ -137,8 +165,10 @@ export class BoundedInterpreter extends Interpreter {
       this.#spend(size >> 6);
     } else if (size > this.#limits.maxItems) {
       throw limit(`a list of ${size} items; at most ${this.#limits.maxItems} are accepted`);
-    } else if (size > 0 && this.#iterated.has(statement)) {
-      this.#spend(size);
+    } else if (size > 0) {
+      this.#spend(size * (this.#prepared.stepsPerItem.get(statement) ?? 0));
+    } else if (value.type === 'UndefinedValue' && this.#prepared.containers.has(statement)) {
+      throw new Error(`${String(statement.value ?? 'a value')} is undefined, so it has no members`);
     }
     return value;
   }

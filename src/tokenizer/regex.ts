@@ -167,7 +167,7 @@ class Translator {
       case 'z':
         return '(?![\\p{Any}])';
       case 'Z':
-        return '(?!\\n?[\\p{Any}])';
+        return '(?=\\n?(?![\\p{Any}]))';
       default:
         return literal(this.#escapedCharacter(char));
     }
