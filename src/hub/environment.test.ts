@@ -21,6 +21,7 @@ test('the cache folder follows the precedence of huggingface_hub', () => {
   assert.equal(cacheOf(home), '/home/me/.cache/huggingface/hub');
   assert.equal(cacheOf({ ...home, HF_HOME: '~/models' }), '/home/me/models/hub');
   assert.equal(cacheOf({ ...home, HF_HUB_CACHE: 'here' }), '/work/here');
+  assert.equal(hubEnvironmentFrom(all, '/work').otherCacheDir, '/c/hasten');
 });
 
 test('endpoint, token and offline switch are read, defaults filled in', () => {

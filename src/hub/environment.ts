@@ -8,6 +8,8 @@ import { join, resolve } from 'node:path';
 export interface HubEnvironment {
   /** Root of the Hugging Face hub cache, shared with other programs. Absolute. */
   readonly hubCacheDir: string;
+  /** Root of the caches of the other sources. Absolute. */
+  readonly otherCacheDir: string;
   /** Base address of the Hugging Face hub, without a slash at the end. */
   readonly hfEndpoint: string;
   /** Access token; takes precedence over the file. */
@@ -33,6 +35,8 @@ const TRUE_WORDS = new Set(['1', 'on', 'yes', 'true']);
 /**
  * Reads the variables that huggingface_hub and modelscope read, with the same precedence:
  * `HF_HUB_CACHE` > `HUGGINGFACE_HUB_CACHE` > `HF_HOME`/hub > `XDG_CACHE_HOME`/huggingface/hub > ~/.cache/huggingface/hub.
+ * What comes from elsewhere goes to `hasten` in `HF_HOME`, beside the folders that huggingface_hub itself keeps there:
+ * in its hub folder it would be reported as damaged.
  */
 export function hubEnvironmentFrom(
   variables: Readonly<Record<string, string | undefined>>,
@@ -57,6 +61,7 @@ export function hubEnvironmentFrom(
 
   return {
     hubCacheDir: hubCache === undefined ? join(hfHome, 'hub') : folder(hubCache),
+    otherCacheDir: join(hfHome, 'hasten'),
     hfEndpoint: withoutEndSlash(value('HF_ENDPOINT') ?? 'https://huggingface.co'),
     ...(hfToken === undefined ? {} : { hfToken }),
     ...(implicitToken

@@ -282,9 +282,7 @@ test('ModelScope: listing, digests and ranges answered with status 200', () =>
     const model = await resolveModel('modelscope:user/repo:Q4_K_M', options);
     assert.equal(model.source, 'modelscope');
     assert.deepEqual(fs.readFileSync(model.path), Buffer.from(q4));
-    assert(
-      model.path.startsWith(space.path('hf/hub/.hasten/modelscope/models--user--repo/snapshots')),
-    );
+    assert(model.path.startsWith(space.path('hf/hasten/modelscope/models--user--repo/snapshots')));
     const ranges = hub.requestsFor(/\/repo$/).map(({ headers }) => headers.range);
     assert.equal(ranges.length, 2);
     assert.match(ranges[1]!, /^bytes=[1-9]\d*-$/);
