@@ -3,6 +3,8 @@
  * where those are known. Knows nothing else of GGUF. Names and defaults: llama.cpp, `src/llama-vocab.cpp`.
  */
 
+import { GPT2_PATTERN as GPT2 } from './pre-tokenizer.ts';
+
 export interface NamedPreTokenizer {
   /** Oniguruma patterns, applied one after another; each isolates its matches. */
   readonly patterns: readonly string[];
@@ -18,7 +20,6 @@ const CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
 const SPACES = '\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+';
 const SYMBOLS = ' ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*';
 
-const GPT2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 const LLAMA3 = `${CONTRACTIONS}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|${SYMBOLS}|${SPACES}`;
 const QWEN2 = `${CONTRACTIONS}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|${SYMBOLS}|${SPACES}`;
 const QWEN35 = `${CONTRACTIONS}|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|${SPACES}`;

@@ -78,7 +78,7 @@ function bpeParts(metadata: Metadata): TokenizerParts {
       unknownId: null,
       fuseUnknown: false,
     }),
-    droppedBytes: droppedBytes(vocabulary),
+    droppedBytes: vocabulary.bytesWithoutToken(),
     addedTokens: new AddedTokens(addedTokens(metadata, tokens, types)),
     normalizedAddedTokens: null,
     normalize: pre.composes ? (text) => text.normalize('NFC') : null,
@@ -216,17 +216,6 @@ function addedTokens(
     });
   }
   return added;
-}
-
-/** Bytes without a token of their own, or null if there are none. */
-function droppedBytes(vocabulary: Vocabulary): Uint8Array | null {
-  const dropped = new Uint8Array(256);
-  const scratch = new Uint8Array(1);
-  for (let byte = 0; byte < 256; byte++) {
-    scratch[0] = byte;
-    if (vocabulary.find(scratch, 0, 1) < 0) dropped[byte] = 1;
-  }
-  return dropped.includes(1) ? dropped : null;
 }
 
 function firstOfType(types: Uint8Array, type: number): number | null {

@@ -2,7 +2,12 @@
 import { TokenizerError } from './errors.ts';
 import { parsePattern } from './hf-normalizer.ts';
 import { asArray, asFlag, asObject, asString } from './json-value.ts';
-import { type PreTokenizerStep, type SplitBehavior, splitStep } from './pre-tokenizer.ts';
+import {
+  GPT2_PATTERN,
+  type PreTokenizerStep,
+  type SplitBehavior,
+  splitStep,
+} from './pre-tokenizer.ts';
 import { translateRegex } from './regex.ts';
 
 export interface ParsedPreTokenizer {
@@ -15,7 +20,6 @@ export interface ParsedPreTokenizer {
   readonly addsSpace: boolean;
 }
 
-const GPT2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 const BEHAVIORS: readonly string[] = [
   'Isolated',
   'Removed',
@@ -49,7 +53,7 @@ export function parsePreTokenizer(json: unknown, place = 'pre_tokenizer'): Parse
         steps.push((piece) => [piece === '' || piece.startsWith(' ') ? piece : ` ${piece}`]);
       }
       if (asFlag(spec.use_regex, `${place}.use_regex`, true)) {
-        steps.push(splitStep(translateRegex(GPT2), 'Isolated', false));
+        steps.push(splitStep(translateRegex(GPT2_PATTERN), 'Isolated', false));
       }
       return { ...nothing, steps, isByteLevel: true, addsSpace };
     }

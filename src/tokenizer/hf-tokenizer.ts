@@ -9,7 +9,9 @@ import { bridgeCutStep } from './bridge-cuts.ts';
 import type { Tokenizer } from './contract.ts';
 import { endOfTurnIds } from './end-of-turn.ts';
 import { TokenizerError } from './errors.ts';
+import { parseDecoder } from './hf-decoder.ts';
 import { parseNormalizer } from './hf-normalizer.ts';
+import { idsAround } from './hf-post-processor.ts';
 import { parsePreTokenizer } from './hf-pre-tokenizer.ts';
 import { asArray, asFlag, asObject, asString, type JsonObject } from './json-value.ts';
 import { Merger } from './merger.ts';
@@ -144,7 +146,7 @@ export function tokenizerFromHfFiles(files: HfTokenizerFiles): Tokenizer {
         fuseUnknown,
       },
     ),
-    droppedBytes: isByteLevel && unknownId === null ? droppedBytes(vocabulary) : null,
+    droppedBytes: isByteLevel && unknownId === null ? vocabulary.bytesWithoutToken() : null,
     addedTokens: new AddedTokens(added.filter((token) => !token.isNormalized)),
     normalizedAddedTokens:
       normalizedTokens.length === 0
@@ -253,72 +255,6 @@ function readVocabulary(
   return { tokens, isInModel };
 }
 
-interface ParsedDecoder {
-  readonly isByteLevel: boolean;
-  readonly isSpaceMarked: boolean;
-  readonly stripsLeadingSpace: boolean;
-}
-
-function parseDecoder(json: unknown, place = 'decoder'): ParsedDecoder {
-  const nothing = { isByteLevel: false, isSpaceMarked: false, stripsLeadingSpace: false };
-  if (json === null || json === undefined) return nothing;
-  const spec = asObject(json, place);
-  const type = asString(spec.type, `${place}.type`);
-  switch (type) {
-    case 'Sequence': {
-      const parts = asArray(spec.decoders, `${place}.decoders`).map((part, i) =>
-        parseDecoder(part, `${place}.decoders[${i}]`),
-      );
-      return {
-        isByteLevel: parts.some((part) => part.isByteLevel),
-        isSpaceMarked: parts.some((part) => part.isSpaceMarked),
-        stripsLeadingSpace: parts.some((part) => part.stripsLeadingSpace),
-      };
-    }
-    case 'ByteLevel':
-      return { ...nothing, isByteLevel: true };
-    case 'ByteFallback':
-    case 'Fuse':
-      return nothing;
-    case 'Metaspace': {
-      const adds = asFlag(spec.add_prefix_space, `${place}.add_prefix_space`, true);
-      return {
-        ...nothing,
-        isSpaceMarked: true,
-        stripsLeadingSpace:
-          spec.prepend_scheme === undefined ? adds : spec.prepend_scheme !== 'never',
-      };
-    }
-    case 'Replace': {
-      const pattern = asObject(spec.pattern, `${place}.pattern`).String;
-      if (pattern === '\u2581' && spec.content === ' ') return { ...nothing, isSpaceMarked: true };
-      throw new TokenizerError(
-        `${place} replaces ${describe(pattern)}; accepted: "\u2581" by a space`,
-      );
-    }
-    case 'Strip':
-      if (spec.content === ' ' && spec.start === 1 && !spec.stop) {
-        return { ...nothing, stripsLeadingSpace: true };
-      }
-      throw new TokenizerError(`${place} is a Strip of another kind than one leading space`);
-    default:
-      throw new TokenizerError(
-        `${place} is of type ${JSON.stringify(type)}; accepted: Sequence, ByteLevel, ByteFallback, Fuse, Metaspace, Replace, Strip`,
-      );
-  }
-}
-
-/** Bytes without a token of their own, or null if there are none. */
-function droppedBytes(vocabulary: Vocabulary): Uint8Array | null {
-  const dropped = new Uint8Array(256);
-  const scratch = new Uint8Array(1);
-  for (let byte = 0; byte < 256; byte++) {
-    scratch[0] = byte;
-    if (vocabulary.find(scratch, 0, 1) < 0) dropped[byte] = 1;
-  }
-  return dropped.includes(1) ? dropped : null;
-}
-
 /** `bos_token` and so on, from tokenizer_config.json, else special_tokens_map.json. */
 function namedTokens(config: JsonObject, specialTokensMap: unknown): Map<string, string> {
   const map =
@@ -331,77 +267,6 @@ function namedTokens(config: JsonObject, specialTokensMap: unknown): Map<string,
     named.set(name, asString(text, name));
   }
   return named;
-}
-
-/** What goes around a text: the post-processor's template, overruled by `add_bos_token` and `add_eos_token`. */
-function idsAround(
-  postProcessor: unknown,
-  config: JsonObject,
-  bosTokenId: number | null,
-  eosTokenId: number | null,
-): { prefixIds: number[]; suffixIds: number[] } {
-  const around = templateIds(postProcessor, 'post_processor');
-  const wants = (flag: unknown, place: string): boolean | null =>
-    flag === undefined || flag === null ? null : asFlag(flag, place);
-  const { prefixIds, suffixIds } = around;
-  const wantsBos = wants(config.add_bos_token, 'add_bos_token');
-  const wantsEos = wants(config.add_eos_token, 'add_eos_token');
-  const withoutBos = prefixIds.filter((id) => id !== bosTokenId);
-  const withoutEos = suffixIds.filter((id) => id !== eosTokenId);
-  return {
-    prefixIds:
-      wantsBos === null || bosTokenId === null
-        ? prefixIds
-        : wantsBos
-          ? [bosTokenId, ...withoutBos]
-          : withoutBos,
-    suffixIds:
-      wantsEos === null || eosTokenId === null
-        ? suffixIds
-        : wantsEos
-          ? [...withoutEos, eosTokenId]
-          : withoutEos,
-  };
-}
-
-function templateIds(json: unknown, place: string): { prefixIds: number[]; suffixIds: number[] } {
-  const around = { prefixIds: [] as number[], suffixIds: [] as number[] };
-  if (json === null || json === undefined) return around;
-  const spec = asObject(json, place);
-  switch (spec.type) {
-    case 'Sequence':
-      for (const [i, part] of asArray(spec.processors, `${place}.processors`).entries()) {
-        const inner = templateIds(part, `${place}.processors[${i}]`);
-        around.prefixIds.unshift(...inner.prefixIds);
-        around.suffixIds.push(...inner.suffixIds);
-      }
-      return around;
-    case 'TemplateProcessing': {
-      const tokens = asObject(spec.special_tokens ?? {}, `${place}.special_tokens`);
-      let isBefore = true;
-      for (const [i, item] of asArray(spec.single, `${place}.single`).entries()) {
-        const part = asObject(item, `${place}.single[${i}]`);
-        if (part.Sequence !== undefined) {
-          isBefore = false;
-          continue;
-        }
-        const name = asString(
-          asObject(part.SpecialToken, `${place}.single[${i}].SpecialToken`).id,
-          `${place}.single[${i}].SpecialToken.id`,
-        );
-        const token = asObject(tokens[name], `${place}.special_tokens[${JSON.stringify(name)}]`);
-        const ids = asArray(token.ids, `${place}.special_tokens[${JSON.stringify(name)}].ids`);
-        (isBefore ? around.prefixIds : around.suffixIds).push(...(ids as number[]));
-      }
-      return around;
-    }
-    case 'ByteLevel':
-      return around; // changes offsets only
-    default:
-      throw new TokenizerError(
-        `${place} is of type ${describe(spec.type)}; accepted: Sequence, TemplateProcessing, ByteLevel`,
-      );
-  }
 }
 
 /** Templates in tokenizer_config.json (one, or a list with names), overruled by files. */

@@ -15,6 +15,10 @@ export type SplitBehavior =
   | 'MergedWithNext'
   | 'Contiguous';
 
+/** How GPT-2 cuts text, the default of `ByteLevel`. Oniguruma syntax, as all patterns here. */
+export const GPT2_PATTERN =
+  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+
 /** Applies the steps one after another. `isFirst`: the text starts the whole input (Metaspace asks). */
 export function preTokenize(
   text: string,

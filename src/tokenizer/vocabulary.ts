@@ -170,6 +170,17 @@ export class Vocabulary {
     return this.#offsets[id + 1]! - this.#offsets[id]!;
   }
 
+  /** 1 for bytes that are no indexed token, u8 `[256]`; null if there are none. */
+  bytesWithoutToken(): Uint8Array | null {
+    const missing = new Uint8Array(256);
+    const scratch = new Uint8Array(1);
+    for (let byte = 0; byte < 256; byte++) {
+      scratch[0] = byte;
+      if (this.find(scratch, 0, 1) < 0) missing[byte] = 1;
+    }
+    return missing.includes(1) ? missing : null;
+  }
+
   /** The token as the file spells it, or undefined outside the vocabulary. */
   tokenOf(id: number): string | undefined {
     return this.#tokens[id];
