@@ -1,0 +1,93 @@
+import assert from 'node:assert/strict';
+import { it } from 'node:test';
+import { pagedAttentionRow } from './attention.ts';
+import { PagedKvCache } from './paged-kv-cache.ts';
+import { Random } from './testing/random.ts';
+
+const LAYOUT = { numKvHeads: 2, headDim: 8 };
+const NUM_HEADS = 6;
+const LENGTH = 21;
+const BLOCK_SIZE = 4;
+const BLOCK_TABLE = [5, 0, 7, 2, 3, 6];
+
+const random = new Random(3);
+const keys = random.fill(new Float32Array(LENGTH * 16)); // [position, kvHead * headDim]
+const values = random.fill(new Float32Array(LENGTH * 16));
+const query = random.fill(new Float32Array(NUM_HEADS * 8));
+
+/** By the definition, over plain rows. */
+function expectedHead(head: number, position: number, window: number | null): number[] {
+  const kvHead = Math.floor(head / 3);
+  const first = window === null ? 0 : Math.max(0, position - window + 1);
+  const positions = Array.from({ length: position - first + 1 }, (_, i) => first + i);
+  const at = (rows: Float32Array, j: number, i: number) => rows[j * 16 + kvHead * 8 + i]!;
+  const dims = [...Array(8).keys()];
+  const scores = positions.map((j) =>
+    dims.reduce((sum, i) => sum + query[head * 8 + i]! * at(keys, j, i), 0),
+  );
+  const weights = scores.map((score) => Math.exp(0.5 * score));
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  return dims.map((i) =>
+    positions.reduce((sum, j, n) => sum + (weights[n]! / total) * at(values, j, i), 0),
+  );
+}
+
+function filledCache(): PagedKvCache {
+  const cache = new PagedKvCache(new Map([[0, LAYOUT]]), 8, BLOCK_SIZE);
+  const layer = cache.layer(0);
+  for (let j = 0; j < LENGTH; j++) {
+    const slot = BLOCK_TABLE[Math.floor(j / BLOCK_SIZE)]! * BLOCK_SIZE + (j % BLOCK_SIZE);
+    cache.store(layer.keys, layer, slot, keys, j * 16);
+    cache.store(layer.values, layer, slot, values, j * 16);
+  }
+  return cache;
+}
+
+function attend(cache: PagedKvCache, position: number, window: number | null): Float32Array {
+  const out = new Float32Array(NUM_HEADS * 8);
+  pagedAttentionRow(
+    { data: query, offset: 0 },
+    { data: out, offset: 0 },
+    {
+      numHeads: NUM_HEADS,
+      scale: 0.5,
+      window,
+      position,
+      blockTable: Int32Array.of(99, ...BLOCK_TABLE),
+      blockTableOffset: 1,
+    },
+    cache,
+    cache.layer(0),
+    new Float64Array(LENGTH),
+  );
+  return out;
+}
+
+for (const [position, window] of [
+  [0, null],
+  [3, null],
+  [20, null],
+  [20, 7],
+  [20, 1],
+  [4, 9],
+] as const) {
+  it(`agrees with the definition at position ${position}, window ${window ?? 'none'}`, () => {
+    const out = attend(filledCache(), position, window);
+    for (let head = 0; head < NUM_HEADS; head++) {
+      expectedHead(head, position, window).forEach((expected, i) => {
+        assert.ok(Math.abs(out[head * 8 + i]! - expected) < 1e-6);
+      });
+    }
+  });
+}
+
+it('reads a copied block as the original', () => {
+  const cache = filledCache();
+  const before = attend(cache, 20, null);
+  cache.copyBlock(7, 1);
+  const layer = cache.layer(0);
+  layer.keys.fill(0, 7 * 64, 8 * 64);
+  assert.notDeepEqual(attend(cache, 20, null), before);
+  cache.copyBlock(1, 7);
+  assert.deepEqual(attend(cache, 20, null), before);
+});
