@@ -99,6 +99,12 @@ export class ConfigFields {
     return list as readonly number[];
   }
 
+  /** A list of true and false; null if absent, or something else. */
+  flags(key: string): readonly boolean[] | null {
+    const value = this.#value(key);
+    return Array.isArray(value) && value.every((item) => typeof item === 'boolean') ? value : null;
+  }
+
   /** One number, or a list of them, as files write what may differ from layer to layer; none if absent. */
   oneOrMore(key: string): readonly number[] {
     const value = this.#value(key);

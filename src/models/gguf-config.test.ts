@@ -67,6 +67,9 @@ describe('parseGgufConfig', () => {
       layers.map((layer) => layer.window),
       [16, 16, 16, 16, 16, null, 16],
     );
+    const flags = [false, true, true, true, true, true, true];
+    const stated = parse('gemma3', { 'attention.sliding_window_pattern': flags }).layers;
+    assert.deepEqual([stated[0]!.window, stated[5]!.window], [null, 16]);
     const near = (a: number, b: number) => Math.abs(a / b - 1) < 1e-6;
     assert.ok(near(layers[0]!.rope.frequencies[1]!, 1e4 ** (-2 / 16)));
     assert.ok(near(layers[5]!.rope.frequencies[1]!, 1e6 ** (-2 / 16) / 8));

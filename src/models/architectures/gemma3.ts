@@ -63,8 +63,13 @@ export const gemma3: Architecture = {
         ffn_norm: 'pre_feedforward_layernorm',
         post_ffw_norm: 'post_feedforward_layernorm',
       },
-      layerType: (fields, index) =>
-        layerTypeOf(index, fields.size('attention.sliding_window_pattern', DEFAULT_PATTERN)),
+      layerType: (fields, index) => {
+        const key = 'attention.sliding_window_pattern';
+        // a flag per layer, or every how many layers one sees everything
+        const isSliding = fields.flags(key)?.[index];
+        if (isSliding !== undefined) return isSliding ? 'sliding_attention' : 'full_attention';
+        return layerTypeOf(index, fields.size(key, DEFAULT_PATTERN));
+      },
       slidingRopeTheta: SLIDING_THETA,
       attentionScale: ({ numLayers, hiddenSize, numHeads, headDim }) =>
         (numLayers === NUM_LAYERS_27B ? hiddenSize / numHeads : headDim) ** -0.5,
