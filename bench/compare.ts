@@ -1,0 +1,109 @@
+/**
+ * hasten and llama.cpp side by side on the same GGUF files: prefill and decode speed, interleaved, several rounds, a fresh process each, beside
+ * what the machine itself can do. Prints tables, then one line of JSON, and writes the section of docs/benchmarks.md.
+ *
+ *   node bench/compare.ts --smollm2 FILE [--model NAME=FILE ...] [--threads 1,2] [--rounds 3] [--avx2] [--native | --llama-bench PATH]
+ *
+ * --native compiles llama-bench for this machine first (minutes); --llama-bench takes one that is there. Without either, llama.cpp is npm's build.
+ */
+import { writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { type ComparedModel, compare } from './compare/comparison.ts';
+import { type ComparisonReport, formatComparison } from './compare/comparison-report.ts';
+import { type Engine, hastenEngine, llamaBenchEngine, npmLlamaEngine } from './compare/engines.ts';
+import { modelWork } from './compare/model-work.ts';
+import { shownCommand } from './lib/command.ts';
+import { writeSection } from './lib/doc-section.ts';
+import { benchFolder } from './lib/paths.ts';
+import { describeMachine } from './machine.ts';
+import { madeModel } from './make-model.ts';
+import { nativeLlamaBench, prebuiltLlama } from './peers/install.ts';
+
+const { values: options } = parseArgs({
+  options: {
+    smollm2: { type: 'string' },
+    model: { type: 'string', multiple: true, default: [] },
+    'no-1.1b': { type: 'boolean', default: false },
+    threads: { type: 'string', default: '1,2' },
+    prompt: { type: 'string', short: 'p', default: '512' },
+    generate: { type: 'string', short: 'n', default: '128' },
+    rounds: { type: 'string', default: '3' },
+    repetitions: { type: 'string', short: 'r', default: '2' },
+    /** Both engines held to AVX2 as well. */
+    avx2: { type: 'boolean', default: false },
+    native: { type: 'boolean', default: false },
+    'llama-bench': { type: 'string', default: process.env.LLAMA_BENCH },
+    'no-npm': { type: 'boolean', default: false },
+    'no-hasten': { type: 'boolean', default: false },
+    'models-folder': { type: 'string' },
+    'no-doc': { type: 'boolean', default: false },
+  },
+});
+
+function positive(name: 'prompt' | 'generate' | 'rounds' | 'repetitions'): number {
+  const value = Number(options[name]);
+  if (Number.isSafeInteger(value) && value >= (name === 'rounds' || name === 'repetitions' ? 1 : 0))
+    return value;
+  console.error(`--${name} ${options[name]}: expected a whole number`);
+  process.exit(2);
+}
+
+async function models(): Promise<ComparedModel[]> {
+  const folder = options['models-folder'];
+  const paths: [string, string][] = [];
+  if (options.smollm2 !== undefined) {
+    paths.push(['SmolLM2-135M Q4_1', options.smollm2]);
+    const requantized = await madeModel('smollm2-q4_0', { folder, smollm2: options.smollm2 });
+    paths.push(['SmolLM2-135M Q4_0', requantized]);
+  }
+  if (!options['no-1.1b'])
+    paths.push(['1.1B shape Q4_0', await madeModel('1.1b-q4_0', { folder })]);
+  for (const text of options.model) {
+    const [, name, path] = /^(?:([^=]+)=)?(.+)$/.exec(text) ?? [];
+    if (path !== undefined) paths.push([name ?? basename(path, '.gguf'), path]);
+  }
+  return paths.map(([name, path]) => ({ name, path, work: modelWork(path) }));
+}
+
+async function engines(): Promise<Engine[]> {
+  const list: Engine[] = [];
+  const isas = options.avx2 ? [undefined, 'avx2'] : [undefined];
+  const folder = options['no-npm'] ? null : await prebuiltLlama();
+  const program = options.native ? await nativeLlamaBench() : options['llama-bench'];
+  for (const isa of isas) {
+    if (!options['no-hasten']) list.push(hastenEngine(isa));
+    for (const flashAttention of [false, true]) {
+      if (folder !== null) list.push(npmLlamaEngine(folder, flashAttention, isa));
+      if (program && isa === undefined) list.push(llamaBenchEngine(program, flashAttention));
+    }
+  }
+  return list;
+}
+
+const plan = {
+  models: await models(),
+  engines: await engines(),
+  threads: options.threads.split(',').map(Number),
+  promptTokens: positive('prompt'),
+  generatedTokens: positive('generate'),
+  rounds: positive('rounds'),
+  repetitions: positive('repetitions'),
+};
+console.error('measuring the machine');
+const machine = await describeMachine({ threads: plan.threads });
+const result = await compare(plan, machine, (text) => console.error(text));
+const report: ComparisonReport = {
+  command: shownCommand('bench/compare.ts'),
+  machine,
+  rounds: plan.rounds,
+  repetitions: plan.repetitions,
+  versions: Object.fromEntries(plan.engines.map((engine) => [engine.name, engine.version])),
+  models: plan.models.map(({ name, work }) => ({ name, fileBytes: work.fileBytes })),
+  ...result,
+};
+const text = formatComparison(report);
+console.log(text);
+writeFileSync(join(benchFolder(), 'compare.json'), `${JSON.stringify(report, null, 1)}\n`);
+if (!options['no-doc']) writeSection('compare', text);
+console.log(JSON.stringify(report));

@@ -1,0 +1,166 @@
+/**
+ * Measures engines side by side and sets their speeds against each other and against the machine's limits. Knows rounds and ratios, not how
+ * an engine is started nor how a result is shown.
+ */
+import { type Summary, summarize } from '../lib/statistics.ts';
+import type { MachineReport } from '../machine.ts';
+import type { Engine } from './engines.ts';
+import { type ModelWork, prefillOpsPerToken } from './model-work.ts';
+
+export interface ComparedModel {
+  readonly name: string;
+  readonly path: string;
+  readonly work: ModelWork;
+}
+
+export interface ComparisonPlan {
+  readonly models: readonly ComparedModel[];
+  readonly engines: readonly Engine[];
+  readonly threads: readonly number[];
+  readonly promptTokens: number;
+  readonly generatedTokens: number;
+  readonly rounds: number;
+  readonly repetitions: number;
+}
+
+/** One engine, in one setting, on one test. */
+export interface ComparisonRow {
+  readonly model: string;
+  readonly test: string;
+  readonly threads: number;
+  readonly engine: string;
+  readonly setting: string;
+  /** The instruction set it was held to, or `best`. */
+  readonly isa: string;
+  /** Of the rounds. */
+  readonly tokensPerSecond: Summary;
+  /** Weight bytes of the file per second, for tg: what the speed means in reading. */
+  readonly bytesPerSecond: number | null;
+  /** Operations of the matrices per second, for pp. */
+  readonly opsPerSecond: number | null;
+  /** Share of the measured read bandwidth (tg) or int8 peak (pp) at this number of threads. */
+  readonly limitShare: number;
+}
+
+export interface FailedRun {
+  readonly model: string;
+  readonly engine: string;
+  readonly threads: number;
+  readonly message: string;
+}
+
+export interface ComparisonResult {
+  readonly rows: readonly ComparisonRow[];
+  readonly failures: readonly FailedRun[];
+}
+
+/** A run of the schedule: one process. */
+interface ScheduledRun {
+  readonly model: ComparedModel;
+  readonly engine: Engine;
+  readonly threads: number;
+}
+
+/** Engines of a model and thread count next to each other; every other round backwards, so that a drift of the machine favours none. */
+export function schedule(plan: ComparisonPlan): ScheduledRun[][] {
+  const order = plan.models.flatMap((model) =>
+    plan.threads.flatMap((threads) => plan.engines.map((engine) => ({ model, engine, threads }))),
+  );
+  return Array.from({ length: plan.rounds }, (_, round) =>
+    round % 2 === 0 ? order : order.toReversed(),
+  );
+}
+
+/**
+ * Runs the whole schedule. A run that fails is reported and leaves its engine without that figure; the others go on.
+ * @param onRun called before each process starts
+ */
+export async function compare(
+  plan: ComparisonPlan,
+  machine: MachineReport,
+  onRun: (text: string) => void = () => {},
+): Promise<ComparisonResult> {
+  const measured = new Map<string, { run: ScheduledRun; test: string; values: number[] }>();
+  const failures: FailedRun[] = [];
+  for (const [round, runs] of schedule(plan).entries()) {
+    for (const [index, run] of runs.entries()) {
+      const { model, engine, threads } = run;
+      const label = [engine.name, engine.setting, engine.isa].filter(Boolean).join(' ');
+      onRun(
+        `round ${round + 1}/${plan.rounds}, run ${index + 1}/${runs.length}: ${model.name}, ${threads}T, ${label}`,
+      );
+      const { promptTokens, generatedTokens, repetitions } = plan;
+      try {
+        const rates = await engine.run({
+          ...{ modelPath: model.path, vocabSize: model.work.vocabSize, threads },
+          ...{ promptTokens, generatedTokens, repetitions },
+        });
+        for (const [test, rate] of Object.entries(rates)) {
+          const key = [model.name, test, threads, label].join('\n');
+          const entry = measured.get(key) ?? { run, test, values: [] };
+          entry.values.push(rate);
+          measured.set(key, entry);
+        }
+      } catch (error) {
+        const message = error instanceof Error ? error.message : String(error);
+        failures.push({ model: model.name, engine: label, threads, message });
+        onRun(`  failed: ${message}`);
+      }
+    }
+  }
+  const rows = [...measured.values()].map(({ run, test, values }) =>
+    rowOf(run, test, summarize(values), machine),
+  );
+  return { rows, failures };
+}
+
+function rowOf(
+  { model, engine, threads }: ScheduledRun,
+  test: string,
+  tokensPerSecond: Summary,
+  machine: MachineReport,
+): ComparisonRow {
+  const isDecode = test.startsWith('tg');
+  const rate = tokensPerSecond.median;
+  const isa = engine.isa ?? 'best';
+  const peaks = machine.isas.find((level) => level.isa === isa) ?? machine.isas[0];
+  const numTokens = Number(test.slice(2));
+  const bytesPerSecond = isDecode ? rate * model.work.decodeBytes : null;
+  const opsPerSecond = isDecode ? null : rate * prefillOpsPerToken(model.work, numTokens);
+  const limit = isDecode ? machine.readBandwidth[threads]?.best : peaks?.int8[threads]?.best;
+  const achieved = bytesPerSecond ?? opsPerSecond ?? Number.NaN;
+  return {
+    ...{ model: model.name, test, threads, engine: engine.name, setting: engine.setting, isa },
+    ...{ tokensPerSecond, bytesPerSecond, opsPerSecond },
+    limitShare: achieved / (limit ?? Number.NaN),
+  };
+}
+
+/** hasten's row beside the best setting of one peer, on the same test and instruction set. */
+export interface Duel {
+  readonly hasten: ComparisonRow;
+  readonly peer: ComparisonRow;
+  /** Above 1: hasten is faster. */
+  readonly ratio: number;
+}
+
+export function duels(rows: readonly ComparisonRow[]): Duel[] {
+  const ours = rows.filter((row) => row.engine === 'hasten');
+  return ours.flatMap((hasten) => {
+    const same = rows.filter(
+      (row) =>
+        row.engine !== 'hasten' &&
+        row.model === hasten.model &&
+        row.test === hasten.test &&
+        row.threads === hasten.threads &&
+        row.isa === hasten.isa,
+    );
+    const names = [...new Set(same.map((row) => row.engine))];
+    return names.map((name) => {
+      const peer = same
+        .filter((row) => row.engine === name)
+        .reduce((a, b) => (b.tokensPerSecond.median > a.tokensPerSecond.median ? b : a));
+      return { hasten, peer, ratio: hasten.tokensPerSecond.median / peer.tokensPerSecond.median };
+    });
+  });
+}

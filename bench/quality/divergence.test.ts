@@ -1,0 +1,41 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { klDivergence, logSumExp, QualityTally } from './divergence.ts';
+import { EVAL_SETS, evalWindows } from './eval-windows.ts';
+
+describe('divergence', () => {
+  it('agrees with the definition on two outcomes', () => {
+    // p = (3/4, 1/4), q = (1/2, 1/2); adding a constant to logits changes nothing.
+    const p = Float32Array.of(Math.log(3) + 100, 100);
+    const q = Float32Array.of(-5, -5);
+    const expected = 0.75 * Math.log(1.5) + 0.25 * Math.log(0.5);
+    assert.ok(Math.abs(klDivergence(p, q) - expected) < 1e-6);
+    assert.ok(Math.abs(logSumExp(p) - (100 + Math.log(4))) < 1e-5);
+    assert.equal(klDivergence(p, p), 0);
+  });
+
+  it('tallies NLL of the next token and agreement with the reference', () => {
+    const tally = new QualityTally();
+    const even = Float32Array.of(0, 0);
+    tally.add(Float32Array.of(1, 0), even, 0);
+    tally.add(Float32Array.of(0, 1), even, 1);
+    const result = tally.result(2);
+    assert.ok(Math.abs(result.nll - Math.log(2)) < 1e-12);
+    assert.equal(result.sameTop, 0.5);
+    assert.ok(result.meanKld > 0);
+  });
+});
+
+describe('evalWindows', () => {
+  for (const set of EVAL_SETS) {
+    it(`has 13 windows of 512 ids for ${set}`, () => {
+      const windows = evalWindows(set);
+      assert.equal(windows.length, 13);
+      for (const { tokenIds, referenceNll } of windows) {
+        assert.equal(tokenIds.length, 512);
+        assert.ok(tokenIds.every((id) => Number.isSafeInteger(id) && id >= 0));
+        assert.ok(referenceNll > 1 && referenceNll < 5);
+      }
+    });
+  }
+});

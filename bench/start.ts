@@ -1,0 +1,155 @@
+/**
+ * Time from the start of the process to the first token: `hasten run` on a 10-token prompt, with plan cache and page cache warm. Through the
+ * launcher (what users start) and straight from the sources; broken down against what Node alone and the program alone take. Prints a table, then one
+ * line of JSON, and writes the section of docs/benchmarks.md.
+ *
+ *   node bench/start.ts --model smollm2=FILE [--runs 10] [--threads auto]
+ *
+ * Bound: 300 ms for SmolLM2, median, through the launcher under the pinned Node. Exits with 1 if it is broken.
+ */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { shownCommand } from './lib/command.ts';
+import { writeSection } from './lib/doc-section.ts';
+import { REPOSITORY } from './lib/paths.ts';
+import { median, type Summary, summarize } from './lib/statistics.ts';
+import { markdownTable } from './lib/table.ts';
+
+const BOUND_MS = 300;
+/** Ten ids that every vocabulary has. */
+const PROMPT = [504, 3575, 282, 1649, 314, 260, 1970, 355, 253, 1221];
+
+interface TimedRun {
+  /** From spawn to the first byte on stdout; for `--json` with one token, that is the token. */
+  readonly firstOutputMs: number;
+  readonly exitMs: number;
+  readonly stdout: string;
+}
+
+async function timeRun(args: readonly string[]): Promise<TimedRun> {
+  const begin = performance.now();
+  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  let firstOutputMs = Number.NaN;
+  const stdout: Buffer[] = [];
+  const stderr: Buffer[] = [];
+  child.stdout.on('data', (part: Buffer) => {
+    if (stdout.length === 0) firstOutputMs = performance.now() - begin;
+    stdout.push(part);
+  });
+  child.stderr.on('data', (part: Buffer) => stderr.push(part));
+  const [code] = await once(child, 'close');
+  const exitMs = performance.now() - begin;
+  if (code !== 0) throw new Error(`${args.join(' ')}: exit code ${code}: ${Buffer.concat(stderr)}`);
+  return { firstOutputMs, exitMs, stdout: Buffer.concat(stdout).toString() };
+}
+
+export interface StartReport {
+  readonly model: string;
+  /** Milliseconds by way of starting. */
+  readonly firstToken: Readonly<Record<string, Summary>>;
+  /** Median milliseconds of `node -e 0`, `hasten --version`, and the prompt itself (`ttftMs`). */
+  readonly nodeMs: number;
+  readonly programMs: number;
+  readonly promptMs: number;
+  readonly isWithinBound: boolean;
+}
+
+const LAUNCHER = join(REPOSITORY, 'bin', 'hasten.js');
+const SOURCES = join(REPOSITORY, 'src', 'cli', 'main.ts');
+const WAYS: Readonly<Record<string, readonly string[]>> = {
+  launcher: ['--disable-warning=ExperimentalWarning', LAUNCHER],
+  sources: ['--disable-warning=ExperimentalWarning', SOURCES],
+};
+
+async function measureStart(
+  model: string,
+  path: string,
+  numRuns: number,
+  threads: string,
+): Promise<StartReport> {
+  const run = ['run', path, '--token-ids', PROMPT.join(','), '--max-tokens', '1', '--json'].concat(
+    ...['--temperature', '0', '--ignore-eos', '--offline', '--threads', threads],
+  );
+  const firstToken: Record<string, number[]> = {};
+  const promptMs: number[] = [];
+  const nodeMs: number[] = [];
+  const programMs: number[] = [];
+  for (let i = -2; i < numRuns; i++) {
+    const node = await timeRun(['-e', '0']);
+    const program = await timeRun([...WAYS.launcher!, '--version']);
+    for (const [way, start] of Object.entries(WAYS)) {
+      const timed = await timeRun([...start, ...run]);
+      if (i < 0) continue; // Fills the caches.
+      firstToken[way] = [...(firstToken[way] ?? []), timed.firstOutputMs];
+      const { timings } = JSON.parse(timed.stdout) as { timings: { ttftMs: number } };
+      if (way === 'launcher') promptMs.push(timings.ttftMs);
+    }
+    if (i < 0) continue;
+    nodeMs.push(node.exitMs);
+    programMs.push(program.firstOutputMs);
+  }
+  const summaries = Object.fromEntries(
+    Object.entries(firstToken).map(([way, values]) => [way, summarize(values)]),
+  );
+  return {
+    model,
+    firstToken: summaries,
+    nodeMs: median(nodeMs),
+    programMs: median(programMs),
+    promptMs: median(promptMs),
+    isWithinBound: model !== 'smollm2' || summaries.launcher!.median < BOUND_MS,
+  };
+}
+
+function formatStart(reports: readonly StartReport[], numRuns: number, command: string): string {
+  const ms = (value: number): string => `${value.toFixed(0)} ms`;
+  const rows = reports.flatMap((report) =>
+    Object.entries(report.firstToken).map(([way, times]) => [
+      ...[report.model, way, ms(times.median), `${ms(times.min)} … ${ms(times.max)}`],
+      ...[ms(report.nodeMs), ms(Math.max(0, report.programMs - report.nodeMs))],
+      ms(Math.max(0, times.median - report.programMs - report.promptMs)),
+      ms(report.promptMs),
+    ]),
+  );
+  const verdicts = reports
+    .filter((report) => report.model === 'smollm2')
+    .map((report) => {
+      const { median: middle } = report.firstToken.launcher!;
+      return `- ${report.model}: ${ms(middle)} (bound ${BOUND_MS} ms): ${report.isWithinBound ? 'within' : '**missed**'}`;
+    });
+  return [
+    `\`${command}\``,
+    `From spawn to the first token of a 10-token prompt, medians of ${numRuns} runs, caches warm. "Node" is \`node -e 0\`; "program" is what \`hasten --version\` takes beyond it; "prompt" is the time from submission to the token; "model" is the rest: opening, planning, mapping, emitting code, starting threads.`,
+    markdownTable(
+      ['model', 'started by', 'first token', 'range', 'Node', 'program', 'model', 'prompt'],
+      rows,
+    ),
+    verdicts.join('\n'),
+  ].join('\n\n');
+}
+
+const { values: options } = parseArgs({
+  options: {
+    model: { type: 'string', multiple: true, default: [] },
+    runs: { type: 'string', default: '10' },
+    threads: { type: 'string', default: 'auto' },
+    'no-doc': { type: 'boolean', default: false },
+  },
+});
+const numRuns = Number(options.runs);
+if (options.model.length === 0 || !(numRuns >= 1)) {
+  console.error('expected --model NAME=FILE, and --runs of at least 1');
+  process.exit(2);
+}
+const reports: StartReport[] = [];
+for (const text of options.model) {
+  const [name, path] = text.split(/=(.*)/s);
+  reports.push(await measureStart(name!, path || name!, numRuns, options.threads));
+}
+const shown = formatStart(reports, numRuns, shownCommand('bench/start.ts'));
+console.log(shown);
+if (!options['no-doc']) writeSection('start', shown);
+console.log(JSON.stringify(reports));
+process.exitCode = reports.every((report) => report.isWithinBound) ? 0 : 1;
