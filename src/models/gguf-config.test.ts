@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import fc from 'fast-check';
 import { ModelError, UnsupportedModelError } from './errors.ts';
 import { parseGgufConfig, parseGgufSampling } from './gguf-config.ts';
 import { ggufArchitecture } from './registry.ts';
@@ -154,6 +155,36 @@ describe('parseGgufConfig', () => {
       assert.throws(run, (error) => error instanceof ModelError && message.test(error.message));
     });
   }
+});
+
+it('reads or refuses, and nothing else, whatever a key holds', () => {
+  const keys = [
+    ...Object.keys(NUMBERS),
+    'rope.dimension_count',
+    'rope.freq_base',
+    'rope.scaling.type',
+  ];
+  const more = ['rope.scaling.factor', 'attention.key_length', 'attention.sliding_window_pattern'];
+  const odd = fc.oneof(
+    fc.double(),
+    fc.string(),
+    fc.boolean(),
+    fc.bigInt(),
+    fc.array(fc.integer()),
+    fc.constantFrom(-1, 0, 0.5, 2 ** 31, 2 ** 53, Number.NaN, Uint32Array.of(2, 2), []),
+  );
+  const names = fc.constantFrom('llama', 'gemma3', 'glm4', 'phi3');
+  fc.assert(
+    fc.property(names, fc.constantFrom(...keys, ...more), odd, (name, key, value) => {
+      try {
+        const { layers, headDim } = parse(name, { [key]: value });
+        assert.ok(layers.every((layer) => layer.rope.rotaryDim <= headDim));
+      } catch (error) {
+        assert.ok(error instanceof ModelError, String(error));
+      }
+    }),
+    { numRuns: 2000 },
+  );
 });
 
 it('reads sampling settings where a converter wrote them', () => {

@@ -51,10 +51,10 @@ export function parseGgufConfig(
   const numKvHeads = fields.has('attention.head_count_kv')
     ? uniformSize(fields, 'attention.head_count_kv')
     : numHeads;
-  checkHeads(path, { numLayers, numHeads, numKvHeads });
   const headDim = fields.has('attention.key_length')
     ? fields.size('attention.key_length')
     : defaultHeadDim(path, hiddenSize, numHeads);
+  checkHeads(path, { numLayers, numHeads, numKvHeads, headDim });
   const valueDim = fields.size('attention.value_length', headDim);
   if (valueDim !== headDim) {
     throw new UnsupportedModelError(

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, it } from 'node:test';
+import fc from 'fast-check';
 import { ModelError, UnsupportedModelError } from './errors.ts';
 import { parseGenerationConfig, parseHfConfig } from './hf-config.ts';
 
@@ -151,6 +152,11 @@ describe('parseHfConfig', () => {
       ModelError,
       /2000000000 layers; at most 4096/,
     ],
+    'a head larger than any model has': [
+      { ...LLAMA, head_dim: 2_000_000_000 },
+      ModelError,
+      /head dimension 2000000000; at most 16384/,
+    ],
     'heads that do not divide': [
       { ...LLAMA, num_key_value_heads: 4 },
       ModelError,
@@ -205,6 +211,26 @@ describe('parseHfConfig', () => {
       );
     });
   }
+});
+
+it('reads or refuses, and nothing else, whatever a key holds', () => {
+  const files = readdirSync(TINY).map((folder) => readJson(folder, 'config.json'));
+  const keys = [...new Set(files.flatMap((json) => Object.keys(json)))];
+  const odd = fc.oneof(
+    fc.jsonValue({ maxDepth: 2 }),
+    fc.constantFrom(-1, 0, 0.5, 2 ** 31, 2 ** 53, 1e300, '', '16', [], {}, null, true),
+  );
+  fc.assert(
+    fc.property(fc.constantFrom(...files), fc.constantFrom(...keys), odd, (json, key, value) => {
+      try {
+        const { layers, headDim } = parseHfConfig({ ...json, [key]: value });
+        assert.ok(layers.every((layer) => layer.rope.rotaryDim <= headDim));
+      } catch (error) {
+        assert.ok(error instanceof ModelError, String(error));
+      }
+    }),
+    { numRuns: 2000 },
+  );
 });
 
 describe('parseGenerationConfig', () => {

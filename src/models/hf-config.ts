@@ -48,11 +48,11 @@ export function parseHfConfig(
   const numLayers = fields.size('num_hidden_layers');
   const numHeads = fields.size('num_attention_heads');
   const numKvHeads = fields.size('num_key_value_heads', numHeads);
-  checkHeads(source, { numLayers, numHeads, numKvHeads });
   const statedHeadDim = fields.has('head_dim')
     ? fields.size('head_dim')
     : defaultHeadDim(source, hiddenSize, numHeads);
   const headDim = reading.headDim?.(fields) ?? statedHeadDim;
+  checkHeads(source, { numLayers, numHeads, numKvHeads, headDim });
   const maxPositions = fields.size('max_position_embeddings');
   const activation = fields.string('hidden_activation', fields.string('hidden_act', 'silu'));
 

@@ -49,8 +49,9 @@ export interface ModelConfig {
   readonly eosTokenIds: readonly number[];
 }
 
-/** More than any published model; keeps a hostile count from sizing a list. */
+/** More than any published model; keep a hostile count from sizing a list. */
 const MAX_LAYERS = 4096;
+const MAX_HEAD_DIM = 16384;
 
 /**
  * Checks what no single field can tell: that the numbers fit together.
@@ -59,8 +60,14 @@ const MAX_LAYERS = 4096;
  */
 export function checkHeads(
   source: string,
-  { numLayers, numHeads, numKvHeads }: { numLayers: number; numHeads: number; numKvHeads: number },
+  sizes: { numLayers: number; numHeads: number; numKvHeads: number; headDim: number },
 ): void {
+  const { numLayers, numHeads, numKvHeads, headDim } = sizes;
+  if (headDim > MAX_HEAD_DIM) {
+    throw new ModelError(
+      `${source}: head dimension ${headDim}; at most ${MAX_HEAD_DIM} is accepted`,
+    );
+  }
   if (numLayers > MAX_LAYERS) {
     throw new ModelError(`${source}: ${numLayers} layers; at most ${MAX_LAYERS} are accepted`);
   }

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { it } from 'node:test';
+import { ModelError } from './errors.ts';
 import { longRopeMagnitude, ropeSpec, yarnMagnitude } from './rope-scaling.ts';
 
 const plain = ropeSpec('half', 64, 10000, { kind: 'none' });
@@ -68,4 +69,14 @@ it('divides each by its own factor', () => {
 it('has no magnitude where nothing is extended', () => {
   assert.equal(yarnMagnitude(1, 1), 1);
   assert.equal(longRopeMagnitude(1, 4096), 1);
+});
+
+it('refuses numbers that give no frequencies', () => {
+  const scaling = {
+    kind: 'yarn' as const,
+    ...{ factor: 4, originalMaxPositions: 4096, betaFast: 32, betaSlow: 1 },
+    truncate: true,
+    magnitude: null,
+  };
+  assert.throws(() => ropeSpec('half', 64, 1, scaling), ModelError);
 });

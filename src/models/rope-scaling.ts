@@ -5,6 +5,7 @@
  * RoPE: Su et al. 2021, arXiv:2104.09864. YaRN: Peng et al. 2023, arXiv:2309.00071. LongRoPE: Ding et al. 2024, arXiv:2402.13753.
  */
 import type { RopeSpec } from '../graph/ir.ts';
+import { ModelError } from './errors.ts';
 
 export type RopeScaling =
   | { readonly kind: 'none' }
@@ -35,6 +36,7 @@ export type RopeScaling =
 /**
  * @param rotaryDim values of each head that are rotated, even
  * @returns frequencies rounded to f32, as the published implementations keep them
+ * @throws {ModelError} if the numbers give none
  */
 export function ropeSpec(
   style: RopeSpec['style'],
@@ -44,7 +46,13 @@ export function ropeSpec(
 ): RopeSpec {
   const plain = Array.from({ length: rotaryDim / 2 }, (_, j) => theta ** ((-2 * j) / rotaryDim));
   const frequencies = scaledFrequencies(plain, rotaryDim, theta, scaling).map(Math.fround);
-  return { style, rotaryDim, frequencies, magnitude: magnitudeOf(scaling) };
+  const magnitude = magnitudeOf(scaling);
+  if (![...frequencies, magnitude].every(Number.isFinite)) {
+    throw new ModelError(
+      `rotary frequencies are not finite: theta ${theta}, scaling ${JSON.stringify(scaling)}`,
+    );
+  }
+  return { style, rotaryDim, frequencies, magnitude };
 }
 
 function scaledFrequencies(
