@@ -117,6 +117,23 @@ test("two equal texts at once: the second goes on from the first one's seal", ()
   assert.equal(numFound(manager, range(0, 8)), 2);
 });
 
+test('content whose parent was evicted gives way when the text is computed again', () => {
+  const manager = managerOf(5);
+  const parent = computed(manager, range(0, 4));
+  const text = range(0, 8);
+  const child = computed(manager, text); // sealed under the parent's seal, with an unsealed copy of the parent's content
+  manager.releaseAll(parent);
+  const filler = new BlockTable();
+  manager.grow(filler, 12);
+  assert.equal(numFound(manager, text), 0);
+  manager.releaseAll(filler);
+  const again = computed(manager, text);
+  assert.equal(numFound(manager, text), 2);
+  manager.releaseAll(child);
+  manager.releaseAll(again);
+  assert.equal(numFound(manager, text), 2);
+});
+
 test('a shared or sealed block is copied before it is written, an own one is not', () => {
   const manager = managerOf(4);
   const table = new BlockTable();

@@ -25,8 +25,6 @@ export class BlockTable {
   lastSeal = 0;
   hashHigh = 0;
   hashLow = 0;
-  /** Set where sealing had to stop because another content holds the hash. */
-  isSealingOver = false;
 
   blockId(index: number): KvBlockId {
     return this.ids[index]! as KvBlockId;
@@ -170,7 +168,6 @@ export class BlockManager {
     table.lastSeal = 0;
     table.hashHigh = 0;
     table.hashLow = 0;
-    table.isSealingOver = false;
   }
 
   /** A second table over the same blocks, which both must make writable before they write. */
@@ -232,7 +229,7 @@ export class BlockManager {
 
   /** Seals the blocks of the table that `numComputed` computed tokens fill. */
   seal(table: BlockTable, tokens: TokenSpan, numComputed: number): void {
-    if (!this.#hasPrefixCache || table.isSealingOver) return;
+    if (!this.#hasPrefixCache) return;
     const numFull = Math.floor(numComputed / this.blockSize);
     for (; table.numSealed < numFull; table.numSealed++) {
       const index = table.numSealed;
@@ -240,13 +237,13 @@ export class BlockManager {
       const key = hashKey(table);
       const known = this.#blockOfHash.get(key);
       if (known !== undefined) {
-        // Another block has this content already (two equal prompts at once): go on from its seal, keep ours unsealed.
-        if (!this.#holds(known, tokens, index, table.lastSeal)) {
-          table.isSealingOver = true;
-          return;
+        if (this.#holds(known, tokens, index, table.lastSeal)) {
+          // Another block has this content already (two equal prompts at once): go on from its seal, keep ours unsealed.
+          table.lastSeal = this.#seals[known]!;
+          continue;
         }
-        table.lastSeal = this.#seals[known]!;
-        continue;
+        // Equal hash, but another text or one whose parent is gone: nobody could find it through us, so ours takes its place.
+        this.#unseal(known);
       }
       const id = table.blockId(index);
       const start = index * this.blockSize;

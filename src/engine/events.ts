@@ -3,6 +3,7 @@
  */
 
 import type { TokenLogprob } from './logprobs.ts';
+import type { PreparedRequest } from './request.ts';
 
 export interface TokenEvent {
   readonly type: 'token';
@@ -56,3 +57,25 @@ export interface FinishEvent {
 }
 
 export type EngineEvent = TokenEvent | FinishEvent;
+
+/** The end of a request that no engine has in hand: refused on arrival, or left without an engine. */
+export function unservedFinish(
+  request: PreparedRequest,
+  reason: 'abort' | 'error',
+  error?: FinishEvent['error'],
+): FinishEvent {
+  return {
+    type: 'finish',
+    requestId: request.requestId,
+    reason,
+    stopReason: null,
+    text: '',
+    usage: {
+      promptTokens: request.promptTokenIds.length,
+      completionTokens: request.outputTokenIds.length,
+      cachedTokens: 0,
+    },
+    timings: { queueMs: null, promptMs: null, ttftMs: null, outputMs: null, totalMs: 0 },
+    ...(error !== undefined && { error }),
+  };
+}

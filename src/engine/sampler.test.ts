@@ -177,6 +177,19 @@ test('rows without a usable logit are refused', () => {
   assert.throws(() => rowOf(nan, 8), /NaN among logits 8\.\.15/);
 });
 
+test('a slice sum is taken anew where edits leave little of it', () => {
+  const logits = new Float32Array(512).fill(1);
+  const { sliceMax, sliceExpSum } = sliceStats(logits, 512);
+  sliceExpSum[0] = sliceExpSum[0]! * (1 + 5e-5); // as far off as a runner may be
+  const row = new SlicedLogits(512, 512);
+  row.load(logits, sliceMax, sliceExpSum);
+  for (let id = 0; id < 500; id++) {
+    row.set(id + 6, -50);
+  }
+  row.settle();
+  assert.ok(Math.abs(row.expSum[0]! / 12 - 1) < 1e-6, `${row.expSum[0]}, expected 12`);
+});
+
 test('logprobs are the log-softmax of the row', () => {
   fc.assert(
     fc.property(logitsArbitrary, fc.integer({ min: 0, max: 20 }), (logits, count) => {

@@ -39,7 +39,7 @@ export class MockRunner implements ModelRunner {
   readonly batch: StepBatch;
   readonly sliceSize: number;
   numSteps = 0;
-  isDisposed = false;
+  numCopiedBlocks = 0;
   /** Sequences in the largest step so far. */
   maxSeqsSeen = 0;
   /** Token id and position of each slot; -1 where nothing was written. */
@@ -104,6 +104,7 @@ export class MockRunner implements ModelRunner {
 
   copyBlocks(pairs: Int32Array, numPairs: number): void {
     const { blockSize } = this.limits;
+    this.numCopiedBlocks += numPairs;
     for (let p = 0; p < numPairs; p++) {
       const [from, to] = [pairs[2 * p]! * blockSize, pairs[2 * p + 1]! * blockSize];
       this.#kvTokens.copyWithin(to, from, from + blockSize);
@@ -112,7 +113,7 @@ export class MockRunner implements ModelRunner {
   }
 
   [Symbol.dispose](): void {
-    this.isDisposed = true;
+    this.#rows = [];
   }
 
   #run(): void {

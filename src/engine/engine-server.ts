@@ -1,0 +1,85 @@
+/**
+ * An engine at one end of a port: takes messages, drives the core, and sends the events of each step as one message. Knows nothing of what the
+ * port is made of, or of how the runner came to be.
+ */
+
+import { HastenError } from '../platform/errors.ts';
+import type { RunnerLimits } from '../runtime/model-runner.ts';
+import type { EngineCore } from './engine-core.ts';
+import { unservedFinish } from './events.ts';
+import type { ClientMessage, EnginePort, ServerMessage } from './protocol.ts';
+import type { PreparedRequest } from './request.ts';
+import { StepLoop } from './step-loop.ts';
+
+export class EngineServer {
+  readonly #core: EngineCore;
+  readonly #port: EnginePort;
+  readonly #loop: StepLoop;
+  #isClosing = false;
+  readonly #closed = Promise.withResolvers<void>();
+
+  /** Says `ready` at once: the core must be able to run. */
+  constructor(core: EngineCore, limits: RunnerLimits, port: EnginePort) {
+    this.#core = core;
+    this.#port = port;
+    this.#loop = new StepLoop(core, (events) => this.#send({ type: 'events', events }));
+    port.on('message', (message) => this.#receive(message as ClientMessage));
+    port.on('close', () => this.#close(false));
+    this.#send({ type: 'ready', limits });
+  }
+
+  /** Settles when the engine has ended its last request after a shutdown, or after the other end has gone. */
+  get closed(): Promise<void> {
+    return this.#closed.promise;
+  }
+
+  #send(message: ServerMessage): void {
+    this.#port.postMessage(message);
+  }
+
+  #receive(message: ClientMessage): void {
+    switch (message.type) {
+      case 'submit':
+        this.#submit(message.request);
+        break;
+      case 'abort':
+        this.#core.abort(message.requestId);
+        this.#loop.wake();
+        break;
+      case 'stats':
+        this.#send({ type: 'stats', callId: message.callId, stats: this.#core.stats() });
+        break;
+      case 'shutdown':
+        this.#close(message.drain);
+        break;
+      default:
+        message satisfies never;
+    }
+  }
+
+  /** A request that is refused here, though its sender has checked it, ends like any other: with one finish event. */
+  #submit(request: PreparedRequest): void {
+    try {
+      this.#core.submit(request);
+      this.#loop.wake();
+    } catch (error) {
+      const code = error instanceof HastenError ? error.code : 'internal';
+      const message = error instanceof Error ? error.message : String(error);
+      const event = unservedFinish(request, 'error', { code, message });
+      this.#send({ type: 'events', events: [event] });
+    }
+  }
+
+  async #close(isDraining: boolean): Promise<void> {
+    if (!isDraining) {
+      this.#core.abortAll();
+      this.#loop.wake();
+    }
+    if (this.#isClosing) return;
+    this.#isClosing = true;
+    await this.#loop.idle();
+    this.#send({ type: 'closed' });
+    this.#port.close();
+    this.#closed.resolve();
+  }
+}

@@ -1,0 +1,35 @@
+/**
+ * What passes between an engine in a thread or process of its own and those who use it. All messages are plain data (with typed arrays), fit for
+ * structured clone and for a child process with `serialization: 'advanced'`.
+ */
+
+import type { RunnerLimits } from '../runtime/model-runner.ts';
+import type { EngineStats } from './engine-stats.ts';
+import type { EngineEvent } from './events.ts';
+import type { PreparedRequest } from './request.ts';
+
+export type ClientMessage =
+  | { readonly type: 'submit'; readonly request: PreparedRequest }
+  | { readonly type: 'abort'; readonly requestId: string }
+  /** Answered by `stats` with the same `callId`. */
+  | { readonly type: 'stats'; readonly callId: number }
+  /** Answered by `closed` when all requests have ended: by themselves with `drain`, else aborted. */
+  | { readonly type: 'shutdown'; readonly drain: boolean };
+
+export type ServerMessage =
+  /** The first message: the engine takes requests. */
+  | { readonly type: 'ready'; readonly limits: RunnerLimits }
+  /** Everything that one step gave, for all its requests. */
+  | { readonly type: 'events'; readonly events: readonly EngineEvent[] }
+  | { readonly type: 'stats'; readonly callId: number; readonly stats: EngineStats }
+  | { readonly type: 'closed' };
+
+/**
+ * What both ends need of a connection: a `MessagePort` of node:worker_threads is one. Messages arrive in order, none after `close`, which comes when
+ * either end closed or died.
+ */
+export interface EnginePort {
+  postMessage(message: ClientMessage | ServerMessage): void;
+  on(event: 'message' | 'close', listener: (message: unknown) => void): unknown;
+  close(): void;
+}
