@@ -3,6 +3,7 @@
  * structured clone and for a child process with `serialization: 'advanced'`.
  */
 
+import type { MessagePort } from 'node:worker_threads';
 import type { RunnerLimits } from '../runtime/model-runner.ts';
 import type { EngineStats } from './engine-stats.ts';
 import type { EngineEvent } from './events.ts';
@@ -32,4 +33,9 @@ export interface EnginePort {
   postMessage(message: ClientMessage | ServerMessage): void;
   on(event: 'message' | 'close', listener: (message: unknown) => void): unknown;
   close(): void;
+}
+
+/** A connection between two threads. A child process needs an adapter of its own here, with the same three functions. */
+export function threadPort(port: MessagePort): EnginePort {
+  return port;
 }
