@@ -1,28 +1,25 @@
-/** Puts an engine together on this thread: model, runner, scheduler. The composition that every engine host runs, wherever it lives. */
-import { Engine } from '../engine/engine.ts';
-import { DEFAULT_SAMPLING_PARAMS } from '../engine/sampling-params.ts';
+/** Puts an engine's core together on this thread: model, runner, scheduler. What every engine host runs, wherever it lives. */
+import { EngineCore } from '../engine/engine-core.ts';
 import type { DecoderSource } from '../engine/sequence.ts';
+import type { RunnerLimits } from '../runtime/model-runner.ts';
+import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { createRunner } from './create-runner.ts';
 import type { EngineSetup, ProgressCallback } from './engine-setup.ts';
 import { OpenedModel } from './open-model.ts';
 
-export interface LocalEngine extends AsyncDisposable {
-  readonly engine: Engine;
+export interface BuiltEngine extends Disposable {
+  readonly core: EngineCore;
+  readonly limits: RunnerLimits;
 }
 
-/** For models without a tokenizer: tokens have no text. */
-const NO_TEXT: DecoderSource = {
-  createDecoderStream: () => ({ push: () => '', end: () => '' }),
-};
-
 /** @throws every error of opening, packing and compiling a model */
-export async function createEngine(
+export async function buildEngine(
   setup: EngineSetup,
   onProgress?: ProgressCallback,
-): Promise<LocalEngine> {
+): Promise<BuiltEngine> {
   const model = new OpenedModel(setup.path, setup.maxModelLen);
   try {
-    const { config, weights, samplingDefaults } = model.description;
+    const { config, weights } = model.description;
     const runner = await createRunner({
       source: weights,
       config,
@@ -35,20 +32,15 @@ export async function createEngine(
       planCacheFolder: setup.planCacheFolder,
       onProgress,
     });
-    const { tokenizer } = model;
-    const engine = new Engine({
+    const core = new EngineCore({
       runner,
-      tokenizer:
-        tokenizer === null
-          ? NO_TEXT
-          : { createDecoderStream: () => tokenizer.createDecoderStream({ isContinuation: true }) },
+      tokenizer: decoderSource(model.tokenizer),
       eosTokenIds: model.eosTokenIds,
-      defaults: { ...DEFAULT_SAMPLING_PARAMS, ...samplingDefaults },
     });
     return {
-      engine,
-      async [Symbol.asyncDispose]() {
-        await engine.close();
+      core,
+      limits: runner.limits,
+      [Symbol.dispose]() {
         runner[Symbol.dispose]();
         model[Symbol.dispose]();
       },
@@ -57,4 +49,12 @@ export async function createEngine(
     model[Symbol.dispose]();
     throw error;
   }
+}
+
+/** Output continues a prompt. Without a tokenizer tokens have no text. */
+function decoderSource(tokenizer: Tokenizer | null): DecoderSource {
+  return {
+    createDecoderStream: () =>
+      tokenizer?.createDecoderStream({ isContinuation: true }) ?? { push: () => '', end: () => '' },
+  };
 }

@@ -1,27 +1,129 @@
+/**
+ * Starts an engine on a thread of its own and watches over it. Knows nothing of what the engine does: that is the protocol's business
+ * (`engine/protocol.ts`). All that passes is plain data, so the thread can become a child process without a change above.
+ */
+import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
 import type { EngineApi } from '../engine/engine.ts';
-import { createEngine } from './engine-factory.ts';
+import { EngineClient } from '../engine/engine-client.ts';
+import { threadPort } from '../engine/protocol.ts';
+import type { SamplingParams } from '../engine/sampling-params.ts';
+import { HastenError } from '../platform/errors.ts';
 import type { EngineSetup, ProgressCallback } from './engine-setup.ts';
+import type { RunnerProgress } from './runner-options.ts';
 
-export interface EngineHost extends AsyncDisposable {
-  readonly engine: EngineApi;
-  /** Resolves, with the reason, if the engine dies; never settles otherwise. */
-  readonly failure: Promise<Error>;
+export interface EngineWorkerData {
+  readonly setup: EngineSetup;
+  /** The engine's end of the connection. */
+  readonly port: MessagePort;
 }
 
-export interface StartEngineOptions {
+/** What the engine's thread tells while it starts. */
+export type HostMessage =
+  | { readonly type: 'progress'; readonly progress: RunnerProgress }
+  | { readonly type: 'failed'; readonly code: string; readonly message: string };
+
+/** The engine could not start. `code` is that of the fault itself, such as `invalid_model`. */
+export class EngineStartError extends HastenError {}
+
+/** The engine's thread ended unasked. */
+export class EngineDiedError extends HastenError {
+  constructor(reason: string, options?: ErrorOptions) {
+    super('engine_died', `the engine stopped: ${reason}`, options);
+  }
+}
+
+export interface EngineHostOptions {
   readonly onProgress?: ProgressCallback | undefined;
+  /** Gives up starting. */
   readonly signal?: AbortSignal | undefined;
 }
 
-export async function startEngine(
-  setup: EngineSetup,
-  { onProgress, signal }: StartEngineOptions = {},
-): Promise<EngineHost> {
-  signal?.throwIfAborted();
-  const local = await createEngine(setup, onProgress);
-  return {
-    engine: local.engine,
-    failure: new Promise(() => {}),
-    [Symbol.asyncDispose]: () => local[Symbol.asyncDispose](),
-  };
+/** Time that a closed engine has to let go of its memory before its thread is ended from outside. */
+const CLOSE_TIMEOUT_MS = 5000;
+
+export class EngineHost implements AsyncDisposable {
+  readonly #worker: Worker;
+  readonly #port: MessagePort;
+  readonly #signal: AbortSignal | undefined;
+  readonly #exited = Promise.withResolvers<void>();
+  readonly #failure = Promise.withResolvers<Error>();
+  #client: EngineClient | undefined;
+  /** Why the thread ended, as far as it said. */
+  #reason: Error | undefined;
+  #isClosing = false;
+
+  /** Starts the thread at once; `connect` waits for it. */
+  constructor(setup: EngineSetup, { onProgress, signal }: EngineHostOptions = {}) {
+    const { port1, port2 } = new MessageChannel();
+    this.#port = port1;
+    this.#signal = signal;
+    const data: EngineWorkerData = { setup, port: port2 };
+    this.#worker = new Worker(new URL('./engine-worker.ts', import.meta.url), {
+      name: 'hasten-engine',
+      workerData: data,
+      transferList: [port2],
+      execArgv: [...process.execArgv, '--disable-warning=ExperimentalWarning'],
+    });
+    this.#worker.on('message', (message: HostMessage) => {
+      if (message.type === 'progress') onProgress?.(message.progress);
+      else this.#reason = new EngineStartError(message.code, message.message);
+    });
+    this.#worker.on('error', (error) => {
+      this.#reason ??= new EngineDiedError(String((error as Error)?.stack ?? error), {
+        cause: error,
+      });
+    });
+    this.#worker.on('exit', (code) => this.#ended(code));
+  }
+
+  /** Resolves, with the reason, if the engine dies; never settles otherwise. */
+  get failure(): Promise<Error> {
+    return this.#failure.promise;
+  }
+
+  /**
+   * Waits until the engine takes requests.
+   *
+   * @param defaults what sampling parameters that a request leaves out mean
+   * @throws {EngineStartError} if the model cannot be loaded, with the code of the reason
+   * @throws the reason of the signal
+   */
+  async connect(defaults: SamplingParams): Promise<EngineApi> {
+    const signal = this.#signal;
+    const giveUp = (): void => void this.#worker.terminate();
+    signal?.addEventListener('abort', giveUp, { once: true });
+    try {
+      signal?.throwIfAborted();
+      this.#client = await EngineClient.connect(threadPort(this.#port), { defaults });
+      return this.#client;
+    } catch (error) {
+      giveUp();
+      await this.#exited.promise;
+      signal?.throwIfAborted();
+      throw this.#reason ?? error;
+    } finally {
+      signal?.removeEventListener('abort', giveUp);
+    }
+  }
+
+  /** Ends what runs, then the thread. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#isClosing = true;
+    if (this.#client === undefined) await this.#worker.terminate();
+    await this.#client?.close();
+    const timer = setTimeout(() => void this.#worker.terminate(), CLOSE_TIMEOUT_MS);
+    await this.#exited.promise;
+    clearTimeout(timer);
+  }
+
+  #ended(code: number): void {
+    this.#port.close();
+    this.#exited.resolve();
+    if (this.#isClosing || this.#client === undefined) return;
+    // Later requests are refused instead of waiting for ever.
+    void this.#client.close();
+    this.#failure.resolve(
+      this.#reason ?? new EngineDiedError(`its thread ended with code ${code}`),
+    );
+  }
 }

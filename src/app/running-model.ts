@@ -1,6 +1,8 @@
 /** A model that answers: its engine started elsewhere, its tokenizer here. */
 
-import { type EngineHost, startEngine } from './engine-host.ts';
+import type { EngineApi } from '../engine/engine.ts';
+import { DEFAULT_SAMPLING_PARAMS } from '../engine/sampling-params.ts';
+import { EngineHost } from './engine-host.ts';
 import type { EngineSetup, ProgressCallback } from './engine-setup.ts';
 import { EngineTextModel } from './engine-text-model.ts';
 import { OpenedModel } from './open-model.ts';
@@ -18,30 +20,25 @@ export class RunningModel extends EngineTextModel implements AsyncDisposable {
   readonly #host: EngineHost;
   readonly #opened: OpenedModel;
 
-  private constructor(name: string, host: EngineHost, opened: OpenedModel) {
-    const { path } = opened.description;
-    super({ name, path, engine: host.engine, tokenizer: opened.tokenizer });
+  private constructor(name: string, host: EngineHost, engine: EngineApi, opened: OpenedModel) {
+    super({ name, path: opened.description.path, engine, tokenizer: opened.tokenizer });
     this.#host = host;
     this.#opened = opened;
   }
 
   /** Starts the engine and, while it loads, reads the tokenizer. @throws every error of opening and compiling a model */
-  static async start({
-    name,
-    setup,
-    onProgress,
-    signal,
-  }: RunningModelOptions): Promise<RunningModel> {
-    const starting = startEngine(setup, { onProgress, signal });
+  static async start(options: RunningModelOptions): Promise<RunningModel> {
+    const { name, setup, onProgress, signal } = options;
+    const host = new EngineHost(setup, { onProgress, signal });
     let opened: OpenedModel | undefined;
     try {
       opened = new OpenedModel(setup.path, setup.maxModelLen);
-      opened.tokenizer; // Now, while the engine is busy.
-      return new RunningModel(name, await starting, opened);
+      opened.tokenizer; // Read now, while the engine is busy.
+      const defaults = { ...DEFAULT_SAMPLING_PARAMS, ...opened.description.samplingDefaults };
+      return new RunningModel(name, host, await host.connect(defaults), opened);
     } catch (error) {
+      await host[Symbol.asyncDispose]();
       opened?.[Symbol.dispose]();
-      const host = await starting.catch(() => undefined);
-      await host?.[Symbol.asyncDispose]();
       throw error;
     }
   }

@@ -1,9 +1,9 @@
 /** What commands that open a model do first: find it and start it, with a progress bar where that takes a while. */
 import { type FoundModel, findModel } from '../app/open-model.ts';
+import { planCacheFolder } from '../app/plan-cache-folder.ts';
 import { RunningModel } from '../app/running-model.ts';
 import { hubProgress } from './hub-progress.ts';
 import type { EngineFlags } from './options.ts';
-import { planCacheFolder } from './plan-cache.ts';
 import { ProgressReporter } from './progress.ts';
 
 export async function findModelWithProgress(

@@ -2,8 +2,11 @@
  * Errors as the API shows them: `{ error: { message, type, param, code } }`, OpenAI's shape. The only place that knows which fault of a lower
  * part is which HTTP status. Knows nothing of routes.
  */
+import { GenerationError, NoChatTemplateError } from '../app/engine-text-model.ts';
+import { NoTokenizerError } from '../app/open-model.ts';
 import { EngineClosedError, RequestError, RequestTooLongError } from '../engine/errors.ts';
 import { HastenError } from '../platform/errors.ts';
+import { ChatTemplateError } from '../tokenizer/errors.ts';
 
 export interface ErrorBody {
   readonly error: {
@@ -58,6 +61,15 @@ export function toApiError(error: unknown): ApiError {
     const param = toSnakeCase(error.param);
     const message = error.message.replace(error.param, param);
     return new ApiError(400, message, { param, cause: error });
+  }
+  if (error instanceof ChatTemplateError) {
+    return new ApiError(400, error.message, { param: 'messages', code: error.code, cause: error });
+  }
+  if (error instanceof NoChatTemplateError || error instanceof NoTokenizerError) {
+    return new ApiError(400, error.message, { code: error.code, cause: error });
+  }
+  if (error instanceof GenerationError) {
+    return new ApiError(500, error.message, { code: error.engineCode, cause: error });
   }
   if (error instanceof EngineClosedError) {
     return new ApiError(503, 'the engine is not running', { code: error.code, cause: error });

@@ -233,6 +233,35 @@ describe('the openai client', () => {
     assert.match(server.logLines.join(''), /the echo broke/);
   });
 
+  test('gets one error when one of several choices fails, and the others stop', async () => {
+    const model = new EchoModel({ failAfter: 2, failingSeed: 1, delayMs: 5 });
+    await using server = await startTestServer(model);
+    const stream = await clientOf(server.url).chat.completions.create({
+      model: 'echo',
+      messages: HELLO,
+      stream: true,
+      n: 3,
+      seed: 0,
+    });
+    await assert.rejects(async () => {
+      for await (const _ of stream);
+    }, OpenAI.APIError);
+    await until(() => model.numRunning === 0);
+    assert.equal(model.numAborted, 2);
+  });
+
+  test('leaves nothing running when a later prompt is refused', async () => {
+    const model = new EchoModel({ delayMs: 5 });
+    await using server = await startTestServer(model);
+    const { completions } = clientOf(server.url);
+    const prompts = ['x', 'y'.repeat(5000)];
+    await assert.rejects(
+      completions.create({ model: 'echo', prompt: prompts, max_tokens: 4000 }),
+      OpenAI.BadRequestError,
+    );
+    await until(() => model.numRunning === 0);
+  });
+
   test('lists the models and asks for one', async () => {
     await using server = await startTestServer(new EchoModel());
     const client = clientOf(server.url);

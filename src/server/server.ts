@@ -11,9 +11,9 @@ import {
 } from 'fastify';
 import type { Logger } from 'pino';
 import { HastenError } from '../platform/errors.ts';
-import { ClientGoneError } from './client-signal.ts';
 import { ApiError, BODY_LIMIT_BYTES, type ErrorBody, toApiError } from './errors.ts';
 import { assertTrustedOrigin, isLoopbackAddress } from './host-guard.ts';
+import { ClientGoneError } from './request-scope.ts';
 import { chatCompletionsRoute } from './routes/chat-completions.ts';
 import { completionsRoute } from './routes/completions.ts';
 import type { Route } from './routes/context.ts';

@@ -3,6 +3,7 @@
  */
 import { once } from 'node:events';
 import type { ServerResponse } from 'node:http';
+import { ClientGoneError } from './request-scope.ts';
 
 export class EventStream {
   readonly #response: ServerResponse;
@@ -36,6 +37,8 @@ export class EventStream {
 
   async #write(text: string): Promise<void> {
     this.#signal.throwIfAborted();
+    // Another choice of the same request has failed and ended the stream.
+    if (this.#response.writableEnded) throw new ClientGoneError();
     if (this.#response.write(text)) return;
     await once(this.#response, 'drain', { signal: this.#signal });
   }

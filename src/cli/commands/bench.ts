@@ -4,6 +4,7 @@ import type { Command } from 'commander';
 import { type BenchmarkTest, runBenchmark } from '../../app/benchmark.ts';
 import { createRunner } from '../../app/create-runner.ts';
 import { OpenedModel } from '../../app/open-model.ts';
+import { planCacheFolder } from '../../app/plan-cache-folder.ts';
 import { weightBytesPerStep } from '../../app/weight-traffic.ts';
 import { cpuTopology } from '../../platform/topology.ts';
 import { UsageError } from '../errors.ts';
@@ -11,7 +12,6 @@ import { InterruptHandler } from '../interrupt.ts';
 import { findModelWithProgress } from '../model-command.ts';
 import { addEngineOptions, type EngineFlags, parseCounts, parseInteger } from '../options.ts';
 import { formatTable, printJson, printLine } from '../output.ts';
-import { planCacheFolder } from '../plan-cache.ts';
 import { ProgressReporter } from '../progress.ts';
 
 interface BenchFlags extends Omit<EngineFlags, 'threads'> {

@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import { Option } from 'commander';
 import { createRunner } from '../../app/create-runner.ts';
 import { OpenedModel } from '../../app/open-model.ts';
+import { planCacheFolder } from '../../app/plan-cache-folder.ts';
 import { scoringRows, topIds } from '../../app/scoring.ts';
 import { SequenceDriver } from '../../app/sequence-driver.ts';
 import { CommandError } from '../errors.ts';
@@ -10,7 +11,6 @@ import { InterruptHandler } from '../interrupt.ts';
 import { findModelWithProgress } from '../model-command.ts';
 import { addEngineOptions, type EngineFlags, parseInteger, parseTokenIds } from '../options.ts';
 import { printLine, writeOut } from '../output.ts';
-import { planCacheFolder } from '../plan-cache.ts';
 
 interface LogitsFlags extends EngineFlags {
   readonly tokenIds: number[];

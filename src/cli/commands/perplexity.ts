@@ -3,6 +3,7 @@ import { setImmediate } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { createRunner } from '../../app/create-runner.ts';
 import { OpenedModel } from '../../app/open-model.ts';
+import { planCacheFolder } from '../../app/plan-cache-folder.ts';
 import { scoringRows, windowNll } from '../../app/scoring.ts';
 import { SequenceDriver } from '../../app/sequence-driver.ts';
 import type { Tokenizer } from '../../tokenizer/tokenizer.ts';
@@ -11,7 +12,6 @@ import { InterruptHandler } from '../interrupt.ts';
 import { findModelWithProgress } from '../model-command.ts';
 import { addEngineOptions, type EngineFlags, parseInteger, readTextFile } from '../options.ts';
 import { printJson, printLine } from '../output.ts';
-import { planCacheFolder } from '../plan-cache.ts';
 import { ProgressReporter } from '../progress.ts';
 
 interface PerplexityFlags extends EngineFlags {

@@ -2,10 +2,10 @@
 import { randomUUID } from 'node:crypto';
 import type { ChatTurn, GenerationResult } from '../../app/text-model.ts';
 import { type Choice, collectChoices, streamChoices } from '../answer.ts';
-import { clientSignal } from '../client-signal.ts';
 import { samplingOf } from '../generation-options.ts';
 import { chatLogprobs } from '../logprobs.ts';
 import { type ChatRequest, contentText, parseChatRequest } from '../request-schemas.ts';
+import { RequestScope } from '../request-scope.ts';
 import { usageOf } from '../usage.ts';
 import { type Route, warnOfUnknownFields } from './context.ts';
 
@@ -23,7 +23,8 @@ export const chatCompletionsRoute: Route = (server, { served, shutdown }) => {
       maxTokens: body.max_completion_tokens ?? body.max_tokens ?? null,
       logprobs: body.logprobs ? (body.top_logprobs ?? 0) : null,
     };
-    const signal = clientSignal(reply.raw, shutdown);
+    using scope = new RequestScope(reply.raw, shutdown);
+    const { signal } = scope;
     const generations = Array.from({ length: numChoices }, (_, choice) =>
       model.generate({ tokenIds, sampling: samplingOf(body, limits, choice), signal }),
     );

@@ -2,10 +2,10 @@
 import { randomUUID } from 'node:crypto';
 import type { GenerationPart, GenerationResult, TextModel } from '../../app/text-model.ts';
 import { type Choice, collectChoices, streamChoices } from '../answer.ts';
-import { clientSignal } from '../client-signal.ts';
 import { samplingOf } from '../generation-options.ts';
 import { completionLogprobs } from '../logprobs.ts';
 import { type CompletionRequest, parseCompletionRequest } from '../request-schemas.ts';
+import { RequestScope } from '../request-scope.ts';
 import { usageOf } from '../usage.ts';
 import { type Route, warnOfUnknownFields } from './context.ts';
 
@@ -23,7 +23,8 @@ export const completionsRoute: Route = (server, { served, shutdown }) => {
       maxTokens: body.max_tokens ?? DEFAULT_MAX_TOKENS,
       logprobs: body.logprobs ?? null,
     };
-    const signal = clientSignal(reply.raw, shutdown);
+    using scope = new RequestScope(reply.raw, shutdown);
+    const { signal } = scope;
     const generations = prompts.flatMap(({ tokenIds }) =>
       Array.from({ length: choicesPerPrompt }, (_, choice) =>
         model.generate({ tokenIds, sampling: samplingOf(body, limits, choice), signal }),

@@ -22,6 +22,8 @@ export interface EchoModelOptions {
   readonly delayMs?: number;
   /** Thrown after this many tokens. */
   readonly failAfter?: number;
+  /** Only generations with this seed fail; left out: all. */
+  readonly failingSeed?: number;
 }
 
 export class EchoModel implements TextModel {
@@ -87,7 +89,9 @@ export class EchoModel implements TextModel {
           finishReason = 'abort';
           break;
         }
-        if (outputTokens === this.#options.failAfter) throw new Error('the echo broke');
+        const { failAfter, failingSeed = params.seed } = this.#options;
+        if (outputTokens === failAfter && params.seed === failingSeed)
+          throw new Error('the echo broke');
         const id = tokenIds[outputTokens % tokenIds.length]!;
         outputTokens++;
         const bytes = Uint8Array.of(id);

@@ -1,0 +1,232 @@
+/** What `load` gives: a model as an object, with typed options that are checked. Knows nothing of terminals or HTTP. */
+import type { SamplingParamsInput } from '../engine/sampling-params.ts';
+import { HastenError } from '../platform/errors.ts';
+import { findModel } from './open-model.ts';
+import { planCacheFolder } from './plan-cache-folder.ts';
+import { PRECISIONS, type Precision, TARGET_NAMES, type TargetName } from './runner-options.ts';
+import { RunningModel } from './running-model.ts';
+import type {
+  ChatRenderOptions,
+  Generation,
+  GenerationPart,
+  GenerationResult,
+} from './text-model.ts';
+
+/** An option that does not exist, or a value that it does not take. */
+export class OptionError extends HastenError {
+  readonly option: string;
+
+  constructor(option: string, message: string) {
+    super('invalid_option', message);
+    this.option = option;
+  }
+}
+
+export interface LoadProgress {
+  /** What is being done, in words. */
+  readonly phase: string;
+  readonly done: number;
+  /** 0 where it is not known. */
+  readonly total: number;
+}
+
+export interface LoadOptions {
+  /** Longest sequence, prompt and answer together; default: the model's own, as far as memory goes. */
+  readonly maxModelLen?: number;
+  /** Bytes for keys and values of all running sequences. */
+  readonly kvCacheMemoryBytes?: number;
+  /** Answers that are generated side by side; further ones wait. Default 16. */
+  readonly maxSeqs?: number;
+  /** Compute threads; default one per physical core. */
+  readonly threads?: number | 'auto';
+  readonly target?: TargetName;
+  readonly precision?: Precision;
+  /** Never use the network. */
+  readonly offline?: boolean;
+  /** Where packed weights are kept for the next start; null for nowhere. Default: `hasten/plans` in the user's cache folder. */
+  readonly planCacheFolder?: string | null;
+  /** Gives up loading. */
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (progress: LoadProgress) => void;
+}
+
+export interface ChatMessage {
+  readonly role: string;
+  readonly content: string;
+  readonly [field: string]: unknown;
+}
+
+/** Sampling, and what else belongs to one answer; what is left out comes from the model's generation_config. */
+export interface AnswerOptions extends SamplingParamsInput {
+  /** Ends the answer at once; its result then has `finishReason: 'abort'`. */
+  readonly signal?: AbortSignal;
+}
+
+export interface ChatOptions extends AnswerOptions {
+  /** Variables for the chat template, such as `enable_thinking`. */
+  readonly templateVariables?: ChatRenderOptions['variables'];
+}
+
+/** An answer on its way. Iterate over its parts, or ask for the whole text; either once. Leaving the loop early stops it. */
+export interface Answer extends AsyncIterable<GenerationPart> {
+  /** The whole text. */
+  text(): Promise<string>;
+  /** How it ended and how long it took; there when the answer is over. */
+  readonly result: Promise<GenerationResult>;
+}
+
+export interface Model extends Disposable, AsyncDisposable {
+  readonly name: string;
+  /** Longest sequence, prompt and answer together. */
+  readonly maxModelLen: number;
+  /** The next message of a conversation. */
+  chat(messages: readonly ChatMessage[], options?: ChatOptions): Answer;
+  /** What follows a text, or token ids taken exactly. */
+  complete(prompt: string | readonly number[], options?: AnswerOptions): Answer;
+  /** Token ids of a text, nothing added. */
+  tokenize(text: string): number[];
+  detokenize(tokenIds: readonly number[]): string;
+}
+
+type Check = readonly [accepted: string, isAccepted: (value: unknown) => boolean];
+
+const atLeastOne: Check = [
+  'a whole number of at least 1',
+  (x) => Number.isSafeInteger(x) && (x as number) >= 1,
+];
+const oneOf = (names: readonly string[]): Check => [
+  `one of ${names.join(', ')}`,
+  (x) => names.includes(x as string),
+];
+const isFunction: Check = ['a function', (x) => typeof x === 'function'];
+const isSignal: Check = ['an AbortSignal', (x) => x instanceof AbortSignal];
+
+const LOAD_OPTIONS: { readonly [K in keyof Required<LoadOptions>]: Check } = {
+  maxModelLen: atLeastOne,
+  kvCacheMemoryBytes: atLeastOne,
+  maxSeqs: atLeastOne,
+  threads: ['"auto" or a whole number of at least 1', (x) => x === 'auto' || atLeastOne[1](x)],
+  target: oneOf(TARGET_NAMES),
+  precision: oneOf(PRECISIONS),
+  offline: ['true or false', (x) => typeof x === 'boolean'],
+  planCacheFolder: ['a folder or null', (x) => x === null || typeof x === 'string'],
+  signal: isSignal,
+  onProgress: isFunction,
+};
+
+/** @throws {OptionError} on an unknown key or a bad value, naming what is accepted */
+function checkLoadOptions(options: LoadOptions): void {
+  for (const [key, value] of Object.entries(options)) {
+    if (!Object.hasOwn(LOAD_OPTIONS, key)) {
+      const known = Object.keys(LOAD_OPTIONS).join(', ');
+      throw new OptionError(key, `load: unknown option "${key}"; known are ${known}`);
+    }
+    const [accepted, isAccepted] = LOAD_OPTIONS[key as keyof LoadOptions];
+    if (value !== undefined && !isAccepted(value)) {
+      throw new OptionError(
+        key,
+        `load: ${key}: expected ${accepted}, got ${JSON.stringify(value)}`,
+      );
+    }
+  }
+}
+
+export async function loadModel(spec: string, options: LoadOptions): Promise<Model> {
+  checkLoadOptions(options);
+  const { signal, onProgress, offline = false } = options;
+  const found = await findModel(spec, {
+    offline,
+    signal,
+    onProgress: ({ phase, file, receivedBytes, totalBytes = 0 }) =>
+      onProgress?.({ phase: `${phase} ${file}`, done: receivedBytes, total: totalBytes }),
+  });
+  const running = await RunningModel.start({
+    name: found.name,
+    setup: {
+      path: found.path,
+      target: options.target ?? 'auto',
+      precision: options.precision ?? 'fast',
+      threads: options.threads ?? 'auto',
+      maxModelLen: options.maxModelLen,
+      kvCacheMemoryBytes: options.kvCacheMemoryBytes,
+      maxSeqs: options.maxSeqs,
+      planCacheFolder:
+        options.planCacheFolder === undefined ? planCacheFolder() : options.planCacheFolder,
+    },
+    signal,
+    onProgress,
+  });
+  return new LoadedModel(running);
+}
+
+class LoadedModel implements Model {
+  readonly #running: RunningModel;
+
+  constructor(running: RunningModel) {
+    this.#running = running;
+  }
+
+  get name(): string {
+    return this.#running.name;
+  }
+
+  get maxModelLen(): number {
+    return this.#running.maxModelLen;
+  }
+
+  chat(messages: readonly ChatMessage[], options: ChatOptions = {}): Answer {
+    const { templateVariables: variables, ...rest } = options;
+    return this.#answer(this.#running.encodeChat(messages, { variables }), rest);
+  }
+
+  complete(prompt: string | readonly number[], options: AnswerOptions = {}): Answer {
+    const tokenIds = typeof prompt === 'string' ? this.#running.encodePrompt(prompt) : prompt;
+    return this.#answer(tokenIds, options);
+  }
+
+  tokenize(text: string): number[] {
+    return this.#running.tokenize(text);
+  }
+
+  detokenize(tokenIds: readonly number[]): string {
+    return this.#running.decode(tokenIds);
+  }
+
+  /** Begins to close without waiting; `await using` waits. */
+  [Symbol.dispose](): void {
+    void this.#running[Symbol.asyncDispose]();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#running[Symbol.asyncDispose]();
+  }
+
+  #answer(tokenIds: readonly number[], { signal, ...sampling }: AnswerOptions): Answer {
+    if (signal !== undefined && !isSignal[1](signal)) {
+      throw new OptionError('signal', `signal: expected ${isSignal[0]}`);
+    }
+    return new GenerationAnswer(this.#running.generate({ tokenIds, sampling, signal }));
+  }
+}
+
+class GenerationAnswer implements Answer {
+  readonly #generation: Generation;
+
+  constructor(generation: Generation) {
+    this.#generation = generation;
+  }
+
+  get result(): Promise<GenerationResult> {
+    return this.#generation.result;
+  }
+
+  async text(): Promise<string> {
+    let text = '';
+    for await (const part of this) text += part.text;
+    return text;
+  }
+
+  [Symbol.asyncIterator](): AsyncIterator<GenerationPart> {
+    return this.#generation[Symbol.asyncIterator]();
+  }
+}
