@@ -90,12 +90,13 @@ const plan = {
   rounds: positive('rounds'),
   repetitions: positive('repetitions'),
 };
-console.error('measuring the machine');
-const machine = await describeMachine({ threads: plan.threads });
-const result = await compare(plan, machine, (text) => console.error(text));
+const result = await compare(
+  plan,
+  () => describeMachine({ threads: plan.threads }),
+  (text) => console.error(text),
+);
 const report: ComparisonReport = {
   command: shownCommand('bench/compare.ts'),
-  machine,
   rounds: plan.rounds,
   repetitions: plan.repetitions,
   versions: Object.fromEntries(plan.engines.map((engine) => [engine.name, engine.version])),

@@ -62,10 +62,9 @@ export async function describeMachine(options: MachineOptions = {}): Promise<Mac
   const topology = cpuTopology();
   const cpu = detectCpu();
   const threads = options.threads ?? [...new Set([1, topology.usableCores])];
-  const rounds = options.isQuick ? 3 : 24;
   const isas = x64Isas(cpu);
   const bytesPerThread = (options.isQuick ? 64 : 384) << 20;
-  const computeOptions = { rounds, iterations: options.isQuick ? 5_000 : 50_000 };
+  const computeOptions = { rounds: options.isQuick ? 3 : 60, iterations: 20_000 };
 
   const readBandwidth: Record<number, Rate> = {};
   const kernel = readKernel(machineOf(isas[0]!));
@@ -76,7 +75,7 @@ export async function describeMachine(options: MachineOptions = {}): Promise<Mac
     }
     readBandwidth[numThreads] = await measureRate(kernel, {
       numThreads,
-      rounds,
+      rounds: options.isQuick ? 3 : 24,
       iterations: bytesPerThread / kernel.workPerIteration,
       data: { address: memory.address, bytesPerThread },
     });
@@ -110,6 +109,29 @@ export async function describeMachine(options: MachineOptions = {}): Promise<Mac
     date: new Date().toISOString().slice(0, 10),
     readBandwidth,
     isas: peaks,
+  };
+}
+
+/**
+ * Two measurements of one machine as one: the better best, the mean of the medians. Others may have been busy during one of them.
+ * @param again of the same machine and threads as `first`
+ */
+export function mergeMachines(first: MachineReport, again: MachineReport): MachineReport {
+  const merge = (a: IsaPeaks['int8'], b: IsaPeaks['int8']): Record<number, Rate> =>
+    Object.fromEntries(
+      Object.entries(a).map(([threads, rate]) => {
+        const other = b[Number(threads)] ?? rate;
+        const best = Math.max(rate.best, other.best);
+        return [threads, { best, median: (rate.median + other.median) / 2 }];
+      }),
+    );
+  return {
+    ...first,
+    readBandwidth: merge(first.readBandwidth, again.readBandwidth),
+    isas: first.isas.map(({ isa, int8, f32 }) => {
+      const other = again.isas.find((level) => level.isa === isa);
+      return { isa, int8: merge(int8, other?.int8 ?? int8), f32: merge(f32, other?.f32 ?? f32) };
+    }),
   };
 }
 

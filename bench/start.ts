@@ -19,7 +19,7 @@ import { markdownTable } from './lib/table.ts';
 
 const BOUND_MS = 300;
 /** Ten ids that every vocabulary has. */
-const PROMPT = [504, 3575, 282, 1649, 314, 260, 1970, 355, 253, 1221];
+const PROMPT = [504, 357, 282, 164, 314, 260, 197, 355, 253, 122];
 
 interface TimedRun {
   /** From spawn to the first byte on stdout; for `--json` with one token, that is the token. */

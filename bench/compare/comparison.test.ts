@@ -52,7 +52,7 @@ describe('comparison', () => {
       engine('peer', 'fa off', [1, 2, 3]),
       engine('peer', 'fa on', [2, 9, 4]),
     ];
-    const { rows, failures } = await compare(planOf(engines), machine);
+    const { rows, failures } = await compare(planOf(engines), async () => machine);
     assert.deepEqual(failures, []);
     const [tg, pp] = ['tg128', 'pp512'].map(
       (test) => duels(rows).find((d) => d.hasten.test === test)!,
@@ -67,7 +67,7 @@ describe('comparison', () => {
 
   it('keeps the rows that were lost, in bold, and lists runs that failed', async () => {
     const engines = [engine('hasten', '', [1, 1, 1]), engine('peer', '', [2, 2])];
-    const { rows, failures } = await compare(planOf(engines), machine);
+    const { rows, failures } = await compare(planOf(engines), async () => machine);
     assert.equal(failures.length, 1);
     const text = formatComparison({
       ...{ command: 'c', machine, rounds: 3, repetitions: 1, versions: {}, models: [] },

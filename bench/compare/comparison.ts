@@ -3,7 +3,7 @@
  * an engine is started nor how a result is shown.
  */
 import { type Summary, summarize } from '../lib/statistics.ts';
-import type { MachineReport } from '../machine.ts';
+import { type MachineReport, mergeMachines } from '../machine.ts';
 import type { Engine } from './engines.ts';
 import { type ModelWork, prefillOpsPerToken } from './model-work.ts';
 
@@ -50,6 +50,7 @@ export interface FailedRun {
 }
 
 export interface ComparisonResult {
+  readonly machine: MachineReport;
   readonly rows: readonly ComparisonRow[];
   readonly failures: readonly FailedRun[];
 }
@@ -72,14 +73,16 @@ export function schedule(plan: ComparisonPlan): ScheduledRun[][] {
 }
 
 /**
- * Runs the whole schedule. A run that fails is reported and leaves its engine without that figure; the others go on.
+ * Runs the whole schedule, and measures the machine before and after it. A run that fails is reported and leaves its engine without that figure;
+ * the others go on.
  * @param onRun called before each process starts
  */
 export async function compare(
   plan: ComparisonPlan,
-  machine: MachineReport,
+  measureMachine: () => Promise<MachineReport>,
   onRun: (text: string) => void = () => {},
 ): Promise<ComparisonResult> {
+  const machineBefore = await measureMachine();
   const measured = new Map<string, { run: ScheduledRun; test: string; values: number[] }>();
   const failures: FailedRun[] = [];
   for (const [round, runs] of schedule(plan).entries()) {
@@ -108,10 +111,11 @@ export async function compare(
       }
     }
   }
+  const machine = mergeMachines(machineBefore, await measureMachine());
   const rows = [...measured.values()].map(({ run, test, values }) =>
     rowOf(run, test, summarize(values), machine),
   );
-  return { rows, failures };
+  return { machine, rows, failures };
 }
 
 function rowOf(

@@ -2,7 +2,7 @@
  * The engines that are compared, each behind the same question: tokens per second of pp and tg on one model with so many threads, in a fresh
  * process. Knows how each is started and read, not what is done with the answers.
  */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { lastJson, runChild } from '../lib/child.ts';
@@ -118,11 +118,9 @@ export function llamaBenchEngine(program: string, flashAttention: boolean): Engi
   };
 }
 
+/** The first line that `llama-bench --version` prints, to either stream. */
 function llamaBenchVersion(program: string): string {
-  try {
-    const text = execFileSync(program, ['--version'], { encoding: 'utf8', stdio: 'pipe' });
-    return text.trim().split('\n')[0] || program;
-  } catch {
-    return `built locally (${program.split('/').at(-1)})`;
-  }
+  const { stdout, stderr } = spawnSync(program, ['--version'], { encoding: 'utf8' });
+  const line = `${stdout}${stderr}`.split('\n').find((text) => text.startsWith('version:'));
+  return line === undefined ? 'built locally, version unknown' : `built locally, ${line}`;
 }

@@ -57,6 +57,7 @@ export async function measureRate(kernel: PeakKernel, options: MeasureOptions): 
     const rates: number[] = [];
     for (let round = 1; round <= rounds + 1; round++) {
       Atomics.store(words, Control.finished, 0);
+      Atomics.store(words, Control.arrived, 0);
       Atomics.store(words, Control.round, round);
       Atomics.notify(words, Control.round);
       await waitFor(words, Control.finished, numThreads);

@@ -6,7 +6,7 @@ import { workerData } from 'node:worker_threads';
 import { callerOfAddresses } from '../../src/targets/x64/loader.ts';
 
 /** Words of the control array; every write is followed by a notify. */
-export const Control = { round: 0, ready: 1, finished: 2, numWords: 3 } as const;
+export const Control = { round: 0, ready: 1, finished: 2, arrived: 3, numWords: 4 } as const;
 
 export interface PeakWorkerData {
   /** Int32 words as in {@link Control}: `round` goes up to start one, -1 ends the thread. */
@@ -25,6 +25,7 @@ if (workerData !== null && typeof workerData === 'object' && 'peak' in workerDat
 
 function serve({ control, times, rank, code, table }: PeakWorkerData): void {
   const words = new Int32Array(control);
+  const numThreads = times.byteLength / 16;
   const clock = new BigInt64Array(times);
   const call = callerOfAddresses();
   Atomics.add(words, Control.ready, 1);
@@ -35,6 +36,10 @@ function serve({ control, times, rank, code, table }: PeakWorkerData): void {
     if (next < 0) return;
     if (next === round) continue;
     round = next;
+    // Threads wake up to 0.1 ms apart; they begin together, unless one of them has no core to run on.
+    Atomics.add(words, Control.arrived, 1);
+    const deadline = performance.now() + 1;
+    while (Atomics.load(words, Control.arrived) < numThreads && performance.now() < deadline);
     clock[2 * rank] = process.hrtime.bigint();
     call(code, table, 0n);
     clock[2 * rank + 1] = process.hrtime.bigint();
