@@ -33,8 +33,9 @@ export class ThreadTeam implements Disposable {
   readonly #scratch: NativeRegion[] = [];
   readonly #workers: Worker[] = [];
   readonly #run: (a: bigint, b: bigint) => void;
-  /** Settles when all workers have left native code. */
-  #exits: Promise<unknown>[] = [];
+  readonly #exits: Promise<unknown>[] = [];
+  /** A thread inside native code would keep the process from ending. */
+  readonly #leaveAtExit = (): void => this.#leave();
 
   constructor(numThreads: number, scratchBytes: number) {
     this.numThreads = numThreads;
@@ -51,6 +52,7 @@ export class ThreadTeam implements Disposable {
       this.#scratch.push(allocate(Math.max(4096, scratchBytes)));
       if (rank > 0) this.#startWorker(this.#scratch[rank]!.address);
     }
+    process.once('exit', this.#leaveAtExit);
   }
 
   #startWorker(scratch: bigint): void {
@@ -88,9 +90,14 @@ export class ThreadTeam implements Disposable {
   }
 
   /** Sends the workers home. Memory and code stay until they have left. */
-  [Symbol.dispose](): void {
+  #leave(): void {
     this.#words[CONTROL.leave >> 2] = 1;
     this.#code.call('wake', this.#control.address, 0n);
+  }
+
+  [Symbol.dispose](): void {
+    process.removeListener('exit', this.#leaveAtExit);
+    this.#leave();
     const release = (): void => {
       this.#code.dispose();
       this.#control.free();
