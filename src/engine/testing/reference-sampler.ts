@@ -23,18 +23,26 @@ export function referencePenalties(
   });
 }
 
-/** The token at `unit` of the cumulative distribution, in the order that sampler.ts documents. */
-export function referenceDraw(
+type DrawParams = Pick<SamplingParams, 'temperature' | 'topK' | 'topP' | 'minP'>;
+
+/** A token that may be drawn, with the numbers in [0, 1) that draw it. */
+export interface DrawInterval {
+  readonly id: number;
+  readonly from: number;
+  readonly to: number;
+}
+
+/** The tokens that may be drawn, in the order that sampler.ts documents. */
+export function referenceIntervals(
   logits: Float32Array,
   sliceSize: number,
-  params: Pick<SamplingParams, 'temperature' | 'topK' | 'topP' | 'minP'>,
-  unit: number,
-): number {
+  params: DrawParams,
+): DrawInterval[] {
   const { temperature, topK, topP, minP } = params;
   const largest = logits.reduce((a, b) => Math.max(a, b));
   const byLogit = (a: number, b: number): number => logits[b]! - logits[a]! || a - b;
   let ids = Array.from(logits.keys()).sort(byLogit);
-  if (temperature < GREEDY_TEMPERATURE) return ids[0]!;
+  if (temperature < GREEDY_TEMPERATURE) return [{ id: ids[0]!, from: 0, to: 1 }];
   const weight = (id: number): number => Math.exp((logits[id]! - largest) / temperature);
   const sum = (list: number[]): number => list.reduce((total, id) => total + weight(id), 0);
 
@@ -58,11 +66,24 @@ export function referenceDraw(
       maxima[sliceOf(b)]! - maxima[sliceOf(a)]! || a - b;
     ids.sort(bySlice);
   }
-  const mark = unit * sum(ids);
+  const total = sum(ids);
   let reached = 0;
-  for (const id of ids) {
+  return ids.map((id) => {
+    const from = reached / total;
     reached += weight(id);
-    if (reached > mark) return id;
-  }
-  return ids.findLast((id) => weight(id) > 0)!;
+    return { id, from, to: reached / total };
+  });
+}
+
+/** The token that `unit` draws. */
+export function referenceDraw(
+  logits: Float32Array,
+  sliceSize: number,
+  params: DrawParams,
+  unit: number,
+): number {
+  const intervals = referenceIntervals(logits, sliceSize, params);
+  const found =
+    intervals.find(({ to }) => to > unit) ?? intervals.findLast(({ from, to }) => to > from);
+  return found!.id;
 }
