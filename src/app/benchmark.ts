@@ -2,7 +2,7 @@
  * Prefill and decode speed, as llama-bench defines them: `pp N` feeds N tokens to an empty sequence, `tg N` feeds N tokens one at a time,
  * beginning with an empty sequence. Neither samples nor tokenizes; token ids are random. A warm-up comes first.
  */
-import type { ModelRunner } from '../runtime/model-runner.ts';
+import type { ModelRunner } from '../targets/model-runner.ts';
 import { SequenceDriver } from './sequence-driver.ts';
 
 export interface BenchmarkTest {

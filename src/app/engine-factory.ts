@@ -1,9 +1,9 @@
 /** Puts an engine's core together on this thread: model, runner, scheduler. What every engine host runs, wherever it lives. */
 import { EngineCore } from '../engine/engine-core.ts';
 import type { DecoderSource } from '../engine/sequence.ts';
-import type { RunnerLimits } from '../runtime/model-runner.ts';
+import { createRunner } from '../runtime/create-runner.ts';
+import type { RunnerLimits } from '../targets/model-runner.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
-import { createRunner } from './create-runner.ts';
 import type { EngineSetup, ProgressCallback } from './engine-setup.ts';
 import { OpenedModel } from './open-model.ts';
 

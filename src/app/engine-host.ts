@@ -8,8 +8,8 @@ import { EngineClient } from '../engine/engine-client.ts';
 import { threadPort } from '../engine/protocol.ts';
 import type { SamplingParams } from '../engine/sampling-params.ts';
 import { HastenError } from '../platform/errors.ts';
+import type { RunnerProgress } from '../runtime/runner-options.ts';
 import type { EngineSetup, ProgressCallback } from './engine-setup.ts';
-import type { RunnerProgress } from './runner-options.ts';
 
 export interface EngineWorkerData {
   readonly setup: EngineSetup;
@@ -62,7 +62,7 @@ export class EngineHost implements AsyncDisposable {
       name: 'hasten-engine',
       workerData: data,
       transferList: [port2],
-      execArgv: [...process.execArgv, '--disable-warning=ExperimentalWarning'],
+      execArgv: ['--disable-warning=ExperimentalWarning'], // node:ffi,
     });
     this.#worker.on('message', (message: HostMessage) => {
       if (message.type === 'progress') onProgress?.(message.progress);
@@ -90,15 +90,14 @@ export class EngineHost implements AsyncDisposable {
    */
   async connect(defaults: SamplingParams): Promise<EngineApi> {
     const signal = this.#signal;
-    const giveUp = (): void => void this.#worker.terminate();
+    const giveUp = (): void => void this.kill();
     signal?.addEventListener('abort', giveUp, { once: true });
     try {
       signal?.throwIfAborted();
       this.#client = await EngineClient.connect(threadPort(this.#port), { defaults });
       return this.#client;
     } catch (error) {
-      giveUp();
-      await this.#exited.promise;
+      await this.kill();
       signal?.throwIfAborted();
       throw this.#reason ?? error;
     } finally {
@@ -106,10 +105,16 @@ export class EngineHost implements AsyncDisposable {
     }
   }
 
+  /** Ends the thread at once, as a crash would. */
+  async kill(): Promise<void> {
+    await this.#worker.terminate();
+    await this.#exited.promise;
+  }
+
   /** Ends what runs, then the thread. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isClosing = true;
-    if (this.#client === undefined) await this.#worker.terminate();
+    if (this.#client === undefined) await this.kill();
     await this.#client?.close();
     const timer = setTimeout(() => void this.#worker.terminate(), CLOSE_TIMEOUT_MS);
     await this.#exited.promise;

@@ -1,5 +1,5 @@
 /** What starting an engine takes and tells: plain data, so that the engine may live on another thread or in another process. */
-import type { Precision, RunnerProgress, TargetName } from './runner-options.ts';
+import type { Precision, RunnerProgress, TargetName } from '../runtime/runner-options.ts';
 
 export interface EngineSetup {
   /** Model file or folder. */

@@ -1,9 +1,14 @@
 /** What `load` gives: a model as an object, with typed options that are checked. Knows nothing of terminals or HTTP. */
 import type { SamplingParamsInput } from '../engine/sampling-params.ts';
 import { HastenError } from '../platform/errors.ts';
+import {
+  PRECISIONS,
+  type Precision,
+  TARGET_NAMES,
+  type TargetName,
+} from '../runtime/runner-options.ts';
 import { findModel } from './open-model.ts';
 import { planCacheFolder } from './plan-cache-folder.ts';
-import { PRECISIONS, type Precision, TARGET_NAMES, type TargetName } from './runner-options.ts';
 import { RunningModel } from './running-model.ts';
 import type {
   ChatRenderOptions,

@@ -1,5 +1,5 @@
 /** Log probabilities of given tokens, straight from a runner's logits. */
-import type { ModelRunner } from '../runtime/model-runner.ts';
+import type { ModelRunner } from '../targets/model-runner.ts';
 import type { SequenceDriver } from './sequence-driver.ts';
 
 /** Rows of logits per step that keep their buffer at some 16 MB. */

@@ -1,8 +1,9 @@
 /**
  * One sequence on a runner, without scheduler and sampling: what benchmarks and scoring need. Takes KV blocks 0, 1, 2, ... in order.
  */
-import type { ModelRunner } from '../runtime/model-runner.ts';
-import { CapacityError } from './kv-budget.ts';
+
+import { CapacityError } from '../runtime/kv-budget.ts';
+import type { ModelRunner } from '../targets/model-runner.ts';
 
 /** Which tokens' logits a feed computes. */
 export type LogitRows = 'none' | 'last' | 'all';

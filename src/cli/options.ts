@@ -3,13 +3,13 @@
  */
 import { readFile } from 'node:fs/promises';
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import type { SamplingParamsInput } from '../engine/sampling-params.ts';
 import {
   PRECISIONS,
   type Precision,
   TARGET_NAMES,
   type TargetName,
-} from '../app/runner-options.ts';
-import type { SamplingParamsInput } from '../engine/sampling-params.ts';
+} from '../runtime/runner-options.ts';
 import { CommandError } from './errors.ts';
 
 /** How a model is opened and run; every command that computes takes these. */

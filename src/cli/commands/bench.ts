@@ -2,11 +2,11 @@
 import { setImmediate } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { type BenchmarkTest, runBenchmark } from '../../app/benchmark.ts';
-import { createRunner } from '../../app/create-runner.ts';
 import { OpenedModel } from '../../app/open-model.ts';
 import { planCacheFolder } from '../../app/plan-cache-folder.ts';
 import { weightBytesPerStep } from '../../app/weight-traffic.ts';
 import { cpuTopology } from '../../platform/topology.ts';
+import { createRunner } from '../../runtime/create-runner.ts';
 import { UsageError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
 import { findModelWithProgress } from '../model-command.ts';

@@ -4,10 +4,10 @@ import { accessSync, constants, existsSync, readFileSync, statfsSync } from 'nod
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import type { Command } from 'commander';
-import { chooseTarget } from '../../app/target-choice.ts';
 import { type HubEnvironment, hubEnvironmentFrom } from '../../hub/environment.ts';
 import { listCached } from '../../hub/inventory.ts';
 import { cpuTopology, memoryInfo } from '../../platform/topology.ts';
+import { chooseTarget } from '../../runtime/target-choice.ts';
 import { formatBytes, printJson, printLine, styled } from '../output.ts';
 
 interface Check {

@@ -1,11 +1,11 @@
 /** `hasten explain`: how a model is compiled, stage by stage. */
 import type { Command } from 'commander';
-import { quantizedDtypes } from '../../app/create-runner.ts';
 import { lowerGraph } from '../../graph/lower-graph.ts';
 import { printGraph, summarizeGraph } from '../../graph/print.ts';
 import { hubEnvironmentFrom } from '../../hub/environment.ts';
 import { resolveModel } from '../../hub/resolve.ts';
 import { loadModelDescription } from '../../models/load-model.ts';
+import { quantizedDtypes } from '../../runtime/create-runner.ts';
 import { UsageError } from '../errors.ts';
 import { hubProgress } from '../hub-progress.ts';
 import { InterruptHandler } from '../interrupt.ts';

@@ -1,11 +1,11 @@
 /** `hasten logits`: what the model says about the next token, in numbers. */
 import type { Command } from 'commander';
 import { Option } from 'commander';
-import { createRunner } from '../../app/create-runner.ts';
 import { OpenedModel } from '../../app/open-model.ts';
 import { planCacheFolder } from '../../app/plan-cache-folder.ts';
 import { scoringRows, topIds } from '../../app/scoring.ts';
 import { SequenceDriver } from '../../app/sequence-driver.ts';
+import { createRunner } from '../../runtime/create-runner.ts';
 import { CommandError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
 import { findModelWithProgress } from '../model-command.ts';

@@ -1,11 +1,11 @@
 /** `hasten perplexity`: how well the model predicts a text. */
 import { setImmediate } from 'node:timers/promises';
 import type { Command } from 'commander';
-import { createRunner } from '../../app/create-runner.ts';
 import { OpenedModel } from '../../app/open-model.ts';
 import { planCacheFolder } from '../../app/plan-cache-folder.ts';
 import { scoringRows, windowNll } from '../../app/scoring.ts';
 import { SequenceDriver } from '../../app/sequence-driver.ts';
+import { createRunner } from '../../runtime/create-runner.ts';
 import type { Tokenizer } from '../../tokenizer/tokenizer.ts';
 import { CommandError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';

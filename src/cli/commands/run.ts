@@ -20,10 +20,12 @@ interface RunFlags extends EngineFlags, SamplingFlags {
   readonly prompt?: string;
   readonly chat?: string;
   readonly system?: string;
-  readonly maxTokens: number;
+  readonly maxTokens?: number;
   readonly ignoreEos: boolean;
   readonly json: boolean;
 }
+
+const DEFAULT_MAX_TOKENS = 256;
 
 export function define(command: Command): void {
   command
@@ -32,7 +34,11 @@ export function define(command: Command): void {
     .option('--chat <text>', 'a message to answer, by the chat template of the model')
     .option('--token-ids <ids>', 'a prompt of token ids, exactly: 1,2,3', parseTokenIds)
     .option('--system <text>', 'system message before --chat')
-    .option('--max-tokens <n>', 'most tokens of the answer', parseInteger(1), 256)
+    .option(
+      '--max-tokens <n>',
+      `most tokens of the answer; left out: ${DEFAULT_MAX_TOKENS}, or as many as fit`,
+      parseInteger(1),
+    )
     .option('--ignore-eos', 'end-of-text tokens neither end the answer nor are hidden', false);
   addEngineOptions(addSamplingOptions(command))
     .option('--json', 'print one JSON object', false)
@@ -62,7 +68,7 @@ async function run(spec: string, flags: RunFlags): Promise<void> {
   const tokenIds = promptIds(model, flags);
   const sampling = {
     ...samplingFromFlags(flags),
-    maxTokens: flags.maxTokens,
+    maxTokens: flags.maxTokens ?? defaultMaxTokens(model, tokenIds.length),
     ignoreEos: flags.ignoreEos,
   };
   const generation = model.generate({ tokenIds, sampling, signal });
@@ -83,6 +89,12 @@ async function run(spec: string, flags: RunFlags): Promise<void> {
   if (!text.endsWith('\n')) await writeOut('\n');
   if (process.stderr.isTTY) note(styledError('dim', describe(result)));
   if (finishReason === 'abort') throw new InterruptedError();
+}
+
+/** null where nothing fits: the engine then says so, with the numbers. */
+function defaultMaxTokens({ maxModelLen }: TextModel, numPromptTokens: number): number | null {
+  const room = maxModelLen - numPromptTokens;
+  return room > DEFAULT_MAX_TOKENS ? DEFAULT_MAX_TOKENS : null;
 }
 
 function promptIds(model: TextModel, flags: RunFlags): readonly number[] {
