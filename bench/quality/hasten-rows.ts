@@ -1,7 +1,7 @@
 /** hasten's logits of given windows to stdout (see logit-rows.ts). */
-import { createRunner } from '../../src/app/create-runner.ts';
+import { createRunner } from '../../src/runtime/create-runner.ts';
 import { OpenedModel } from '../../src/app/open-model.ts';
-import type { TargetName } from '../../src/app/runner-options.ts';
+import type { TargetName } from '../../src/runtime/runner-options.ts';
 import { scoringRows } from '../../src/app/scoring.ts';
 import { SequenceDriver } from '../../src/app/sequence-driver.ts';
 import { readRequest, writeRow } from './logit-rows.ts';

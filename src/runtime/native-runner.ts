@@ -14,9 +14,9 @@ import type {
 import type { VectorMachine } from '../kernels/kernel-ir.ts';
 import { InternalError } from '../platform/errors.ts';
 import { allocate, f32, type NativeRegion, u32, u64 } from '../platform/native-memory.ts';
+import type { ModelRunner, RunnerLimits, StepBatch, StepTicket } from '../targets/model-runner.ts';
 import { type LoadedCode, loadCode } from '../targets/x64/loader.ts';
 import { COMMAND, COMMAND_BYTES, PROFILE_STAMPS } from '../targets/x64/team-driver.ts';
-import type { ModelRunner, RunnerLimits, StepBatch, StepTicket } from './model-runner.ts';
 import type { MappedImage } from './plan-cache.ts';
 import { RopeTables } from './rope-tables.ts';
 import { StepInputs } from './step-inputs.ts';

@@ -3,8 +3,8 @@
  */
 import type { StepInput } from '../compiler/plan.ts';
 import { allocate, i32, type NativeRegion } from '../platform/native-memory.ts';
-import { validateStepBatch } from '../targets/reference/step-batch.ts';
-import type { RunnerLimits, StepBatch } from './model-runner.ts';
+import type { RunnerLimits, StepBatch } from '../targets/model-runner.ts';
+import { validateStepBatch } from '../targets/step-batch.ts';
 
 /** i32 values of one tile: sequence, first token of the step, number of tokens, unused. */
 const TILE_FIELDS = 4;
