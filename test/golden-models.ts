@@ -9,7 +9,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, it } from 'node:test';
 import { loadModelDescription, type ModelDescription } from '../src/models/load-model.ts';
-import type { ModelRunner, RunnerLimits } from '../src/runtime/model-runner.ts';
+import type { ModelRunner, RunnerLimits } from '../src/targets/model-runner.ts';
 import { maxAbsDifference, StepDriver } from './step-driver.ts';
 
 const FIXTURES = path.join(import.meta.dirname, 'fixtures');

@@ -2,7 +2,7 @@
  * Drives a `ModelRunner` by hand in tests: sequences with KV blocks of their own, steps of any mix of them. What the engine does, in its simplest
  * form and without sampling.
  */
-import type { ModelRunner } from '../src/runtime/model-runner.ts';
+import type { ModelRunner } from '../src/targets/model-runner.ts';
 
 export interface DrivenSequence {
   readonly blockTable: number[];

@@ -4,7 +4,7 @@
  */
 
 import { InternalError } from '../platform/errors.ts';
-import type { RunnerLimits } from '../runtime/model-runner.ts';
+import type { RunnerLimits } from '../targets/model-runner.ts';
 import { abortWith, type EngineApi, type SubmitOptions } from './engine.ts';
 import type { EngineStats } from './engine-stats.ts';
 import { EngineClosedError, RequestError } from './errors.ts';

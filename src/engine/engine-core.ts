@@ -7,7 +7,7 @@
  */
 
 import { HastenError, InternalError } from '../platform/errors.ts';
-import type { ModelRunner, StepTicket } from '../runtime/model-runner.ts';
+import type { ModelRunner, StepTicket } from '../targets/model-runner.ts';
 import { BlockManager } from './block-manager.ts';
 import type { EngineStats } from './engine-stats.ts';
 import { RequestError } from './errors.ts';

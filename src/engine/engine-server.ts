@@ -4,7 +4,7 @@
  */
 
 import { HastenError } from '../platform/errors.ts';
-import type { RunnerLimits } from '../runtime/model-runner.ts';
+import type { RunnerLimits } from '../targets/model-runner.ts';
 import type { EngineCore } from './engine-core.ts';
 import { unservedFinish } from './events.ts';
 import type { ClientMessage, EnginePort, ServerMessage } from './protocol.ts';

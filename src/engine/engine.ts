@@ -2,7 +2,7 @@
  * The engine as its users see it, wherever it runs (`EngineApi`), and the one that runs on the caller's own thread (`Engine`).
  */
 
-import type { RunnerLimits } from '../runtime/model-runner.ts';
+import type { RunnerLimits } from '../targets/model-runner.ts';
 import { EngineCore, type EngineCoreOptions } from './engine-core.ts';
 import type { EngineStats } from './engine-stats.ts';
 import { EngineClosedError } from './errors.ts';

@@ -3,7 +3,7 @@
  */
 
 import { InternalError } from '../platform/errors.ts';
-import type { StepBatch } from '../runtime/model-runner.ts';
+import type { StepBatch } from '../targets/model-runner.ts';
 import type { SchedulerOutput } from './scheduler.ts';
 import type { Sequence } from './sequence.ts';
 

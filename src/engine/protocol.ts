@@ -4,7 +4,7 @@
  */
 
 import type { MessagePort } from 'node:worker_threads';
-import type { RunnerLimits } from '../runtime/model-runner.ts';
+import type { RunnerLimits } from '../targets/model-runner.ts';
 import type { EngineStats } from './engine-stats.ts';
 import type { EngineEvent } from './events.ts';
 import type { PreparedRequest } from './request.ts';

@@ -4,7 +4,7 @@
  */
 
 import { randomUUID } from 'node:crypto';
-import type { RunnerLimits } from '../runtime/model-runner.ts';
+import type { RunnerLimits } from '../targets/model-runner.ts';
 import { RequestError, RequestTooLongError } from './errors.ts';
 import { freshSeed } from './random.ts';
 import {

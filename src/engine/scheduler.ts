@@ -10,7 +10,7 @@
  */
 
 import { InternalError } from '../platform/errors.ts';
-import type { RunnerLimits } from '../runtime/model-runner.ts';
+import type { RunnerLimits } from '../targets/model-runner.ts';
 import { type BlockManager, PrefixMatch } from './block-manager.ts';
 import type { PrefillPacer } from './prefill-pacer.ts';
 import type { Sequence } from './sequence.ts';

@@ -3,7 +3,7 @@
  * in chunks, without scheduler or sampling; nothing else may use the runner meanwhile.
  */
 
-import type { ModelRunner } from '../runtime/model-runner.ts';
+import type { ModelRunner } from '../targets/model-runner.ts';
 import { RequestError, RequestTooLongError } from './errors.ts';
 import { SlicedLogits } from './sliced-logits.ts';
 

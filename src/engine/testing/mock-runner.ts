@@ -8,7 +8,7 @@ import type {
   RunnerLimits,
   StepBatch,
   StepTicket,
-} from '../../runtime/model-runner.ts';
+} from '../../targets/model-runner.ts';
 import { sliceStats } from './slice-stats.ts';
 
 export interface MockRunnerOptions {

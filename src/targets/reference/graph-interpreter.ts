@@ -7,7 +7,7 @@
 import type { Dim, Graph, GraphNode, NodeWithOp, RopeSpec } from '../../graph/ir.ts';
 import { isWeightOp } from '../../graph/op-rules.ts';
 import { InternalError } from '../../platform/errors.ts';
-import type { RunnerLimits, StepBatch } from '../../runtime/model-runner.ts';
+import type { RunnerLimits, StepBatch } from '../model-runner.ts';
 import { pagedAttentionRow } from './attention.ts';
 import { ownerOf, planBuffers } from './buffer-plan.ts';
 import {

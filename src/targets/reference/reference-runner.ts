@@ -3,14 +3,9 @@
  * and what runs where there is no other.
  */
 import type { Graph } from '../../graph/ir.ts';
-import type {
-  ModelRunner,
-  RunnerLimits,
-  StepBatch,
-  StepTicket,
-} from '../../runtime/model-runner.ts';
+import type { ModelRunner, RunnerLimits, StepBatch, StepTicket } from '../model-runner.ts';
+import { createStepBatch, StepError, validateStepBatch } from '../step-batch.ts';
 import { GraphInterpreter } from './graph-interpreter.ts';
-import { createStepBatch, StepError, validateStepBatch } from './step-batch.ts';
 import { type WeightReader, WeightValues } from './weight-values.ts';
 
 /** Logits in a slice of `sliceMax` and `sliceExpSum`. */

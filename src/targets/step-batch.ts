@@ -1,6 +1,6 @@
 /** The batch of a step: its buffers, and the checks that let ops trust every index in it. Knows nothing of graphs. */
-import { HastenError } from '../../platform/errors.ts';
-import type { RunnerLimits, StepBatch } from '../../runtime/model-runner.ts';
+import { HastenError } from '../platform/errors.ts';
+import type { RunnerLimits, StepBatch } from './model-runner.ts';
 
 /** A batch that breaks a limit of its runner. */
 export class StepError extends HastenError {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { it } from 'node:test';
-import type { StepBatch } from '../../runtime/model-runner.ts';
+import type { StepBatch } from './model-runner.ts';
 import { createStepBatch, StepError, validateStepBatch } from './step-batch.ts';
 
 const LIMITS = {
