@@ -1,0 +1,121 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { BlockManager } from './block-manager.ts';
+import { PrefillPacer } from './prefill-pacer.ts';
+import { prepareRequest } from './request.ts';
+import { Scheduler, type SchedulerOutput } from './scheduler.ts';
+import { Sequence } from './sequence.ts';
+import { byteTokenizer } from './testing/byte-decoder.ts';
+
+const LIMITS = {
+  maxTokens: 16,
+  maxSeqs: 4,
+  maxLogitRows: 4,
+  maxModelLen: 200,
+  blockSize: 4,
+  numBlocks: 12,
+  vocabSize: 100,
+};
+
+/** A scheduler with prompts chunked at 6 tokens beside streams, and what a test needs to drive it. */
+function setUp(limits: Partial<typeof LIMITS> = {}) {
+  const all = { ...LIMITS, ...limits };
+  const blocks = new BlockManager({ ...all, hasPrefixCache: true });
+  const pacer = new PrefillPacer({ targetStepMs: 0, maxStepMs: 0, fullQueue: 1, minTokens: 6 });
+  pacer.observe(1, 6, 1);
+  const scheduler = new Scheduler(all, blocks, pacer);
+  const add = (name: string, promptTokenIds: number[], maxTokens = 5): Sequence => {
+    const samplingParams = { maxTokens };
+    const request = prepareRequest({ requestId: name, promptTokenIds, samplingParams }, all);
+    const sequence = new Sequence(request, byteTokenizer, 0);
+    scheduler.add(sequence);
+    return sequence;
+  };
+  /** One step, as the engine would take it. Returns who computed how much. */
+  const step = (): Record<string, number> => {
+    const output = scheduler.schedule();
+    const shares: Record<string, number> = {};
+    for (let s = 0; s < output.numSequences; s++) {
+      const sequence = output.sequences[s]!;
+      shares[sequence.requestId] = output.numNewTokens[s]!;
+      sequence.numComputedTokens += output.numNewTokens[s]!;
+      blocks.seal(sequence.blockTable, sequence.tokens, sequence.numComputedTokens);
+      if (sequence.numComputedTokens === sequence.numTokens) sequence.appendOutput(7);
+    }
+    return shares;
+  };
+  return { scheduler, blocks, add, step };
+}
+
+const range = (from: number, length: number): number[] =>
+  Array.from({ length }, (_, i) => from + i);
+
+test('prompts share the token budget in order of arrival; what is left comes in chunks', () => {
+  const { add, step } = setUp();
+  add('a', range(0, 10));
+  add('b', range(20, 20));
+  assert.deepEqual(step(), { a: 10, b: 6 });
+  assert.deepEqual(step(), { a: 1, b: 6 });
+  assert.deepEqual(step(), { a: 1, b: 6 });
+  assert.deepEqual(step(), { a: 1, b: 2 });
+  assert.deepEqual(step(), { a: 1, b: 1 });
+});
+
+test('no more sequences run than can have their logits in one step', () => {
+  const { add, step, scheduler } = setUp({ maxLogitRows: 2 });
+  for (const name of ['a', 'b', 'c']) add(name, [1, 2]);
+  assert.deepEqual(step(), { a: 2, b: 2 });
+  assert.equal(scheduler.numWaiting, 1);
+});
+
+test('a sequence waits until blocks for all of its tokens are free, and nobody overtakes it', () => {
+  const { add, step, scheduler } = setUp({ numBlocks: 6 });
+  const a = add('a', range(0, 12));
+  add('large', range(20, 12));
+  add('small', [50]);
+  assert.deepEqual(step(), { a: 12 });
+  assert.equal(scheduler.numWaiting, 2);
+  scheduler.remove(a);
+  assert.deepEqual(step(), { large: 12, small: 1 });
+});
+
+test('when blocks run out the youngest gives its own back, and is computed again later', () => {
+  const { add, step, scheduler, blocks } = setUp({ numBlocks: 5 });
+  const a = add('a', range(0, 8), 12);
+  const b = add('b', range(20, 4), 8);
+  assert.deepEqual(step(), { a: 8, b: 4 });
+  for (let i = 0; i < 4; i++) assert.deepEqual(step(), { a: 1, b: 1 });
+  const shares = step();
+  assert.deepEqual(shares, { a: 1 });
+  assert.equal(b.numPreemptions, 1);
+  assert.equal(b.blockTable.numBlocks, 0);
+  assert.equal(a.blockTable.numBlocks, 4);
+  assert.equal(scheduler.numWaiting, 1);
+  scheduler.remove(a);
+  // Its sealed blocks were taken only as far as they were needed: the rest is found again.
+  const again = step();
+  assert.ok(again.b! >= 1 && again.b! <= b.numTokens);
+  scheduler.remove(b);
+  assert.equal(blocks.numFreeBlocks, 5);
+});
+
+test('an equal prompt computes its last token only, into a copy of the last block', () => {
+  const { add, scheduler, step, blocks } = setUp();
+  const a = add('a', range(0, 8));
+  step();
+  const b = add('b', range(0, 8));
+  const output: SchedulerOutput = scheduler.schedule();
+  const index = output.sequences.indexOf(b);
+  assert.equal(output.numNewTokens[index], 1);
+  assert.equal(output.numCopies, 1);
+  assert.deepEqual([...output.copies.subarray(0, 2)], [a.blockTable.ids[1], b.blockTable.ids[1]]);
+  assert.equal(b.blockTable.blockId(0), a.blockTable.blockId(0));
+  assert.equal(b.numCachedTokens, 7);
+  scheduler.remove(a);
+  scheduler.remove(b);
+  assert.equal(blocks.numFreeBlocks, LIMITS.numBlocks);
+});
+
+test('with nothing to do the step is empty', () => {
+  assert.deepEqual(setUp().step(), {});
+});
