@@ -39,6 +39,12 @@ describe('atomic file', () => {
     assert.deepEqual(readdirSync(join(folder, 'failing')), ['file']);
   });
 
+  it('takes a name as long as the file system does', async () => {
+    const path = join(folder, 'long', 'n'.repeat(255));
+    await writeFileAtomic(path, 'x');
+    assert.deepEqual(readdirSync(join(folder, 'long')), ['n'.repeat(255)]);
+  });
+
   it('removes the temporary when the target cannot be replaced', async () => {
     const path = join(folder, 'occupied', 'folder');
     await writeFileAtomic(join(path, 'inside'), 'x');

@@ -68,7 +68,7 @@ export async function writeFileAtomic<T>(
  */
 export async function removeStaleTemporaries(path: string): Promise<number> {
   const folder = dirname(path);
-  const prefix = `.${basename(path)}.`;
+  const prefix = temporaryPrefix(basename(path));
   let numRemoved = 0;
   for (const name of await readdir(folder)) {
     if (!name.startsWith(prefix)) continue;
@@ -82,8 +82,11 @@ export async function removeStaleTemporaries(path: string): Promise<number> {
   return numRemoved;
 }
 
+/** Cut so that the name stays within the 255 bytes that file systems take. */
+const temporaryPrefix = (base: string): string => `.${base.slice(0, 200)}.`;
+
 const temporaryName = (base: string): string =>
-  `.${base}.${process.pid}-${randomBytes(8).toString('hex')}.tmp`;
+  `${temporaryPrefix(base)}${process.pid}-${randomBytes(8).toString('hex')}.tmp`;
 
 async function isInUse(temporary: string, pid: number): Promise<boolean> {
   if (!isRunning(pid)) return false;

@@ -3,9 +3,9 @@
  * general.alignment) nor of tensor contents.
  */
 import { Buffer } from 'node:buffer';
-import { writeFileAtomically } from './atomic-file.ts';
 import type { GgufArray, GgufValue } from './contract.ts';
 import { quoted, WeightFileError } from './errors.ts';
+import { writeFileByAppending } from './file-appender.ts';
 import type { GgufArrayType, GgufEntry } from './gguf-header.ts';
 import { GGUF_VALUE_TYPES, type GgufValueType, ggmlTypeOfDtype } from './gguf-types.ts';
 import { appendTensor, checkUniqueNames, sizeOfTensor, type TensorToWrite } from './tensor-data.ts';
@@ -62,7 +62,7 @@ export async function writeGguf(path: string, model: GgufToWrite): Promise<numbe
     sizes.push(sizeBytes);
     offset = padded(offset + sizeBytes, alignment);
   }
-  return await writeFileAtomically(path, async (file) => {
+  return await writeFileByAppending(path, async (file) => {
     for (const chunk of header.chunks()) await file.append(chunk);
     await file.appendZeros(padded(file.sizeBytes, alignment) - file.sizeBytes);
     for (const [index, tensor] of model.tensors.entries()) {

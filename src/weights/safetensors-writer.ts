@@ -2,8 +2,8 @@
  * Writes one safetensors file, streaming. Knows nothing of shards or tensor contents.
  */
 import { Buffer } from 'node:buffer';
-import { writeFileAtomically } from './atomic-file.ts';
 import { WeightFileError } from './errors.ts';
+import { writeFileByAppending } from './file-appender.ts';
 import { safetensorsOfDtype } from './safetensors-types.ts';
 import { appendTensor, checkUniqueNames, sizeOfTensor, type TensorToWrite } from './tensor-data.ts';
 
@@ -45,7 +45,7 @@ export async function writeSafetensors(path: string, model: SafetensorsToWrite):
   const header = Buffer.alloc(8 + json.length);
   header.writeBigUInt64LE(BigInt(json.length));
   json.copy(header, 8);
-  return await writeFileAtomically(path, async (file) => {
+  return await writeFileByAppending(path, async (file) => {
     await file.append(header);
     for (const [index, tensor] of model.tensors.entries()) {
       await appendTensor(path, file, tensor, sizes[index]!);

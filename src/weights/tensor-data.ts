@@ -5,8 +5,8 @@
 import type { DType } from '../tensor/dtype.ts';
 import { rowBytes } from '../tensor/dtype.ts';
 import { DTypeError } from '../tensor/errors.ts';
-import type { FileAppender } from './atomic-file.ts';
 import { WeightFileError } from './errors.ts';
+import type { FileAppender } from './file-appender.ts';
 import { elementCount } from './shape.ts';
 
 /** Stored bytes at once, or a producer of chunks, called when the tensor's turn comes; a chunk may be reused for the next. */
