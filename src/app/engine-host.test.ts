@@ -15,12 +15,13 @@ const setup: EngineSetup = {
   threads: 1,
   planCacheFolder: null,
 };
+const CONNECT = { defaults: DEFAULT_SAMPLING_PARAMS, tokenText: null, eosTokenIds: [2] };
 const request = { promptTokenIds: [1, 5, 6], samplingParams: { maxTokens: 200, ignoreEos: true } };
 
 describe('an engine on its own thread', () => {
   test('answers, reports stats, and ends when it is disposed of', async () => {
     const host = new EngineHost(setup);
-    const engine = await host.connect(DEFAULT_SAMPLING_PARAMS);
+    const engine = await host.connect(CONNECT);
     const { tokenIds, finish } = await engine.submit(request).collect();
     assert.equal(tokenIds.length, 200);
     assert.equal(finish.reason, 'length');
@@ -33,7 +34,7 @@ describe('an engine on its own thread', () => {
 
   test('frees the blocks of an aborted request at once', async () => {
     await using host = new EngineHost(setup);
-    const engine = await host.connect(DEFAULT_SAMPLING_PARAMS);
+    const engine = await host.connect(CONNECT);
     const handle = engine.submit(request);
     for await (const event of handle) {
       assert.equal(event.type, 'token');
@@ -47,7 +48,7 @@ describe('an engine on its own thread', () => {
 
   test('says why a model cannot be loaded, with the code of the fault', async () => {
     const host = new EngineHost({ ...setup, maxModelLen: 4000 });
-    await assert.rejects(host.connect(DEFAULT_SAMPLING_PARAMS), (error: Error) => {
+    await assert.rejects(host.connect(CONNECT), (error: Error) => {
       assert.ok(error instanceof EngineStartError);
       assert.equal(error.code, 'does_not_fit');
       assert.match(error.message, /4000.*256/);
@@ -58,14 +59,14 @@ describe('an engine on its own thread', () => {
   test('can be given up while it loads', async () => {
     const controller = new AbortController();
     const host = new EngineHost(setup, { signal: controller.signal });
-    const connecting = host.connect(DEFAULT_SAMPLING_PARAMS);
+    const connecting = host.connect(CONNECT);
     controller.abort(new RangeError('enough'));
     await assert.rejects(connecting, RangeError);
   });
 
   test('ends its requests and refuses further ones when its thread dies', async () => {
     const host = new EngineHost(setup);
-    const engine = await host.connect(DEFAULT_SAMPLING_PARAMS);
+    const engine = await host.connect(CONNECT);
     const handle = engine.submit(request);
     await host.kill();
     const finish = await handle.finished;

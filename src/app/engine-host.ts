@@ -10,6 +10,7 @@ import type { SamplingParams } from '../engine/sampling-params.ts';
 import { HastenError } from '../platform/errors.ts';
 import type { RunnerProgress } from '../runtime/runner-options.ts';
 import type { EngineSetup, ProgressCallback } from './engine-setup.ts';
+import type { TokenText } from './token-text.ts';
 
 export interface EngineWorkerData {
   readonly setup: EngineSetup;
@@ -21,6 +22,19 @@ export interface EngineWorkerData {
 export type HostMessage =
   | { readonly type: 'progress'; readonly progress: RunnerProgress }
   | { readonly type: 'failed'; readonly code: string; readonly message: string };
+
+/** What the engine's thread is told as soon as the tokenizer is read. */
+export interface TextMessage {
+  /** null: the model's tokens have no text. */
+  readonly tokenText: TokenText | null;
+  /** Every id that ends a text. */
+  readonly eosTokenIds: readonly number[];
+}
+
+export interface ConnectOptions extends TextMessage {
+  /** What sampling parameters that a request leaves out mean. */
+  readonly defaults: SamplingParams;
+}
 
 /** The engine could not start. `code` is that of the fault itself, such as `invalid_model`. */
 export class EngineStartError extends HastenError {}
@@ -82,18 +96,18 @@ export class EngineHost implements AsyncDisposable {
   }
 
   /**
-   * Waits until the engine takes requests.
+   * Gives the engine what it still lacks, and waits until it takes requests.
    *
-   * @param defaults what sampling parameters that a request leaves out mean
    * @throws {EngineStartError} if the model cannot be loaded, with the code of the reason
    * @throws the reason of the signal
    */
-  async connect(defaults: SamplingParams): Promise<EngineApi> {
+  async connect({ defaults, ...text }: ConnectOptions): Promise<EngineApi> {
     const signal = this.#signal;
     const giveUp = (): void => void this.kill();
     signal?.addEventListener('abort', giveUp, { once: true });
     try {
       signal?.throwIfAborted();
+      this.#worker.postMessage(text satisfies TextMessage);
       this.#client = await EngineClient.connect(threadPort(this.#port), { defaults });
       return this.#client;
     } catch (error) {

@@ -138,11 +138,19 @@ class EngineGeneration implements Generation {
     return event.text === '' ? undefined : { text: event.text, tokenIds: [], logprobs: [] };
   }
 
+  /** A model may have more logits than its tokenizer has tokens. */
+  #bytesOf(id: number): Uint8Array {
+    const tokenizer = this.#tokenizer;
+    return tokenizer !== null && id < tokenizer.vocabSize
+      ? tokenizer.tokenBytes(id)
+      : new Uint8Array();
+  }
+
   #logprobsOf({ tokenId, logprob, topLogprobs = [] }: TokenEvent): TokenLogprobs[] {
     if (logprob === undefined) return [];
     const probability = (id: number, value: number) => ({
       id,
-      bytes: this.#tokenizer?.tokenBytes(id) ?? new Uint8Array(),
+      bytes: this.#bytesOf(id),
       logprob: value,
     });
     const top = topLogprobs.map((each) => probability(each.tokenId, each.logprob));

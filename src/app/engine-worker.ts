@@ -1,27 +1,52 @@
 /**
- * The thread an engine lives on, rank 0 of the compute team: builds the engine, then serves the port it was given until the other end closes
- * it. Started by `engine-host.ts`. While it builds it reports to its parent (`HostMessage`); everything later goes over the port.
+ * The thread an engine lives on, rank 0 of the compute team: makes the runner, waits for what its parent knows of the model's text, then
+ * serves the port it was given until the other end closes it. Started by `engine-host.ts`.
  */
-import { parentPort, workerData } from 'node:worker_threads';
+import { once } from 'node:events';
+import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
+import { EngineCore } from '../engine/engine-core.ts';
 import { EngineServer } from '../engine/engine-server.ts';
 import { threadPort } from '../engine/protocol.ts';
-import { HastenError, InternalError } from '../platform/errors.ts';
-import { buildEngine } from './engine-factory.ts';
-import type { EngineWorkerData, HostMessage } from './engine-host.ts';
+import { loadModelDescription } from '../models/load-model.ts';
+import { HastenError } from '../platform/errors.ts';
+import { createRunner } from '../runtime/create-runner.ts';
+import type { ModelRunner } from '../targets/model-runner.ts';
+import type { EngineWorkerData, HostMessage, TextMessage } from './engine-host.ts';
+import type { EngineSetup } from './engine-setup.ts';
+import { decoderSource } from './token-text.ts';
 
-async function main(): Promise<void> {
+async function main(parent: MessagePort): Promise<void> {
   const { setup, port } = workerData as EngineWorkerData;
-  const tell = (message: HostMessage): void => parentPort?.postMessage(message);
+  const tell = (message: HostMessage): void => parent.postMessage(message);
+  const textMessage = once(parent, 'message') as Promise<[TextMessage]>;
   try {
-    using built = await buildEngine(setup, (progress) => tell({ type: 'progress', progress }));
-    await new EngineServer(built.core, built.limits, threadPort(port)).closed;
+    using runner = await openRunner(setup, tell);
+    const [{ tokenText, eosTokenIds }] = await textMessage;
+    const core = new EngineCore({ runner, tokenizer: decoderSource(tokenText), eosTokenIds });
+    await new EngineServer(core, runner.limits, threadPort(port)).closed;
   } catch (error) {
-    const code = error instanceof HastenError ? error.code : 'internal';
-    const { message, stack } = error instanceof Error ? error : new InternalError(String(error));
+    const isOurs = error instanceof HastenError;
     // Our own errors speak for themselves; of any other the stack is wanted.
-    tell({ type: 'failed', code, message: error instanceof HastenError ? message : `${stack}` });
+    const message = isOurs ? error.message : String((error as Error)?.stack ?? error);
+    tell({ type: 'failed', code: isOurs ? error.code : 'internal', message });
     port.close();
+    parent.removeAllListeners('message'); // Nothing keeps the thread then.
   }
 }
 
-await main();
+async function openRunner(
+  setup: EngineSetup,
+  tell: (message: HostMessage) => void,
+): Promise<ModelRunner> {
+  const { path, ...options } = setup;
+  // Closed again at once: a runner keeps its own packed weights.
+  using description = loadModelDescription(path, { maxModelLen: setup.maxModelLen ?? null });
+  return await createRunner({
+    ...options,
+    source: description.weights,
+    config: description.config,
+    onProgress: (progress) => tell({ type: 'progress', progress }),
+  });
+}
+
+if (parentPort !== null) await main(parentPort);

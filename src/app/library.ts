@@ -7,9 +7,10 @@ import {
   TARGET_NAMES,
   type TargetName,
 } from '../runtime/runner-options.ts';
-import { findModel } from './open-model.ts';
+import { findModel } from './find-model.ts';
 import { planCacheFolder } from './plan-cache-folder.ts';
-import { RunningModel } from './running-model.ts';
+import type { RunningModel } from './running-model.ts';
+import { startModel } from './start-model.ts';
 import type {
   ChatRenderOptions,
   Generation,
@@ -145,7 +146,7 @@ export async function loadModel(spec: string, options: LoadOptions): Promise<Mod
     onProgress: ({ phase, file, receivedBytes, totalBytes = 0 }) =>
       onProgress?.({ phase: `${phase} ${file}`, done: receivedBytes, total: totalBytes }),
   });
-  const running = await RunningModel.start({
+  const running = await startModel({
     name: found.name,
     setup: {
       path: found.path,

@@ -1,46 +1,10 @@
-/**
- * From what the user typed to an opened model: files found, numbers read, tokenizer at hand. Runs nothing yet.
- * Knows neither engine nor terminal.
- */
+/** A model's files opened: numbers read, tokenizer at hand. Runs nothing. */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { hubEnvironmentFrom } from '../hub/environment.ts';
-import type { SourceAttempt } from '../hub/errors.ts';
-import type { ProgressListener } from '../hub/progress.ts';
-import { resolveDefaultModel, resolveModel } from '../hub/resolve.ts';
-import type { ResolvedModel } from '../hub/resolved-model.ts';
 import { loadModelDescription, type ModelDescription } from '../models/load-model.ts';
 import { HastenError } from '../platform/errors.ts';
 import { byteTokenizer } from '../tokenizer/byte-tokenizer.ts';
 import { type Tokenizer, tokenizerFromGguf, tokenizerFromHf } from '../tokenizer/tokenizer.ts';
-
-export interface FindModelOptions {
-  readonly offline?: boolean;
-  readonly onProgress?: ProgressListener;
-  readonly signal?: AbortSignal;
-}
-
-export interface FoundModel extends ResolvedModel {
-  /** Why the embedded model is served although another one is the default; empty otherwise. */
-  readonly fallbackReasons: readonly SourceAttempt[];
-}
-
-/**
- * Finds or fetches a model.
- * @param spec a path, an alias or any form that `hasten pull` takes; undefined for the default model
- * @throws every error of the hub
- */
-export async function findModel(
-  spec: string | undefined,
-  options: FindModelOptions = {},
-): Promise<FoundModel> {
-  const resolveOptions = { env: hubEnvironmentFrom(process.env), ...options };
-  if (spec !== undefined) {
-    return { ...(await resolveModel(spec, resolveOptions)), fallbackReasons: [] };
-  }
-  const { model, attempts, isFallback } = await resolveDefaultModel(resolveOptions);
-  return { ...model, fallbackReasons: isFallback ? attempts : [] };
-}
 
 /** The model has no tokenizer, so it takes and gives token ids only. */
 export class NoTokenizerError extends HastenError {

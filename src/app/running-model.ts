@@ -1,46 +1,40 @@
-/** A model that answers: its engine started elsewhere, its tokenizer here. */
-
+/** A model that answers: its engine on a thread of its own, its tokenizer here. `start-model.ts` makes them. */
 import type { EngineApi } from '../engine/engine.ts';
 import { DEFAULT_SAMPLING_PARAMS } from '../engine/sampling-params.ts';
-import { EngineHost } from './engine-host.ts';
-import type { EngineSetup, ProgressCallback } from './engine-setup.ts';
+import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import type { EngineHost } from './engine-host.ts';
 import { EngineTextModel } from './engine-text-model.ts';
 import { OpenedModel } from './open-model.ts';
+import { tokenTextOf } from './token-text.ts';
 
 export interface RunningModelOptions {
   /** Short name to serve it by. */
   readonly name: string;
-  readonly setup: EngineSetup;
-  readonly onProgress?: ProgressCallback;
-  /** Gives up starting. */
-  readonly signal?: AbortSignal;
+  readonly path: string;
+  readonly maxModelLen?: number | undefined;
 }
 
 export class RunningModel extends EngineTextModel implements AsyncDisposable {
   readonly #host: EngineHost;
-  readonly #opened: OpenedModel;
 
-  private constructor(name: string, host: EngineHost, engine: EngineApi, opened: OpenedModel) {
-    super({ name, path: opened.description.path, engine, tokenizer: opened.tokenizer });
+  private constructor(
+    options: RunningModelOptions & { engine: EngineApi; tokenizer: Tokenizer | null },
+    host: EngineHost,
+  ) {
+    super(options);
     this.#host = host;
-    this.#opened = opened;
   }
 
-  /** Starts the engine and, while it loads, reads the tokenizer. @throws every error of opening and compiling a model */
-  static async start(options: RunningModelOptions): Promise<RunningModel> {
-    const { name, setup, onProgress, signal } = options;
-    const host = new EngineHost(setup, { onProgress, signal });
-    let opened: OpenedModel | undefined;
-    try {
-      opened = new OpenedModel(setup.path, setup.maxModelLen);
-      opened.tokenizer; // Read now, while the engine is busy.
-      const defaults = { ...DEFAULT_SAMPLING_PARAMS, ...opened.description.samplingDefaults };
-      return new RunningModel(name, host, await host.connect(defaults), opened);
-    } catch (error) {
-      await host[Symbol.asyncDispose]();
-      opened?.[Symbol.dispose]();
-      throw error;
-    }
+  /** Reads the tokenizer while the engine starts, and gives the engine what it needs of it. @throws every error of opening a model */
+  static async over(host: EngineHost, options: RunningModelOptions): Promise<RunningModel> {
+    using opened = new OpenedModel(options.path, options.maxModelLen);
+    const { tokenizer, eosTokenIds, description } = opened;
+    const engine = await host.connect({
+      tokenText: tokenizer === null ? null : tokenTextOf(tokenizer),
+      eosTokenIds,
+      defaults: { ...DEFAULT_SAMPLING_PARAMS, ...description.samplingDefaults },
+    });
+    return new RunningModel({ ...options, engine, tokenizer }, host);
   }
 
   /** Resolves, with the reason, if the engine dies; never settles otherwise. */
@@ -48,8 +42,7 @@ export class RunningModel extends EngineTextModel implements AsyncDisposable {
     return this.#host.failure;
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#host[Symbol.asyncDispose]();
-    this.#opened[Symbol.dispose]();
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#host[Symbol.asyncDispose]();
   }
 }

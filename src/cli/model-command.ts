@@ -1,7 +1,8 @@
 /** What commands that open a model do first: find it and start it, with a progress bar where that takes a while. */
-import { type FoundModel, findModel } from '../app/open-model.ts';
+import { type FoundModel, findModel } from '../app/find-model.ts';
 import { planCacheFolder } from '../app/plan-cache-folder.ts';
-import { RunningModel } from '../app/running-model.ts';
+import type { RunningModel } from '../app/running-model.ts';
+import { startModel } from '../app/start-model.ts';
 import { hubProgress } from './hub-progress.ts';
 import type { EngineFlags } from './options.ts';
 import { ProgressReporter } from './progress.ts';
@@ -28,7 +29,7 @@ export async function startFoundModel(
 ): Promise<RunningModel> {
   using progress = new ProgressReporter();
   const { target, precision, threads, maxModelLen, kvCacheMemory } = flags;
-  return await RunningModel.start({
+  return await startModel({
     name: found.name,
     setup: {
       path: found.path,

@@ -1,7 +1,7 @@
 /** `hasten serve`: a model behind an OpenAI-compatible API. */
 import type { Command } from 'commander';
 import { Option } from 'commander';
-import type { FoundModel } from '../../app/open-model.ts';
+import type { FoundModel } from '../../app/find-model.ts';
 import type { RunningModel } from '../../app/running-model.ts';
 import { isLoopbackAddress } from '../../server/host-guard.ts';
 import { createLogger, LOG_LEVELS, type LogLevel } from '../../server/log.ts';

@@ -1,0 +1,38 @@
+/**
+ * What an engine on another thread needs of a tokenizer: the bytes of each token, as one block of shared memory. Reading a tokenizer takes
+ * longer than starting an engine, so only one thread does it.
+ */
+import type { DecoderSource } from '../engine/sequence.ts';
+import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import { Utf8DecoderStream } from '../tokenizer/utf8-decoder-stream.ts';
+
+/** Plain data over shared memory: passing it on copies nothing. */
+export interface TokenText {
+  /** Where each token's bytes begin, i32 `[vocabSize + 1]`. */
+  readonly offsets: Int32Array;
+  readonly bytes: Uint8Array;
+}
+
+export function tokenTextOf(tokenizer: Tokenizer): TokenText {
+  const { vocabSize } = tokenizer;
+  const offsets = new Int32Array(new SharedArrayBuffer(4 * (vocabSize + 1)));
+  for (let id = 0; id < vocabSize; id++) {
+    offsets[id + 1] = offsets[id]! + tokenizer.tokenBytes(id).length;
+  }
+  const bytes = new Uint8Array(new SharedArrayBuffer(offsets[vocabSize]!));
+  for (let id = 0; id < vocabSize; id++) bytes.set(tokenizer.tokenBytes(id), offsets[id]);
+  return { offsets, bytes };
+}
+
+const NO_BYTES = new Uint8Array();
+
+/** Text of output, which continues a prompt: special tokens shown, no space taken away. Ids without a token have no text. */
+export function decoderSource(text: TokenText | null): DecoderSource {
+  const tokenBytes = (id: number): Uint8Array => {
+    if (text === null || id + 1 >= text.offsets.length) return NO_BYTES;
+    // A copy, as TextDecoder takes no shared memory; a handful of bytes.
+    return text.bytes.slice(text.offsets[id], text.offsets[id + 1]);
+  };
+  const source = { tokenBytes, isSpecial: () => false };
+  return { createDecoderStream: () => new Utf8DecoderStream(source, false, false) };
+}
