@@ -166,7 +166,7 @@ test('running streams get a token in every step while a long prompt is taken in'
   await reader.next();
   const long = engine.submit({
     promptTokenIds: Array.from({ length: 400 }, (_, i) => i % 40),
-    samplingParams: { maxTokens: 1 },
+    samplingParams: { maxTokens: 1, ignoreEos: true },
   });
   const stepsBefore = runner.numSteps;
   for (let i = 0; i < 30; i++) await reader.next();

@@ -12,12 +12,13 @@
 import { SamplingError } from './errors.ts';
 import { GREEDY_TEMPERATURE } from './sampling-params.ts';
 import type { SlicedLogits } from './sliced-logits.ts';
+import { weightExp } from './weight-exp.ts';
+import { WideNucleus } from './wide-nucleus.ts';
 
 /** How far the runner's slice sums may be off, as a share: f32 sums of up to thousands of terms from an approximate exp. */
 const EXP_SUM_TOLERANCE = 1e-4;
-/** Candidates looked at first for top-p alone, and the factor by which the search widens. */
-const FIRST_NUCLEUS = 64;
-const NUCLEUS_GROWTH = 8;
+/** Candidates that are sorted in search of a nucleus, first and second; where the second are too few, `WideNucleus` takes over. */
+const NUCLEUS_LIMITS = [64, 512];
 /** Slices summed exactly first, and the factor by which that grows. */
 const FIRST_REFINED = 4;
 const REFINED_GROWTH = 4;
@@ -31,6 +32,7 @@ export interface DrawParams {
 
 export class Sampler {
   readonly #row: SlicedLogits;
+  readonly #wideNucleus: WideNucleus;
   /** Weights exp((logit - largest) / temperature) of the candidates, f64 [vocabSize]. */
   readonly #weights: Float64Array;
   /** Bounds of the weight of each slice, f64 [numSlices]; equal where it was summed exactly. */
@@ -42,6 +44,7 @@ export class Sampler {
 
   constructor(row: SlicedLogits) {
     this.#row = row;
+    this.#wideNucleus = new WideNucleus(row);
     this.#weights = new Float64Array(row.vocabSize);
     this.#lower = new Float64Array(row.numSlices);
     this.#upper = new Float64Array(row.numSlices);
@@ -74,13 +77,14 @@ export class Sampler {
   #drawNucleus(topP: number, unit: number): number {
     const { vocabSize, numSlices } = this.#row;
     this.#boundSlices();
-    for (let limit = FIRST_NUCLEUS; ; limit *= NUCLEUS_GROWTH) {
+    for (const limit of NUCLEUS_LIMITS) {
       const numCandidates = this.#row.selectTop(limit, Number.NEGATIVE_INFINITY);
       const found = this.#weighTop(numCandidates);
       for (;;) {
-        if (found < topP * this.#sumOf(this.#lower) && numCandidates < vocabSize) break;
-        const size = this.#nucleusSize(numCandidates, topP * this.#sumOf(this.#lower));
+        const lowerMass = topP * this.#sumOf(this.#lower);
+        if (found < lowerMass && numCandidates < vocabSize) break;
         const upperMass = topP * this.#sumOf(this.#upper);
+        const size = this.#nucleusSize(numCandidates, lowerMass);
         const isSettled =
           this.#numRefined === numSlices ||
           (upperMass <= found && this.#nucleusSize(numCandidates, upperMass) === size);
@@ -88,6 +92,7 @@ export class Sampler {
         this.#refineTo(Math.max(FIRST_REFINED, this.#numRefined * REFINED_GROWTH));
       }
     }
+    return this.#wideNucleus.draw(this.#origin, this.#inverseTemperature, topP, unit);
   }
 
   /** A draw from the whole vocabulary: slice by slice, reading only as many as it takes to know the token. */
@@ -127,7 +132,7 @@ export class Sampler {
     const end = row.sliceEnd(s);
     let last = -1;
     for (let id = s * row.sliceSize; id < end; id++) {
-      const weight = Math.exp((row.logits[id]! - this.#origin) * this.#inverseTemperature);
+      const weight = weightExp((row.logits[id]! - this.#origin) * this.#inverseTemperature);
       if (weight === 0) continue;
       before += weight;
       last = id;
@@ -144,7 +149,7 @@ export class Sampler {
     let total = 0;
     for (let i = 0; i < numCandidates; i++) {
       const logit = row.logits[row.topId(i)]!;
-      const weight = Math.exp((logit - this.#origin) * this.#inverseTemperature);
+      const weight = weightExp((logit - this.#origin) * this.#inverseTemperature);
       this.#weights[i] = weight;
       total += weight;
     }
@@ -186,7 +191,7 @@ export class Sampler {
     const p = this.#inverseTemperature;
     for (let s = 0; s < row.numSlices; s++) {
       const expSum = row.expSum[s]!;
-      const scale = expSum > 0 ? Math.exp((row.max[s]! - this.#origin) * p) : 0;
+      const scale = expSum > 0 ? weightExp((row.max[s]! - this.#origin) * p) : 0;
       const low = expSum * (1 - EXP_SUM_TOLERANCE);
       const high = expSum * (1 + EXP_SUM_TOLERANCE);
       const n = row.sliceEnd(s) - s * row.sliceSize;

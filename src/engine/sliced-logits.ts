@@ -11,6 +11,7 @@
 
 import { InternalError } from '../platform/errors.ts';
 import { SamplingError } from './errors.ts';
+import { weightExp } from './weight-exp.ts';
 
 /** A logit and its index as one double that sorts by logit, then by lower index: 32 bits of ordered float above 21 bits of inverted index. */
 const INDEX_RANGE = 2 ** 21;
@@ -168,8 +169,8 @@ export class SlicedLogits {
       return;
     }
     const newMax = Math.max(max, value);
-    const kept = this.expSum[s]! === 0 ? 0 : this.expSum[s]! * Math.exp(max - newMax);
-    const expSum = kept - Math.exp(old - newMax) + Math.exp(value - newMax);
+    const kept = this.expSum[s]! === 0 ? 0 : this.expSum[s]! * weightExp(max - newMax);
+    const expSum = kept - weightExp(old - newMax) + weightExp(value - newMax);
     this.max[s] = newMax;
     this.expSum[s] = expSum;
     // Where most of the sum was taken away, what is left is rounding: sum again.
@@ -238,7 +239,7 @@ export class SlicedLogits {
     const largest = this.largest();
     let sum = 0;
     for (let s = 0; s < this.numSlices; s++) {
-      if (this.expSum[s]! > 0) sum += this.expSum[s]! * Math.exp(this.max[s]! - largest);
+      if (this.expSum[s]! > 0) sum += this.expSum[s]! * weightExp(this.max[s]! - largest);
     }
     return largest + Math.log(sum);
   }
@@ -249,7 +250,7 @@ export class SlicedLogits {
     const end = this.sliceEnd(s);
     let sum = 0;
     for (let i = s * this.sliceSize; i < end; i++) {
-      sum += Math.exp((logits[i]! - origin) * inverseTemperature);
+      sum += weightExp((logits[i]! - origin) * inverseTemperature);
     }
     return sum;
   }
