@@ -2,10 +2,11 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { HastenError, load } from './index.ts';
 
+const OPTIONS = { planCacheFolder: null, threads: 1 };
 const messages = [{ role: 'user', content: 'Hello' }];
 
 test('a model chats, completes, and turns text into tokens and back', async () => {
-  await using model = await load('tiny');
+  await using model = await load('tiny', OPTIONS);
   assert.equal(model.name, 'tiny');
   assert.equal(model.maxModelLen, 256);
   const tokenIds = model.tokenize('hé');
@@ -33,7 +34,7 @@ test('a model chats, completes, and turns text into tokens and back', async () =
 });
 
 test('an answer is stopped by a signal, or by leaving the loop', async () => {
-  await using model = await load('tiny');
+  await using model = await load('tiny', OPTIONS);
   const controller = new AbortController();
   const options = { ignoreEos: true, signal: controller.signal };
   const answer = model.complete('x', options);
@@ -55,7 +56,7 @@ test('unknown options are refused, with those that there are', async () => {
     load('tiny', { target: 'abacus' as 'auto' }),
     /target: expected one of auto,/,
   );
-  await using model = await load('tiny');
+  await using model = await load('tiny', OPTIONS);
   assert.throws(
     () => model.complete('x', { temprature: 1 } as object),
     /unknown sampling parameter "temprature"/,
@@ -74,7 +75,7 @@ test('what fails says so by a class and a code', async () => {
 
 test('loading can be given up', async () => {
   await assert.rejects(
-    load('tiny', { signal: AbortSignal.abort(new RangeError('no')) }),
+    load('tiny', { ...OPTIONS, signal: AbortSignal.abort(new RangeError('no')) }),
     RangeError,
   );
 });

@@ -6,12 +6,12 @@ import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { promisify } from 'node:util';
-import { REPOSITORY, startHasten } from './run-hasten.ts';
+import { REPOSITORY, startHasten, TEST_ENVIRONMENT } from './run-hasten.ts';
 
 async function run(file: string, ...args: string[]): Promise<string> {
   const path = join(REPOSITORY, 'examples', file);
   const { stdout } = await promisify(execFile)(process.execPath, [path, ...args], {
-    env: { ...process.env, HF_HUB_OFFLINE: '1' },
+    env: { ...process.env, ...TEST_ENVIRONMENT },
   });
   return stdout;
 }

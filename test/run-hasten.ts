@@ -7,6 +7,13 @@ import { fileURLToPath } from 'node:url';
 export const REPOSITORY = fileURLToPath(new URL('..', import.meta.url));
 const LAUNCHER = fileURLToPath(new URL('../bin/hasten.js', import.meta.url));
 
+/** No network, no colours, and caches of the tests' own (in a folder that git ignores). */
+export const TEST_ENVIRONMENT: Readonly<Record<string, string>> = {
+  HF_HUB_OFFLINE: '1',
+  NO_COLOR: '1',
+  HASTEN_CACHE: fileURLToPath(new URL('../.cache/test', import.meta.url)),
+};
+
 export interface HastenResult {
   readonly code: number | null;
   readonly signal: NodeJS.Signals | null;
@@ -24,7 +31,7 @@ export interface HastenOptions {
 export function startHasten(args: readonly string[], options: HastenOptions = {}): ChildProcess {
   return spawn(process.execPath, [LAUNCHER, ...args], {
     cwd: options.cwd ?? REPOSITORY,
-    env: { ...process.env, HF_HUB_OFFLINE: '1', NO_COLOR: '1', ...options.env },
+    env: { ...process.env, ...TEST_ENVIRONMENT, ...options.env },
   });
 }
 

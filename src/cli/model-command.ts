@@ -3,6 +3,8 @@ import { type FoundModel, findModel } from '../app/find-model.ts';
 import { planCacheFolder } from '../app/plan-cache-folder.ts';
 import type { RunningModel } from '../app/running-model.ts';
 import { startModel } from '../app/start-model.ts';
+import type { ModelConfig } from '../models/model-config.ts';
+import { CapacityError } from '../runtime/kv-budget.ts';
 import { hubProgress } from './hub-progress.ts';
 import type { EngineFlags } from './options.ts';
 import { ProgressReporter } from './progress.ts';
@@ -57,4 +59,19 @@ export async function startModelWithProgress(
   const { signal } = options;
   const found = await findModelWithProgress(spec, { offline: flags.offline, signal });
   return await startFoundModel(found, flags, options);
+}
+
+/**
+ * The sequence length to make room for, for a command that knows how long its sequences are.
+ * @throws {CapacityError} if the user or the model allows less
+ */
+export function neededLength(
+  numTokens: number,
+  { maxModelLen }: Pick<EngineFlags, 'maxModelLen'>,
+  { maxPositionEmbeddings }: ModelConfig,
+): number {
+  const limit = maxModelLen ?? maxPositionEmbeddings;
+  if (numTokens <= limit) return maxModelLen ?? numTokens;
+  const whose = maxModelLen === undefined ? 'the model was made for' : '--max-model-len allows';
+  throw new CapacityError(`${numTokens} tokens do not fit: ${whose} ${limit}`);
 }

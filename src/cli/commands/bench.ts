@@ -9,7 +9,7 @@ import { cpuTopology } from '../../platform/topology.ts';
 import { createRunner } from '../../runtime/create-runner.ts';
 import { UsageError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
-import { findModelWithProgress } from '../model-command.ts';
+import { findModelWithProgress, neededLength } from '../model-command.ts';
 import { addEngineOptions, type EngineFlags, parseCounts, parseInteger } from '../options.ts';
 import { formatTable, printJson, printLine } from '../output.ts';
 import { ProgressReporter } from '../progress.ts';
@@ -85,7 +85,7 @@ async function bench(spec: string, flags: BenchFlags): Promise<void> {
       target,
       precision,
       threads,
-      maxModelLen: flags.maxModelLen ?? Math.min(longest, config.maxPositionEmbeddings),
+      maxModelLen: neededLength(longest, flags, config),
       kvCacheMemoryBytes: kvCacheMemory,
       maxTokensPerStep: Math.min(longest, 2048),
       maxSeqs: 1,

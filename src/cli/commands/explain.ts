@@ -1,11 +1,12 @@
 /** `hasten explain`: how a model is compiled, stage by stage. */
 import type { Command } from 'commander';
-import { lowerGraph } from '../../graph/lower-graph.ts';
+import { printPlan, summarizePlan } from '../../compiler/print-plan.ts';
 import { printGraph, summarizeGraph } from '../../graph/print.ts';
 import { hubEnvironmentFrom } from '../../hub/environment.ts';
 import { resolveModel } from '../../hub/resolve.ts';
 import { loadModelDescription } from '../../models/load-model.ts';
-import { quantizedDtypes } from '../../runtime/create-runner.ts';
+import { lowerModel, planRunner, resolveTarget } from '../../runtime/create-runner.ts';
+import { machineOf } from '../../targets/x64/isa.ts';
 import { UsageError } from '../errors.ts';
 import { hubProgress } from '../hub-progress.ts';
 import { InterruptHandler } from '../interrupt.ts';
@@ -40,10 +41,14 @@ async function explain(spec: string, flags: ExplainFlags): Promise<void> {
     onProgress: hubProgress(progress),
   });
   using description = loadModelDescription(resolved.path, { maxModelLen: flags.maxModelLen });
-  const lowered = lowerGraph(description.stepGraph, {
-    directory: description.weights.tensors,
-    q8Dtypes: flags.precision === 'fast' ? quantizedDtypes(description.weights) : [],
-  });
+  const target = resolveTarget(flags.target);
+  const { config, weights: source } = description;
+  const planned =
+    target.kind === 'x64'
+      ? planRunner({ ...runnerSettings(flags), config, source, planCacheFolder: null }, target.isa)
+      : null;
+  const lowered = planned?.lowered ?? lowerModel({ config, source, precision: flags.precision });
+  const machine = target.kind === 'x64' ? machineOf(target.isa) : null;
   const stages = [{ name: 'model', graph: description.stepGraph }, ...lowered.stages];
   const wanted =
     flags.stage === undefined ? stages : stages.filter(({ name }) => name === flags.stage);
@@ -54,6 +59,8 @@ async function explain(spec: string, flags: ExplainFlags): Promise<void> {
   if (flags.json) {
     await printJson({
       model: spec,
+      target: target.kind === 'x64' ? target.isa : 'reference',
+      plan: planned && machine ? summarizePlan(planned.plan, machine) : null,
       stages: wanted.map(({ name, graph }) => ({
         name,
         nodes: graph.nodes.length,
@@ -77,4 +84,15 @@ async function explain(spec: string, flags: ExplainFlags): Promise<void> {
   await printLine();
   await printLine(styled('bold', 'After all passes'));
   await printLine(printGraph(lowered.graph));
+  if (!planned || !machine) {
+    await printLine('The reference target runs this graph as it is: there is no plan.');
+    return;
+  }
+  await printLine(styled('bold', `Plan for ${target.kind === 'x64' ? target.isa : ''}`));
+  await printLine(printPlan(planned.plan, machine));
+}
+
+function runnerSettings(flags: ExplainFlags) {
+  const { target, precision, threads, maxModelLen, kvCacheMemory } = flags;
+  return { target, precision, threads, maxModelLen, kvCacheMemoryBytes: kvCacheMemory };
 }

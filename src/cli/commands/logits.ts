@@ -8,7 +8,7 @@ import { SequenceDriver } from '../../app/sequence-driver.ts';
 import { createRunner } from '../../runtime/create-runner.ts';
 import { CommandError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
-import { findModelWithProgress } from '../model-command.ts';
+import { findModelWithProgress, neededLength } from '../model-command.ts';
 import { addEngineOptions, type EngineFlags, parseInteger, parseTokenIds } from '../options.ts';
 import { printLine, writeOut } from '../output.ts';
 
@@ -63,7 +63,7 @@ async function printLogits(spec: string, flags: LogitsFlags): Promise<void> {
     target,
     precision,
     threads,
-    maxModelLen: flags.maxModelLen,
+    maxModelLen: neededLength(tokenIds.length, flags, config),
     kvCacheMemoryBytes: flags.kvCacheMemory,
     maxSeqs: 1,
     maxLogitRows: flags.positions === 'all' ? scoringRows(config.vocabSize) : 1,

@@ -9,7 +9,7 @@ import { createRunner } from '../../runtime/create-runner.ts';
 import type { Tokenizer } from '../../tokenizer/tokenizer.ts';
 import { CommandError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
-import { findModelWithProgress } from '../model-command.ts';
+import { findModelWithProgress, neededLength } from '../model-command.ts';
 import { addEngineOptions, type EngineFlags, parseInteger, readTextFile } from '../options.ts';
 import { printJson, printLine } from '../output.ts';
 import { ProgressReporter } from '../progress.ts';
@@ -60,7 +60,7 @@ async function perplexity(spec: string, flags: PerplexityFlags): Promise<void> {
     target,
     precision,
     threads,
-    maxModelLen: flags.maxModelLen,
+    maxModelLen: neededLength(window, flags, config),
     kvCacheMemoryBytes: flags.kvCacheMemory,
     maxSeqs: 1,
     maxLogitRows: scoringRows(config.vocabSize),
