@@ -136,19 +136,25 @@ test('content whose parent was evicted gives way when the text is computed again
 
 test('a shared or sealed block is copied before it is written, an own one is not', () => {
   const manager = managerOf(4);
-  const table = new BlockTable();
-  manager.grow(table, 6);
-  assert.equal(manager.makeWritable(table, 1), null);
-  const fork = manager.fork(table);
-  const shared = fork.blockId(1);
-  assert.equal(manager.makeWritable(fork, 1), shared);
-  assert.notEqual(fork.blockId(1), shared);
+  const tokens = new TokenList(range(0, 4));
+  const first = new BlockTable();
+  manager.grow(first, 4);
+  assert.equal(manager.makeWritable(first, 0), null);
+  manager.seal(first, tokens, 4);
+  const second = new BlockTable();
+  const match = new PrefixMatch();
+  manager.findPrefix(tokens, 4, match);
+  manager.adopt(second, match);
+  const shared = first.blockId(0);
+  assert.equal(manager.makeWritable(second, 0), shared);
+  assert.notEqual(second.blockId(0), shared);
   assert.equal(manager.refCount(shared), 1);
-  assert.equal(manager.makeWritable(table, 1), null);
-  manager.seal(table, new TokenList(range(0, 4)), 4);
-  manager.releaseAll(fork);
-  assert.equal(manager.makeWritable(table, 0), 0);
-  manager.releaseAll(table);
+  assert.equal(manager.makeWritable(second, 0), null);
+  // Nobody shares it now, but it can still be found by content.
+  assert.equal(manager.makeWritable(first, 0), shared);
+  assert.equal(numFound(manager, range(0, 4)), 1);
+  manager.releaseAll(first);
+  manager.releaseAll(second);
   assert.equal(manager.numFreeBlocks, 4);
 });
 

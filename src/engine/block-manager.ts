@@ -170,15 +170,6 @@ export class BlockManager {
     table.hashLow = 0;
   }
 
-  /** A second table over the same blocks, which both must make writable before they write. */
-  fork(table: BlockTable): BlockTable {
-    const copy = new BlockTable();
-    Object.assign(copy, table);
-    copy.ids = table.ids.slice();
-    for (let index = 0; index < copy.numBlocks; index++) this.share(copy.blockId(index));
-    return copy;
-  }
-
   /**
    * Finds the longest run of sealed blocks that the tokens begin with.
    *

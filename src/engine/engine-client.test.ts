@@ -154,6 +154,17 @@ test('shutdown ends or drains what runs, and later requests are refused', async 
   }
 });
 
+test('a request that arrives while the engine drains ends with an error', async () => {
+  const { port, closed } = serve();
+  const client = await EngineClient.connect(port);
+  const running = client.submit(requests(1, 30)[0]!);
+  port.postMessage({ type: 'shutdown', drain: true });
+  const late = client.submit({ promptTokenIds: [3] });
+  assert.equal((await late.finished).error?.code, 'engine_closed');
+  assert.equal((await running.finished).reason, 'length');
+  await closed;
+});
+
 test('wrong requests are refused before they are sent; those sent all the same end with an error', async () => {
   const { port } = serve();
   const events: ServerMessage[] = [];

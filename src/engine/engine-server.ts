@@ -6,6 +6,7 @@
 import { HastenError } from '../platform/errors.ts';
 import type { RunnerLimits } from '../targets/model-runner.ts';
 import type { EngineCore } from './engine-core.ts';
+import { EngineClosedError } from './errors.ts';
 import { unservedFinish } from './events.ts';
 import type { ClientMessage, EnginePort, ServerMessage } from './protocol.ts';
 import type { PreparedRequest } from './request.ts';
@@ -60,6 +61,7 @@ export class EngineServer {
   /** A request that is refused here, though its sender has checked it, ends like any other: with one finish event. */
   #submit(request: PreparedRequest): void {
     try {
+      if (this.#isClosing) throw new EngineClosedError();
       this.#core.submit(request);
       this.#loop.wake();
     } catch (error) {

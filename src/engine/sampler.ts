@@ -21,7 +21,7 @@ const EXP_SUM_TOLERANCE = 1e-4;
 const NUCLEUS_LIMITS = [64, 512];
 /** Slices summed exactly first, and the factor by which that grows. */
 const FIRST_REFINED = 4;
-const REFINED_GROWTH = 4;
+const REFINED_GROWTH = 2;
 
 export interface DrawParams {
   readonly temperature: number;

@@ -284,7 +284,10 @@ export class SlicedLogits {
     const keys = this.#topKeys;
     count = Math.min(count, this.vocabSize);
     let numFound = 0;
-    let floor = minLogit;
+    // As many slices, so as many logits, reach the maximum of the count-th slice: nothing smaller can be among the wanted.
+    const isCapped = count > 0 && count <= this.numSlices;
+    let floor = isCapped ? Math.max(minLogit, this.max[this.rankedSlice(count - 1)]!) : minLogit;
+    const firstFloor = floor;
     for (let rank = 0; rank < this.numSlices; rank++) {
       const s = this.rankedSlice(rank);
       const start = s * this.sliceSize;
@@ -304,7 +307,7 @@ export class SlicedLogits {
           keys[0] = key;
           siftDown(keys, 0, count);
         }
-        floor = Math.max(minLogit, logits[indexOfKey(keys[0]!)]!);
+        floor = Math.max(firstFloor, logits[indexOfKey(keys[0]!)]!);
       }
     }
     if (numFound < count) heapify(keys, numFound);
