@@ -38,6 +38,8 @@ const ROWS_PER_CHUNK = 4;
 /** Least weight bytes of a chunk of a matrix-vector product, so that claiming it costs nothing beside it. */
 const MIN_CHUNK_BYTES = 48 * 1024;
 const CHUNKS_PER_THREAD = 4;
+/** Up to here a unit of weight rows is less work than claiming a chunk should be. */
+const FEW_ROWS = 16;
 /** Rows of queries (tokens times heads that share a KV head) that attention works on at a time. */
 const TARGET_TILE_ROWS = 16;
 const MAX_TILE_TOKENS = 16;
@@ -445,8 +447,7 @@ class Planner {
     }
     const { unitRows } = matmulTile(this.#options.machine, { format: info.format, activation });
     const numUnits = paddedRows(info.rows) / unitRows;
-    const unitsPerChunk = Math.max(1, Math.floor(numUnits / (this.#options.limits.numThreads * 8)));
-    variants.push(
+    const matmul = (unitsPerChunk: number, range: readonly [number, number]): CommandVariant =>
       this.#variant(
         { family: 'matmul', shape: { ...shape, activation } },
         {
@@ -457,8 +458,12 @@ class Planner {
           numRows: { kind: 'rows', rows },
         },
         { kind: 'fixed', rows, count: Math.ceil(numUnits / unitsPerChunk) },
-        [variants.length === 0 ? 0 : 2, ANY_ROWS],
-      ),
+        range,
+      );
+    const fewRows = this.#perChunk(numUnits, (unitRows / ROW_GROUP) * groupStride);
+    variants.push(
+      matmul(fewRows, [variants.length === 0 ? 0 : 2, FEW_ROWS]),
+      matmul(1, [FEW_ROWS + 1, ANY_ROWS]),
     );
     this.#command(node, rows, variants, {
       weightBytes: info.sizeBytes,
@@ -466,7 +471,7 @@ class Planner {
     });
   }
 
-  /** Row groups per chunk of a matrix-vector product: some chunks for each thread, none too small. */
+  /** Row groups (or units) per chunk where weights are read once: some chunks for each thread, none too small. */
   #perChunk(numRowGroups: number, groupBytes: number): number {
     const wanted = this.#options.limits.numThreads * CHUNKS_PER_THREAD;
     const least = Math.ceil(MIN_CHUNK_BYTES / groupBytes);

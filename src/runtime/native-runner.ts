@@ -20,6 +20,7 @@ import { COMMAND, COMMAND_BYTES, PROFILE_STAMPS } from '../targets/x64/team-driv
 import type { MappedImage } from './plan-cache.ts';
 import { RopeTables } from './rope-tables.ts';
 import { StepInputs } from './step-inputs.ts';
+import { TeamSizePolicy } from './team-size.ts';
 import { ThreadTeam } from './thread-team.ts';
 
 const DONE: StepTicket = { isDone: true, wait: () => Promise.resolve() };
@@ -73,6 +74,7 @@ export class NativeRunner implements ModelRunner {
   readonly #profile: NativeRegion;
   readonly #code: LoadedCode;
   readonly #team: ThreadTeam;
+  readonly #teamSize: TeamSizePolicy;
   readonly #bound: readonly (readonly BoundVariant[])[];
   readonly #chosen: BoundVariant[] = [];
   readonly #rowFields: readonly RowField[];
@@ -107,6 +109,7 @@ export class NativeRunner implements ModelRunner {
     const scratchBytes = this.kernels.reduce((most, k) => Math.max(most, k.scratchBytes), 0);
     // First, so that workers start while the rest is set up.
     this.#team = new ThreadTeam(numThreads, scratchBytes);
+    this.#teamSize = new TeamSizePolicy(numThreads);
     this.#code = loadCode(this.kernels.map(({ name, code }) => ({ name, code })));
     this.#inputs = new StepInputs(this.limits, plan.tileTokens);
     this.batch = this.#inputs.batch;
@@ -196,7 +199,7 @@ export class NativeRunner implements ModelRunner {
   submit(): StepTicket {
     this.#inputs.check();
     this.#prepare();
-    this.#team.run();
+    this.#run();
     return DONE;
   }
 
@@ -205,7 +208,7 @@ export class NativeRunner implements ModelRunner {
     this.#inputs.check();
     this.#prepare();
     this.#team.setProfile(this.#profile.address);
-    this.#team.run();
+    this.#run();
     this.#team.setProfile(0n);
     const stamps = u64(this.#profile.address, PROFILE_STAMPS * this.plan.commands.length);
     return this.plan.commands.map((command, i) => {
@@ -220,6 +223,15 @@ export class NativeRunner implements ModelRunner {
         waitTicks: Number(stamps[at + 2]! - stamps[at + 1]!),
       };
     });
+  }
+
+  #run(): void {
+    const { numTokens } = this.batch;
+    const sleepsBefore = this.#team.numSleeps;
+    const threads = this.#teamSize.choose(numTokens, performance.now());
+    this.#team.run(threads);
+    const sleeps = this.#team.numSleeps - sleepsBefore;
+    this.#teamSize.observe(numTokens, threads, sleeps, performance.now());
   }
 
   #numRows(rows: RowCount): number {

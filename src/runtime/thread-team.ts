@@ -83,9 +83,14 @@ export class ThreadTeam implements Disposable {
     this.#quads[CONTROL.profile >> 3] = address;
   }
 
-  /** Runs the command list once on all joined threads; returns when every command is done. */
-  run(): void {
-    this.#words[CONTROL.threads >> 2] = this.joinedThreads;
+  /** Times that threads slept at a barrier, ever. A quiet machine has none in a short step. */
+  get numSleeps(): number {
+    return this.#words[CONTROL.sleeps >> 2]!;
+  }
+
+  /** Runs the command list once on up to `maxThreads` of the joined threads; returns when every command is done. */
+  run(maxThreads: number): void {
+    this.#words[CONTROL.threads >> 2] = Math.min(maxThreads, this.joinedThreads);
     this.#run(this.#control.address, this.#scratch[0]!.address);
   }
 

@@ -18,6 +18,7 @@
  *     400  u64  number of commands
  *     408  u64  address of the profile, or 0
  *     416  u32  threads of the next step, the caller included
+ *     448  u32  times that a thread slept at a barrier, ever: how the caller sees that a core is wanted by others
  *
  * Command (128 bytes):
  *
@@ -64,14 +65,15 @@ export const CONTROL = {
   numCommands: 400,
   profile: 408,
   threads: 416,
+  sleeps: 448,
 } as const;
 
 export const COMMAND_BYTES = 128;
 export const COMMAND = { kernel: 0, table: 8, numChunks: 16, nextChunk: 64 } as const;
 export const PROFILE_STAMPS = 3;
 
-/** Time-stamp ticks (about 1/2.5 ns) to spin before sleeping: well above a barrier, well below a scheduler quantum. */
-const BARRIER_SPIN_TICKS = 200_000;
+/** Time-stamp ticks (about 0.4 ns each) to spin before sleeping: well above a barrier and a chunk, well below a scheduler quantum. */
+const BARRIER_SPIN_TICKS = 100_000;
 /** Between steps: the engine's own work takes some ten microseconds. */
 const EPOCH_SPIN_TICKS = 200_000;
 
@@ -134,7 +136,7 @@ class DriverEmitter {
     a.syscall();
   }
 
-  /** Waits until the u32 at `offset` differs from ebp: spins, then sleeps. */
+  /** Waits until the u32 at `offset` differs from ebp: spins, then sleeps (and counts it). */
   waitWhileEqual(offset: number, sleepersOffset: number, spinTicks: number): void {
     const { a } = this;
     const spin = a.label();
@@ -157,6 +159,10 @@ class DriverEmitter {
 
     a.mov(as32(rax), 1);
     a.lockXadd(mem(r13, sleepersOffset), as32(rax));
+    if (offset === CONTROL.barriers) {
+      a.mov(as32(rax), 1);
+      a.lockXadd(mem(r13, CONTROL.sleeps), as32(rax));
+    }
     a.bind(sleep);
     a.mov(as32(rax), SYS_FUTEX);
     a.lea(rdi, mem(r13, offset));
