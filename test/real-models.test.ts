@@ -1,0 +1,182 @@
+/**
+ * Real models against what transformers computed from the same (dequantized) weights in f32: logits, greedy texts, likelihood of a text, and
+ * how far fast precision strays from f32. `fixtures/real`: US Declaration of Independence and Constitution (public domain), prose and code (CC0).
+ *
+ * The models are taken from the cache, or fetched with HASTEN_REQUIRE_MODELS=1.
+ */
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, type TestContext, test } from 'node:test';
+import { OpenedModel } from '../src/app/open-model.ts';
+import { scoringRows, topIds, windowNll } from '../src/app/scoring.ts';
+import { SequenceDriver } from '../src/app/sequence-driver.ts';
+import { hubEnvironmentFrom } from '../src/hub/environment.ts';
+import { ModelUnavailableError } from '../src/hub/errors.ts';
+import { resolveModel } from '../src/hub/resolve.ts';
+import { load } from '../src/index.ts';
+import { createRunner } from '../src/runtime/create-runner.ts';
+import type { Precision } from '../src/runtime/runner-options.ts';
+import type { ModelRunner } from '../src/targets/model-runner.ts';
+import { REPOSITORY, TEST_ENVIRONMENT } from './run-hasten.ts';
+
+interface Prompt {
+  readonly name: string;
+  readonly input_ids: number[];
+  readonly top10_ids: number[];
+  readonly top10_logits: number[];
+  readonly sample_ids: number[];
+  readonly sample_logits: number[];
+  readonly greedy_ids: number[];
+  readonly greedy_text: string;
+}
+
+interface Evaluation {
+  readonly window_ids: number[][];
+  readonly nll_per_window: number[];
+}
+
+interface RealModel {
+  readonly alias: string;
+  /** Largest difference of a logit from f32 arithmetic in another order. */
+  readonly logitTolerance: number;
+  /** Windows of the text that are scored; a large vocabulary makes them slow. */
+  readonly numWindows: number;
+}
+
+const MODELS: readonly RealModel[] = [
+  { alias: 'smollm2', logitTolerance: 1e-3, numWindows: 13 },
+  { alias: 'gemma3-270m', logitTolerance: 2e-3, numWindows: 3 },
+];
+
+/** Of a window's mean NLL, f32 against f32. */
+const NLL_TOLERANCE = 1e-4;
+/** Of the text's mean NLL, fast against f32. */
+const FAST_NLL_SHARE = 0.005;
+
+const PLAN_CACHE = join(TEST_ENVIRONMENT.HASTEN_CACHE!, 'plans');
+
+function fixture<T>(alias: string, file: string): T {
+  const path = join(REPOSITORY, 'test/fixtures/real', alias, file);
+  return JSON.parse(readFileSync(path, 'utf8')) as T;
+}
+
+/** The model's file, or why the test is skipped. */
+async function findFile(alias: string, t: TestContext): Promise<string | undefined> {
+  const isRequired = process.env.HASTEN_REQUIRE_MODELS === '1';
+  try {
+    const env = hubEnvironmentFrom(process.env);
+    return (await resolveModel(alias, { env, offline: !isRequired })).path;
+  } catch (error) {
+    if (isRequired || !(error instanceof ModelUnavailableError)) throw error;
+    t.skip(`${error.attempts[0]?.reason}; HASTEN_REQUIRE_MODELS=1 fetches it`);
+    return undefined;
+  }
+}
+
+/** Runs `body` with a runner for one sequence. */
+async function withRunner(
+  model: OpenedModel,
+  precision: Precision,
+  body: (runner: ModelRunner, driver: SequenceDriver) => Promise<void>,
+): Promise<void> {
+  const { weights, config } = model.description;
+  using runner = await createRunner({
+    source: weights,
+    config,
+    target: 'auto',
+    precision,
+    threads: 'auto',
+    maxModelLen: 1024,
+    maxSeqs: 1,
+    maxLogitRows: scoringRows(config.vocabSize),
+    planCacheFolder: PLAN_CACHE,
+  });
+  await body(runner, new SequenceDriver(runner));
+}
+
+for (const { alias, logitTolerance, numWindows } of MODELS) {
+  describe(alias, () => {
+    test('in f32 gives the logits of every prompt', async (t) => {
+      const file = await findFile(alias, t);
+      if (file === undefined) return;
+      const { prompts } = fixture<{ prompts: Prompt[] }>(alias, 'expected.json');
+      using model = new OpenedModel(file);
+      await withRunner(model, 'f32', async (runner, driver) => {
+        for (const prompt of prompts) {
+          driver.reset();
+          await driver.feed(prompt.input_ids, 'last');
+          const logits = runner.logits(0);
+          assert.equal(topIds(logits, 1)[0], prompt.top10_ids[0], prompt.name);
+          const ids = [...prompt.top10_ids, ...prompt.sample_ids];
+          const expected = [...prompt.top10_logits, ...prompt.sample_logits];
+          const differences = ids.map((id, i) => Math.abs(logits[id]! - expected[i]!));
+          const largest = Math.max(...differences);
+          assert.ok(largest <= logitTolerance, `${prompt.name}: off by ${largest}`);
+        }
+      });
+    });
+
+    test('in f32 writes the greedy text of every prompt, all at once', async (t) => {
+      const file = await findFile(alias, t);
+      if (file === undefined) return;
+      const { prompts } = fixture<{ prompts: Prompt[] }>(alias, 'expected.json');
+      const options = { precision: 'f32', maxModelLen: 1024, planCacheFolder: PLAN_CACHE } as const;
+      await using model = await load(file, options);
+      const sampling = { temperature: 0, maxTokens: 48, ignoreEos: true };
+      await Promise.all(
+        prompts.map(async ({ name, input_ids, greedy_ids, greedy_text }) => {
+          const tokenIds: number[] = [];
+          let text = '';
+          for await (const part of model.complete(input_ids, sampling)) {
+            tokenIds.push(...part.tokenIds);
+            text += part.text;
+          }
+          assert.deepEqual(tokenIds, greedy_ids, name);
+          assert.equal(text, greedy_text, name);
+        }),
+      );
+    });
+
+    test('scores a text as f32 does, and nearly so in fast precision', async (t) => {
+      const file = await findFile(alias, t);
+      if (file === undefined) return;
+      const evaluation = fixture<Evaluation>(alias, 'eval_nll.json');
+      const windows = evaluation.window_ids.slice(0, numWindows);
+      const expected = evaluation.nll_per_window.slice(0, numWindows);
+      using model = new OpenedModel(file);
+      const scored: number[] = [];
+      await withRunner(model, 'f32', async (runner, driver) => {
+        for (const [i, tokenIds] of windows.entries()) {
+          const nll = await windowNll(runner, driver, tokenIds);
+          const difference = Math.abs(nll - expected[i]!);
+          assert.ok(difference <= NLL_TOLERANCE, `window ${i}: ${nll}, expected ${expected[i]}`);
+          scored.push(nll);
+        }
+      });
+      const exact = mean(scored);
+      await withRunner(model, 'fast', async (runner, driver) => {
+        const fast: number[] = [];
+        for (const tokenIds of windows) fast.push(await windowNll(runner, driver, tokenIds));
+        const share = Math.abs(mean(fast) - exact) / exact;
+        t.diagnostic(`fast precision: NLL ${mean(fast).toFixed(5)}, f32 ${exact.toFixed(5)}`);
+        assert.ok(share <= FAST_NLL_SHARE, `off by ${(100 * share).toFixed(2)} %`);
+      });
+    });
+
+    test('cuts the text into the same tokens', async (t) => {
+      const file = await findFile(alias, t);
+      if (file === undefined) return;
+      using model = new OpenedModel(file);
+      const tokenizer = model.requireTokenizer();
+      const text = readFileSync(join(REPOSITORY, 'test/fixtures/real/eval.txt'), 'utf8');
+      const { window_ids: windows } = fixture<Evaluation>(alias, 'eval_nll.json');
+      const expected = windows.flatMap((ids) => (tokenizer.addsBos ? ids.slice(1) : ids));
+      assert.deepEqual(tokenizer.encode(text).slice(0, expected.length), expected);
+    });
+  });
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
