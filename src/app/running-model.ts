@@ -1,6 +1,7 @@
 /** A model that answers: its engine on a thread of its own, its tokenizer here. `start-model.ts` makes them. */
 import type { EngineApi } from '../engine/engine.ts';
 import { DEFAULT_SAMPLING_PARAMS } from '../engine/sampling-params.ts';
+import type { SamplingDefaults } from '../models/sampling-defaults.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import type { EngineHost } from './engine-host.ts';
 import { EngineTextModel } from './engine-text-model.ts';
@@ -15,26 +16,31 @@ export interface RunningModelOptions {
 }
 
 export class RunningModel extends EngineTextModel implements AsyncDisposable {
+  /** What the model's makers say of sampling; nothing for many. */
+  readonly samplingDefaults: SamplingDefaults;
   readonly #host: EngineHost;
 
   private constructor(
     options: RunningModelOptions & { engine: EngineApi; tokenizer: Tokenizer | null },
     host: EngineHost,
+    samplingDefaults: SamplingDefaults,
   ) {
     super(options);
     this.#host = host;
+    this.samplingDefaults = samplingDefaults;
   }
 
   /** Reads the tokenizer while the engine starts, and gives the engine what it needs of it. @throws every error of opening a model */
   static async over(host: EngineHost, options: RunningModelOptions): Promise<RunningModel> {
     using opened = new OpenedModel(options.path, options.maxModelLen);
-    const { tokenizer, eosTokenIds, description } = opened;
+    const { tokenizer, eosTokenIds } = opened;
+    const { samplingDefaults } = opened.description;
     const engine = await host.connect({
       tokenText: tokenizer === null ? null : tokenTextOf(tokenizer),
       eosTokenIds,
-      defaults: { ...DEFAULT_SAMPLING_PARAMS, ...description.samplingDefaults },
+      defaults: { ...DEFAULT_SAMPLING_PARAMS, ...samplingDefaults },
     });
-    return new RunningModel({ ...options, engine, tokenizer }, host);
+    return new RunningModel({ ...options, engine, tokenizer }, host, samplingDefaults);
   }
 
   /** Resolves, with the reason, if the engine dies; never settles otherwise. */

@@ -1,8 +1,10 @@
 /** `hasten chat`: a conversation in the terminal. */
 import { createInterface, type Interface } from 'node:readline';
 import type { Command } from 'commander';
-import type { ChatTurn, GenerationResult, TextModel } from '../../app/text-model.ts';
+import type { RunningModel } from '../../app/running-model.ts';
+import type { ChatTurn, GenerationResult } from '../../app/text-model.ts';
 import { RequestTooLongError } from '../../engine/errors.ts';
+import type { SamplingParamsInput } from '../../engine/sampling-params.ts';
 import { HastenError } from '../../platform/errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
 import { startModelWithProgress } from '../model-command.ts';
@@ -21,6 +23,9 @@ interface ChatFlags extends EngineFlags, SamplingFlags {
   readonly system?: string;
   readonly maxTokens?: number;
 }
+
+/** Where neither the user nor the model says: small models talk nonsense at 1. */
+const CHAT_TEMPERATURE = 0.7;
 
 const HELP = `  /clear          begin a new conversation
   /system TEXT    set the system message (without TEXT: take it away), and begin anew
@@ -55,7 +60,7 @@ async function chat(spec: string | undefined, flags: ChatFlags): Promise<void> {
 }
 
 class ChatSession {
-  readonly #model: TextModel;
+  readonly #model: RunningModel;
   readonly #lines: Interface;
   readonly #interrupts: InterruptHandler;
   readonly #flags: ChatFlags;
@@ -64,7 +69,12 @@ class ChatSession {
   #results: GenerationResult[] = [];
   #isAnswering = false;
 
-  constructor(model: TextModel, lines: Interface, interrupts: InterruptHandler, flags: ChatFlags) {
+  constructor(
+    model: RunningModel,
+    lines: Interface,
+    interrupts: InterruptHandler,
+    flags: ChatFlags,
+  ) {
     this.#model = model;
     this.#lines = lines;
     this.#interrupts = interrupts;
@@ -123,6 +133,16 @@ class ChatSession {
     }
   }
 
+  #sampling(): SamplingParamsInput {
+    const { temperature = this.#model.samplingDefaults.temperature ?? CHAT_TEMPERATURE } =
+      this.#flags;
+    return {
+      ...samplingFromFlags(this.#flags),
+      temperature,
+      maxTokens: this.#flags.maxTokens ?? null,
+    };
+  }
+
   #stats(): string {
     const last = this.#results.at(-1);
     if (last === undefined) return 'no answers yet';
@@ -143,7 +163,7 @@ class ChatSession {
     try {
       const generation = this.#model.generate({
         tokenIds: this.#model.encodeChat([...system, ...turns]),
-        sampling: { ...samplingFromFlags(this.#flags), maxTokens: this.#flags.maxTokens ?? null },
+        sampling: this.#sampling(),
         signal,
       });
       let text = '';

@@ -111,7 +111,9 @@ async function answer() {
     } else finishReason = 'stopped';
   }
   element.classList.remove('waiting');
-  if (text !== '') conversation.push({ role: 'assistant', content: text });
+  // A question without any answer is taken back: templates want user and assistant in turns.
+  if (text === '') conversation.pop();
+  else conversation.push({ role: 'assistant', content: text });
   showFigures(element, { usage, finishReason, startedAt, firstAt });
   running = undefined;
   setRunning(false);
