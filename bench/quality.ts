@@ -13,7 +13,7 @@ import { shownCommand } from './lib/command.ts';
 import { writeSection } from './lib/doc-section.ts';
 import { markdownTable, significant } from './lib/table.ts';
 import { prebuiltLlama } from './peers/install.ts';
-import { type QualityResult, QualityTally } from './quality/divergence.ts';
+import { type QualityResult, QualityTally, ReferenceRow } from './quality/divergence.ts';
 import { EVAL_SETS, type EvalSet, type EvalWindow, evalWindows } from './quality/eval-windows.ts';
 import { type LogitRequest, logitRows } from './quality/logit-rows.ts';
 
@@ -52,6 +52,7 @@ async function measureQuality(
   const streams = providers.map((provider) =>
     logitRows(provider.script, { ...request, ...provider.request }, vocabSize),
   );
+  const reference = new ReferenceRow(vocabSize);
   const tallies = providers.map(() => new QualityTally());
   let numTokens = 0;
   try {
@@ -63,7 +64,10 @@ async function measureQuality(
           if (!item.done) return item.value;
           throw new Error(`${providers[i]!.name} ended before the text did`);
         });
-        for (const [i, row] of rows.entries()) tallies[i]!.add(rows[0]!, row, nextToken);
+        reference.set(rows[0]!);
+        for (const [i, row] of rows.entries()) {
+          tallies[i]!.add(row, nextToken, i === 0 ? null : reference);
+        }
         numTokens++;
       }
     }

@@ -2,23 +2,10 @@
 
 /** log(sum(exp(logits))). */
 export function logSumExp(logits: Float32Array): number {
-  let max = Number.NEGATIVE_INFINITY;
-  for (const logit of logits) if (logit > max) max = logit;
+  const max = logits[argmax(logits)]!;
   let sum = 0;
-  for (const logit of logits) sum += Math.exp(logit - max);
+  for (let i = 0; i < logits.length; i++) sum += Math.exp(logits[i]! - max);
   return max + Math.log(sum);
-}
-
-/** KL(reference || other) of the softmax of two rows, natural logarithm. */
-export function klDivergence(reference: Float32Array, other: Float32Array): number {
-  const refNorm = logSumExp(reference);
-  const otherNorm = logSumExp(other);
-  let sum = 0;
-  for (let i = 0; i < reference.length; i++) {
-    const logp = reference[i]! - refNorm;
-    sum += Math.exp(logp) * (logp - (other[i]! - otherNorm));
-  }
-  return sum;
 }
 
 function argmax(row: Float32Array): number {
@@ -27,18 +14,56 @@ function argmax(row: Float32Array): number {
   return best;
 }
 
+/** The reference's prediction at one position, worked out once for all that are compared with it. */
+export class ReferenceRow {
+  readonly #probabilities: Float64Array;
+  /** Sum of p * log p. */
+  #negativeEntropy = 0;
+  /** The likeliest token. */
+  top = 0;
+
+  constructor(vocabSize: number) {
+    this.#probabilities = new Float64Array(vocabSize);
+  }
+
+  set(logits: Float32Array): void {
+    this.top = argmax(logits);
+    const p = this.#probabilities;
+    const max = logits[this.top]!;
+    let sum = 0;
+    let weighted = 0;
+    for (let i = 0; i < p.length; i++) {
+      const shifted = logits[i]! - max;
+      p[i] = Math.exp(shifted);
+      sum += p[i]!;
+      weighted += p[i]! * shifted;
+    }
+    for (let i = 0; i < p.length; i++) p[i]! /= sum;
+    this.#negativeEntropy = weighted / sum - Math.log(sum);
+  }
+
+  /** KL(reference || softmax(logits)), natural logarithm. @param norm logSumExp of `logits` */
+  divergence(logits: Float32Array, norm: number): number {
+    const p = this.#probabilities;
+    let expected = 0;
+    for (let i = 0; i < p.length; i++) expected += p[i]! * logits[i]!;
+    return this.#negativeEntropy - expected + norm;
+  }
+}
+
 /** What is known of one engine after some rows. */
 export class QualityTally {
   #nll = 0;
   #sameTop = 0;
   readonly #divergences: number[] = [];
 
-  /** One position: the engine's row beside the reference's, and the token that came next. */
-  add(reference: Float32Array, row: Float32Array, nextToken: number): void {
-    this.#nll += logSumExp(row) - row[nextToken]!;
-    if (reference === row) return;
-    this.#divergences.push(klDivergence(reference, row));
-    if (argmax(reference) === argmax(row)) this.#sameTop++;
+  /** One position: the engine's row, the token that came next, and the reference's prediction (null for the reference itself). */
+  add(logits: Float32Array, nextToken: number, reference: ReferenceRow | null): void {
+    const norm = logSumExp(logits);
+    this.#nll += norm - logits[nextToken]!;
+    if (reference === null) return;
+    this.#divergences.push(reference.divergence(logits, norm));
+    if (reference.top === argmax(logits)) this.#sameTop++;
   }
 
   /** @param numTokens rows added */

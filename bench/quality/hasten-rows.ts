@@ -1,9 +1,10 @@
 /** hasten's logits of given windows to stdout (see logit-rows.ts). */
-import { createRunner } from '../../src/runtime/create-runner.ts';
+
 import { OpenedModel } from '../../src/app/open-model.ts';
-import type { TargetName } from '../../src/runtime/runner-options.ts';
 import { scoringRows } from '../../src/app/scoring.ts';
 import { SequenceDriver } from '../../src/app/sequence-driver.ts';
+import { createRunner } from '../../src/runtime/create-runner.ts';
+import type { TargetName } from '../../src/runtime/runner-options.ts';
 import { readRequest, writeRow } from './logit-rows.ts';
 
 const request = await readRequest();
