@@ -10,6 +10,7 @@ import {
   CONTROL,
   CONTROL_BYTES,
   leadDriver,
+  SEAT_BYTES,
   wakeDriver,
   workerDriver,
 } from '../targets/x64/team-driver.ts';
@@ -21,8 +22,14 @@ export interface WorkerStart {
   readonly scratch: bigint;
 }
 
+/** A worker that has had nothing to do for so long comes out of native code for a moment; a thread that is terminated ends then. */
+const IDLE_MS = 50;
+
 /** The epoch word keeps the number of threads in 8 bits. */
 export const MAX_THREADS = 255;
+
+/** The seat lies before the scratch, which stays aligned to a page. */
+const SCRATCH_OFFSET = Math.ceil(SEAT_BYTES / 4096) * 4096;
 
 export class ThreadTeam implements Disposable {
   readonly numThreads: number;
@@ -31,7 +38,6 @@ export class ThreadTeam implements Disposable {
   readonly #words: Uint32Array;
   readonly #quads: BigUint64Array;
   readonly #scratch: NativeRegion[] = [];
-  readonly #workers: Worker[] = [];
   readonly #run: (a: bigint, b: bigint) => void;
   readonly #exits: Promise<unknown>[] = [];
   /** A thread inside native code would keep the process from ending. */
@@ -48,11 +54,17 @@ export class ThreadTeam implements Disposable {
     this.#control = allocate(CONTROL_BYTES);
     this.#words = u32(this.#control.address, CONTROL_BYTES / 4);
     this.#quads = u64(this.#control.address, CONTROL_BYTES / 8);
+    this.#quads[CONTROL.idleSeconds >> 3] = BigInt(Math.floor(IDLE_MS / 1000));
+    this.#quads[CONTROL.idleNanoseconds >> 3] = BigInt((IDLE_MS % 1000) * 1_000_000);
     for (let rank = 0; rank < numThreads; rank++) {
-      this.#scratch.push(allocate(Math.max(4096, scratchBytes)));
-      if (rank > 0) this.#startWorker(this.#scratch[rank]!.address);
+      this.#scratch.push(allocate(SCRATCH_OFFSET + scratchBytes));
+      if (rank > 0) this.#startWorker(this.#scratchAddress(rank));
     }
     process.once('exit', this.#leaveAtExit);
+  }
+
+  #scratchAddress(rank: number): bigint {
+    return this.#scratch[rank]!.address + BigInt(SCRATCH_OFFSET);
   }
 
   #startWorker(scratch: bigint): void {
@@ -63,7 +75,13 @@ export class ThreadTeam implements Disposable {
     };
     const worker = new Worker(new URL('./team-worker.ts', import.meta.url), { workerData: start });
     worker.unref();
-    this.#workers.push(worker);
+    // Steps run on the threads that have joined.
+    worker.on('error', (error) => {
+      process.emitWarning(
+        `a compute thread could not start: ${(error as Error).message}`,
+        'HastenWarning',
+      );
+    });
     this.#exits.push(new Promise((resolve) => worker.once('exit', resolve)));
   }
 
@@ -91,7 +109,7 @@ export class ThreadTeam implements Disposable {
   /** Runs the command list once on up to `maxThreads` of the joined threads; returns when every command is done. */
   run(maxThreads: number): void {
     this.#words[CONTROL.threads >> 2] = Math.min(maxThreads, this.joinedThreads);
-    this.#run(this.#control.address, this.#scratch[0]!.address);
+    this.#run(this.#control.address, this.#scratchAddress(0));
   }
 
   /** Sends the workers home. Memory and code stay until they have left. */
