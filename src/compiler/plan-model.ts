@@ -13,7 +13,7 @@ import {
   keyBlockBytes,
   valueBlockBytes,
 } from '../kernels/kv-layout.ts';
-import { matmulTile } from '../kernels/matmul.ts';
+import { matmulBlockInputs, matmulTile } from '../kernels/matmul.ts';
 import { paddedRows, ROW_GROUP, rowGroupBytes } from '../kernels/packed-format.ts';
 import { segmentsPerRow } from '../kernels/rows.ts';
 import { InternalError } from '../platform/errors.ts';
@@ -38,8 +38,8 @@ const ROWS_PER_CHUNK = 4;
 /** Least weight bytes of a chunk of a matrix-vector product, so that claiming it costs nothing beside it. */
 const MIN_CHUNK_BYTES = 48 * 1024;
 const CHUNKS_PER_THREAD = 4;
-/** Up to here a unit of weight rows is less work than claiming a chunk should be. */
-const FEW_ROWS = 16;
+/** Up to here reading weights is a large part of the time: they are asked for ahead, and a chunk has several units. */
+const FEW_ROWS = 64;
 /** Rows of queries (tokens times heads that share a KV head) that attention works on at a time. */
 const TARGET_TILE_ROWS = 16;
 const MAX_TILE_TOKENS = 16;
@@ -447,14 +447,19 @@ class Planner {
     }
     const { unitRows } = matmulTile(this.#options.machine, { format: info.format, activation });
     const numUnits = paddedRows(info.rows) / unitRows;
-    const matmul = (unitsPerChunk: number, range: readonly [number, number]): CommandVariant =>
+    const matmul = (
+      unitsPerChunk: number,
+      prefetch: boolean,
+      range: readonly [number, number],
+    ): CommandVariant =>
       this.#variant(
-        { family: 'matmul', shape: { ...shape, activation } },
+        { family: 'matmul', shape: { ...shape, activation, prefetch } },
         {
           ...common,
           numUnits: { kind: 'value', value: numUnits },
           unitsPerChunk: { kind: 'value', value: unitsPerChunk },
           inputs: { kind: 'value', value: info.columns },
+          blockInputs: { kind: 'value', value: matmulBlockInputs(activation, info.columns) },
           numRows: { kind: 'rows', rows },
         },
         { kind: 'fixed', rows, count: Math.ceil(numUnits / unitsPerChunk) },
@@ -462,8 +467,8 @@ class Planner {
       );
     const fewRows = this.#perChunk(numUnits, (unitRows / ROW_GROUP) * groupStride);
     variants.push(
-      matmul(fewRows, [variants.length === 0 ? 0 : 2, FEW_ROWS]),
-      matmul(1, [FEW_ROWS + 1, ANY_ROWS]),
+      matmul(fewRows, activation === 'q8', [variants.length === 0 ? 0 : 2, FEW_ROWS]),
+      matmul(1, false, [FEW_ROWS + 1, ANY_ROWS]),
     );
     this.#command(node, rows, variants, {
       weightBytes: info.sizeBytes,

@@ -132,6 +132,7 @@ export class KernelBuilder {
   }
   /** Unsigned quotient. */
   div(a: Scalar, b: Scalar | number): Scalar {
+    if (typeof b === 'number' && Number.isInteger(Math.log2(b))) return this.shr(a, Math.log2(b));
     return this.#scalarBinary('div', a, typeof b === 'number' ? this.const(b) : b);
   }
   and(a: Scalar, b: number): Scalar {

@@ -19,11 +19,20 @@ export interface MatmulShape {
   readonly activation: 'q8' | 'f32';
   readonly bias: boolean;
   readonly residual: boolean;
+  /** Asks for the weights of the next block while this one is computed: for few rows, where reading weights is most of the time. */
+  readonly prefetch: boolean;
 }
 
-/** Inputs expanded at a time, so that the expanded weights take about half of a 32 KiB L1. */
-const Q8_BLOCK_INPUTS = 512;
-const F32_BLOCK_INPUTS = 128;
+/** Most inputs expanded at a time, so that the expanded weights stay in a 32 KiB L1 beside the activations. */
+const MAX_BLOCK_INPUTS = { q8: 640, f32: 128 } as const;
+
+/** Inputs of a block: as few blocks as fit, of about equal size. What the plan gives as `blockInputs`. */
+export function matmulBlockInputs(activation: 'q8' | 'f32', inputs: number): number {
+  const most = MAX_BLOCK_INPUTS[activation];
+  const numBlocks = Math.ceil(inputs / most);
+  return Math.min(most, Math.ceil(inputs / numBlocks / Q8_BLOCK_VALUES) * Q8_BLOCK_VALUES);
+}
+const CACHE_LINE = 64;
 
 /** The register tile: `vectors` vectors of weight rows by up to `columns` activation rows. */
 export interface MatmulTile {
@@ -53,7 +62,7 @@ export function matmulTile(
 /**
  * out[t][r] = weight row r · x[t] [+ bias[r]] [+ residual[t][r]] for all rows t.
  *
- * Params: weight, groupStride, numUnits, unitsPerChunk, inputs (number of inputs, a multiple of 32 for quantized weights), x, xStride, out, outStride, numRows,
+ * Params: weight, groupStride, numUnits, unitsPerChunk, inputs (number of inputs, a multiple of 32 for quantized weights), blockInputs (`matmulBlockInputs`), x, xStride, out, outStride, numRows,
  * bias, residual, residualStride if asked for; strides in bytes. Chunk c does the units [c * unitsPerChunk, (c + 1) * unitsPerChunk).
  * `out` may not overlap `residual`.
  */
@@ -69,22 +78,25 @@ class MatmulEmitter {
   readonly #expandedAt: number;
   readonly #sumsAt: number;
   readonly #constants: DotConstants | null;
-  readonly #blockInputs: number;
+  /** Whole column tiles of the activation rows, and what is left. */
+  readonly #fullTiles: ScalarSlot;
+  readonly #restColumns: ScalarSlot;
 
   constructor(machine: VectorMachine, shape: MatmulShape) {
-    const name = `matmul_${shape.format.name}_${shape.activation}${shape.bias ? '_b' : ''}${shape.residual ? '_r' : ''}`;
+    const name = `matmul_${shape.format.name}_${shape.activation}${shape.bias ? '_b' : ''}${shape.residual ? '_r' : ''}${shape.prefetch ? '_p' : ''}`;
     const k = new KernelBuilder(name, machine);
     this.#k = k;
     this.#shape = shape;
     this.#tile = matmulTile(machine, shape);
     this.#expanded = expandedLayout(shape.format, shape.activation, this.#tile.vectors, k.lanes);
-    this.#blockInputs = shape.activation === 'q8' ? Q8_BLOCK_INPUTS : F32_BLOCK_INPUTS;
     this.#expandedAt = k.reserveScratch(
-      (this.#blockInputs / this.#expanded.inputs) * this.#expanded.sizeBytes,
+      (MAX_BLOCK_INPUTS[shape.activation] / this.#expanded.inputs) * this.#expanded.sizeBytes,
     );
     this.#sumsAt = this.#tile.sumsInMemory
       ? k.reserveScratch(this.#tile.vectors * this.#tile.columns * 4 * k.lanes)
       : 0;
+    this.#fullTiles = k.slot();
+    this.#restColumns = k.slot();
     this.#constants =
       shape.activation === 'q8'
         ? dotConstants(k, shape.format as QuantizedPackedFormat, false)
@@ -100,7 +112,12 @@ class MatmulEmitter {
     const x = k.slot();
     const done = k.slot();
     const blockInputs = k.slot();
+    const ahead = this.#shape.prefetch ? k.slot() : null;
 
+    const { columns } = this.#tile;
+    const fullTiles = k.div(k.arg('numRows'), columns);
+    this.#fullTiles.set(fullTiles);
+    this.#restColumns.set(k.sub(k.arg('numRows'), k.mul(fullTiles, columns)));
     const perChunk = k.arg('unitsPerChunk');
     const first = k.mul(k.chunk, perChunk);
     const count = k.min(perChunk, k.sub(k.arg('numUnits'), first));
@@ -111,13 +128,15 @@ class MatmulEmitter {
       weight.set(weightUnit.get());
       x.set(k.arg('x'));
       done.set(k.const(0));
-      const numBlocks = k.div(k.add(k.arg('inputs'), this.#blockInputs - 1), this.#blockInputs);
+      const size = k.arg('blockInputs');
+      const numBlocks = k.div(k.sub(k.add(k.arg('inputs'), size), 1), size);
       k.loop(
         numBlocks,
         () => {
-          blockInputs.set(k.min(k.sub(k.arg('inputs'), done.get()), this.#blockInputs));
+          blockInputs.set(k.min(k.sub(k.arg('inputs'), done.get()), k.arg('blockInputs')));
           this.#expand(weight.get(), blockInputs.get());
-          this.#columns(x, outUnit, { done, blockInputs });
+          ahead?.set(this.#nextWeights(weight, weightUnit, { done, blockInputs }));
+          this.#columns(x, outUnit, { done, blockInputs, ahead });
           weight.addTo(this.#weightBytes(blockInputs.get()));
           x.addTo(this.#activationBytes(blockInputs.get()));
           done.addTo(blockInputs.get());
@@ -129,6 +148,21 @@ class MatmulEmitter {
     };
     k.loop(count, unitBody, { counterInMemory: true });
     return k.finish();
+  }
+
+  /** Where the weights of the next block of inputs begin, in the first row group of its unit; after the last block those of the next unit. */
+  #nextWeights(
+    weight: ScalarSlot,
+    weightUnit: ScalarSlot,
+    { done, blockInputs }: Omit<BlockState, 'ahead'>,
+  ): Scalar {
+    const k = this.#k;
+    const next = k.add(weight.get(), this.#weightBytes(blockInputs.get()));
+    k.if(k.add(done.get(), blockInputs.get()), 'ge', k.arg('inputs'), () => {
+      const unitStride = k.mul(k.arg('groupStride'), this.#tile.unitRows / 16);
+      k.setScalar(next, k.add(weightUnit.get(), unitStride));
+    });
+    return next;
   }
 
   /** Bytes of a row group over `inputs` inputs. */
@@ -178,7 +212,7 @@ class MatmulEmitter {
     place.out.set(k.add(k.arg('out'), outOffset.get()));
     place.residual?.set(k.add(k.arg('residual'), outOffset.get()));
     k.loop(
-      k.div(k.arg('numRows'), columns),
+      this.#fullTiles.get(),
       () => {
         this.#tileOf(columns, place);
         place.x.addTo(k.mul(k.arg('xStride'), columns));
@@ -187,11 +221,8 @@ class MatmulEmitter {
       },
       { counterInMemory: true },
     );
-    const full = k.div(k.arg('numRows'), columns);
-    const rest = k.slot();
-    rest.set(k.sub(k.arg('numRows'), k.mul(full, columns)));
     for (let n = 1; n < columns; n++) {
-      k.if(rest.get(), 'eq', n, () => this.#tileOf(n, place));
+      k.if(this.#restColumns.get(), 'eq', n, () => this.#tileOf(n, place));
     }
   }
 
@@ -221,7 +252,9 @@ class MatmulEmitter {
       return c % 3 === 0 ? k.at(base, offset) : k.at(base, offset, xStride, (c % 3) as 1 | 2);
     };
     const expanded = k.add(k.scratch, this.#expandedAt);
-    const step = { columns, sums, column, expanded, x0, x3, inputs: place.block.blockInputs.get() };
+    const ahead = place.block.ahead?.get() ?? null;
+    const inputs = place.block.blockInputs.get();
+    const step = { columns, sums, column, expanded, x0, x3, inputs, ahead };
     if (this.#shape.activation === 'q8') this.#q8Blocks(step);
     else this.#f32Inputs(step);
 
@@ -272,6 +305,7 @@ class MatmulEmitter {
     k.loop(
       k.div(step.inputs, Q8_BLOCK_VALUES),
       () => {
+        if (step.ahead) this.#prefetchAhead(step.ahead, Q8_BLOCK_VALUES / format.groupSize);
         for (let sub = 0; sub < Q8_BLOCK_VALUES / format.groupSize; sub++) {
           this.#q8Block(step, format, sub);
         }
@@ -281,6 +315,18 @@ class MatmulEmitter {
       },
       { countIsPositive: true },
     );
+  }
+
+  /** Asks for `blocks` packed blocks of each row group of the unit and steps on. */
+  #prefetchAhead(ahead: Scalar, blocks: number): void {
+    const k = this.#k;
+    const bytes = blocks * this.#expanded.sourceStepBytes;
+    const second = this.#tile.unitRows === 32 ? k.add(ahead, k.arg('groupStride')) : null;
+    for (let line = 0; line < bytes; line += CACHE_LINE) {
+      k.prefetch(k.at(ahead, line));
+      if (second) k.prefetch(k.at(second, line));
+    }
+    k.addTo(ahead, bytes);
   }
 
   #q8Block(step: TileStep, format: QuantizedPackedFormat, sub: number): void {
@@ -356,6 +402,8 @@ interface BlockState {
   /** Inputs summed before this block. */
   readonly done: ScalarSlot;
   readonly blockInputs: ScalarSlot;
+  /** Weights to ask for while the block is computed. */
+  readonly ahead: ScalarSlot | null;
 }
 
 /** Where a tile stands; kept in scratch, since the block loop needs the registers. */
@@ -376,6 +424,7 @@ interface TileStep {
   readonly x0: Scalar;
   readonly x3: Scalar | null;
   readonly inputs: Scalar;
+  readonly ahead: Scalar | null;
 }
 
 /** The float sums of a tile: in registers, or parked in scratch while the block loop runs and fetched one at a time. */

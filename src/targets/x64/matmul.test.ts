@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { RowGroupPacker } from '../../compiler/pack.ts';
 import { encodeQ8Row, q8RowBytes } from '../../kernels/activation-format.ts';
-import { matmulKernel, matmulTile } from '../../kernels/matmul.ts';
+import { matmulBlockInputs, matmulKernel, matmulTile } from '../../kernels/matmul.ts';
 import { matvecKernel } from '../../kernels/matvec.ts';
 import {
   PACKED_FORMATS,
@@ -144,7 +144,13 @@ function runMatmul(
   const format = PACKED_FORMATS[dtype];
   const data = setUp(c, activation);
   const kernel = nativeKernel(
-    matmulKernel(machine, { format, activation, bias: true, residual: true }),
+    matmulKernel(machine, {
+      format,
+      activation,
+      bias: true,
+      residual: true,
+      prefetch: c.tokens < 6,
+    }),
   );
   const outRow = paddedRows(rows);
   const out = new NativeBuffer(4 * outRow * tokens);
@@ -157,6 +163,7 @@ function runMatmul(
       numUnits,
       unitsPerChunk: 2,
       inputs: columns,
+      blockInputs: matmulBlockInputs(activation, columns),
       x: NativeBuffer.of(data.xBytes),
       xStride: data.stride,
       out,
