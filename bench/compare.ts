@@ -4,6 +4,7 @@
  *
  *   node bench/compare.ts --smollm2 FILE [--model NAME=FILE ...] [--threads 1,2] [--rounds 3] [--avx2] [--native | --llama-bench PATH]
  *
+ * --quiet 0.05: a run during which others took more of the CPU time is made again, up to --attempts times.
  * --native compiles llama-bench for this machine first (minutes); --llama-bench takes one that is there. Without either, llama.cpp is npm's build.
  */
 import { writeFileSync } from 'node:fs';
@@ -36,14 +37,17 @@ const { values: options } = parseArgs({
     'llama-bench': { type: 'string', default: process.env.LLAMA_BENCH },
     'no-npm': { type: 'boolean', default: false },
     'no-hasten': { type: 'boolean', default: false },
+    /** Others may take this share of the CPU time during a run; a busier one is made again. */
+    quiet: { type: 'string', default: '0.05' },
+    attempts: { type: 'string', default: '3' },
     'models-folder': { type: 'string' },
     'no-doc': { type: 'boolean', default: false },
   },
 });
 
-function positive(name: 'prompt' | 'generate' | 'rounds' | 'repetitions'): number {
+function positive(name: 'prompt' | 'generate' | 'rounds' | 'repetitions' | 'attempts'): number {
   const value = Number(options[name]);
-  if (Number.isSafeInteger(value) && value >= (name === 'rounds' || name === 'repetitions' ? 1 : 0))
+  if (Number.isSafeInteger(value) && value >= (name === 'prompt' || name === 'generate' ? 0 : 1))
     return value;
   console.error(`--${name} ${options[name]}: expected a whole number`);
   process.exit(2);
@@ -89,6 +93,7 @@ const plan = {
   generatedTokens: positive('generate'),
   rounds: positive('rounds'),
   repetitions: positive('repetitions'),
+  quiet: { maxLoad: Number(options.quiet), attempts: positive('attempts'), waitMs: 30_000 },
 };
 const result = await compare(
   plan,

@@ -47,11 +47,23 @@ function limitOf(row: ComparisonRow): string {
 /** Every row with its spread and the value of each round. */
 export function rawTable(rows: readonly ComparisonRow[]): string {
   return markdownTable(
-    ['model', 'test', 'threads', 'ISA', 'engine', 'median t/s', 'spread', 'share', 'rounds'],
+    [
+      'model',
+      'test',
+      'threads',
+      'ISA',
+      'engine',
+      'median t/s',
+      'spread',
+      'share',
+      'others',
+      'rounds',
+    ],
     rows.map((row) => [
       ...[row.model, row.test, `${row.threads}`, row.isa],
       `${row.engine}${row.setting === '' ? '' : `, ${row.setting}`}`,
-      ...[speed(row), percent(row.tokensPerSecond.spread), percent(row.limitShare)],
+      ...[speed(row), percent(row.tokensPerSecond.spread)],
+      ...[percent(row.limitShare), percent(row.foreignLoad)],
       row.tokensPerSecond.values.map((value) => significant(value)).join(' '),
     ]),
   );
@@ -66,7 +78,7 @@ export function formatComparison(report: ComparisonReport): string {
     `\`${report.command}\``,
     formatMachine(report.machine),
     versions.map((text) => `- ${text}`).join('\n'),
-    `Medians of ${report.rounds} rounds (each ${report.repetitions} repetitions in a fresh process, order reversed every round). A ratio below 1 is in bold: hasten lost. "Share" is of the machine's measured read bandwidth (tg) or int8 peak (pp) on as many threads, above.`,
+    `Medians of ${report.rounds} rounds (each ${report.repetitions} repetitions in a fresh process, order reversed every round). A ratio below 1 is in bold: hasten lost. "Share" is of the machine's measured read bandwidth (tg) or int8 peak (pp) on as many threads, above; "others" is the share of all CPU time that other processes took during the worst round.`,
     duelTable(report.rows),
     `<details><summary>Every row, every round</summary>\n\n${rawTable(report.rows)}\n\n</details>`,
   ];

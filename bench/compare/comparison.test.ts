@@ -31,7 +31,7 @@ function planOf(engines: Engine[]): ComparisonPlan {
   const work = { fileBytes: 1, vocabSize: 9, decodeBytes: 1e9, layerOps: 1e9, headOps: 0 };
   return {
     ...{ models: [{ name: 'm', path: 'm.gguf', work }], engines, threads: [1] },
-    ...{ promptTokens: 512, generatedTokens: 128, rounds: 3, repetitions: 1 },
+    ...{ promptTokens: 512, generatedTokens: 128, rounds: 3, repetitions: 1, quiet: null },
   };
 }
 

@@ -2,9 +2,10 @@
  * Measures engines side by side and sets their speeds against each other and against the machine's limits. Knows rounds and ratios, not how
  * an engine is started nor how a result is shown.
  */
+import { waitForQuiet, withForeignLoad } from '../lib/foreign-load.ts';
 import { type Summary, summarize } from '../lib/statistics.ts';
 import { type MachineReport, mergeMachines } from '../machine.ts';
-import type { Engine } from './engines.ts';
+import type { BenchRates, Engine } from './engines.ts';
 import { type ModelWork, prefillOpsPerToken } from './model-work.ts';
 
 export interface ComparedModel {
@@ -21,6 +22,16 @@ export interface ComparisonPlan {
   readonly generatedTokens: number;
   readonly rounds: number;
   readonly repetitions: number;
+  /** How a machine that others use too is dealt with; null takes every run as it comes. */
+  readonly quiet: QuietRule | null;
+}
+
+/** A run counts if others took at most `maxLoad` of all CPU time during it; otherwise it is made again, up to `attempts` times in all. */
+export interface QuietRule {
+  readonly maxLoad: number;
+  readonly attempts: number;
+  /** How long each attempt waits for the machine to become quiet. */
+  readonly waitMs: number;
 }
 
 /** One engine, in one setting, on one test. */
@@ -38,6 +49,8 @@ export interface ComparisonRow {
   readonly bytesPerSecond: number | null;
   /** Operations of the matrices per second, for pp. */
   readonly opsPerSecond: number | null;
+  /** Share of all CPU time that others took, the worst of the rounds. */
+  readonly foreignLoad: number;
   /** Share of the measured read bandwidth (tg) or int8 peak (pp) at this number of threads. */
   readonly limitShare: number;
 }
@@ -83,7 +96,7 @@ export async function compare(
   onRun: (text: string) => void = () => {},
 ): Promise<ComparisonResult> {
   const machineBefore = await measureMachine();
-  const measured = new Map<string, { run: ScheduledRun; test: string; values: number[] }>();
+  const measured = new Map<string, Measured>();
   const failures: FailedRun[] = [];
   for (const [round, runs] of schedule(plan).entries()) {
     for (const [index, run] of runs.entries()) {
@@ -92,16 +105,13 @@ export async function compare(
       onRun(
         `round ${round + 1}/${plan.rounds}, run ${index + 1}/${runs.length}: ${model.name}, ${threads}T, ${label}`,
       );
-      const { promptTokens, generatedTokens, repetitions } = plan;
       try {
-        const rates = await engine.run({
-          ...{ modelPath: model.path, vocabSize: model.work.vocabSize, threads },
-          ...{ promptTokens, generatedTokens, repetitions },
-        });
+        const { value: rates, foreignLoad } = await runQuietly(run, plan, onRun);
         for (const [test, rate] of Object.entries(rates)) {
           const key = [model.name, test, threads, label].join('\n');
-          const entry = measured.get(key) ?? { run, test, values: [] };
+          const entry = measured.get(key) ?? { run, test, values: [], loads: [] };
           entry.values.push(rate);
+          entry.loads.push(foreignLoad);
           measured.set(key, entry);
         }
       } catch (error) {
@@ -112,18 +122,47 @@ export async function compare(
     }
   }
   const machine = mergeMachines(machineBefore, await measureMachine());
-  const rows = [...measured.values()].map(({ run, test, values }) =>
-    rowOf(run, test, summarize(values), machine),
-  );
+  const rows = [...measured.values()].map((entry) => rowOf(entry, machine));
   return { machine, rows, failures };
 }
 
-function rowOf(
+/** The values of all rounds of one engine on one test. */
+interface Measured {
+  readonly run: ScheduledRun;
+  readonly test: string;
+  readonly values: number[];
+  readonly loads: number[];
+}
+
+/** The quietest of as many attempts as the rule allows. */
+async function runQuietly(
   { model, engine, threads }: ScheduledRun,
-  test: string,
-  tokensPerSecond: Summary,
-  machine: MachineReport,
-): ComparisonRow {
+  plan: ComparisonPlan,
+  onRun: (text: string) => void,
+): Promise<{ value: BenchRates; foreignLoad: number }> {
+  const { promptTokens, generatedTokens, repetitions, quiet } = plan;
+  const attempt = () =>
+    withForeignLoad(() =>
+      engine.run({
+        ...{ modelPath: model.path, vocabSize: model.work.vocabSize, threads },
+        ...{ promptTokens, generatedTokens, repetitions },
+      }),
+    );
+  if (quiet === null) return await attempt();
+  let best: Awaited<ReturnType<typeof attempt>> | null = null;
+  for (let i = 0; i < quiet.attempts; i++) {
+    await waitForQuiet(quiet.maxLoad, quiet.waitMs);
+    const measured = await attempt();
+    if (best === null || measured.foreignLoad < best.foreignLoad) best = measured;
+    if (!(best.foreignLoad > quiet.maxLoad)) break;
+    onRun(`  others took ${(100 * measured.foreignLoad).toFixed(0)}% of the CPU time`);
+  }
+  return best!;
+}
+
+function rowOf({ run, test, values, loads }: Measured, machine: MachineReport): ComparisonRow {
+  const { model, engine, threads } = run;
+  const tokensPerSecond = summarize(values);
   const isDecode = test.startsWith('tg');
   const rate = tokensPerSecond.median;
   const isa = engine.isa ?? 'best';
@@ -135,7 +174,7 @@ function rowOf(
   const achieved = bytesPerSecond ?? opsPerSecond ?? Number.NaN;
   return {
     ...{ model: model.name, test, threads, engine: engine.name, setting: engine.setting, isa },
-    ...{ tokensPerSecond, bytesPerSecond, opsPerSecond },
+    ...{ tokensPerSecond, bytesPerSecond, opsPerSecond, foreignLoad: Math.max(...loads) },
     limitShare: achieved / (limit ?? Number.NaN),
   };
 }

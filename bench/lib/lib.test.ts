@@ -3,6 +3,7 @@ import { describe, it } from 'node:test';
 import { ChildFailedError, lastJson, runChild } from './child.ts';
 import { shownCommand } from './command.ts';
 import { replaceSection } from './doc-section.ts';
+import { ownCpuSeconds, parseCpuLine, parseOwnTicks } from './foreign-load.ts';
 import { median, summarize } from './statistics.ts';
 import { markdownTable, percent, significant } from './table.ts';
 
@@ -90,5 +91,26 @@ describe('shownCommand', () => {
       shownCommand('bench/start.ts', args),
       'node bench/start.ts --model smollm2=a.gguf --llama-bench llama-bench',
     );
+  });
+});
+
+describe('foreign load', () => {
+  it('counts everything but idle and waiting as busy, and guest time once', () => {
+    const stat = 'cpu  100 1 20 500 30 4 5 6 70 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n';
+    assert.deepEqual(parseCpuLine(stat), { busy: 136, total: 666 });
+  });
+
+  it('finds the times of a process whatever its name is', () => {
+    const stat = '12 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 100 20 3 4 20 0 1';
+    assert.equal(parseOwnTicks(stat), 127);
+  });
+
+  it('knows the time of children that have ended as its own', {
+    skip: process.platform !== 'linux',
+  }, async () => {
+    const before = ownCpuSeconds();
+    await runChild(process.execPath, ['-e', 'while (process.cpuUsage().user < 400_000);']);
+    const seconds = ownCpuSeconds() - before;
+    assert.ok(seconds >= 0.3, `${seconds} s`);
   });
 });
