@@ -15,6 +15,7 @@ import type { VectorMachine } from '../kernels/kernel-ir.ts';
 import { InternalError } from '../platform/errors.ts';
 import { allocate, f32, type NativeRegion, u32, u64 } from '../platform/native-memory.ts';
 import type { ModelRunner, RunnerLimits, StepBatch, StepTicket } from '../targets/model-runner.ts';
+import { StepError } from '../targets/step-batch.ts';
 import { type LoadedCode, loadCode } from '../targets/x64/loader.ts';
 import { COMMAND, COMMAND_BYTES, PROFILE_STAMPS } from '../targets/x64/team-driver.ts';
 import type { MappedImage } from './plan-cache.ts';
@@ -82,13 +83,13 @@ export class NativeRunner implements ModelRunner {
   readonly #commandQuads: BigUint64Array;
   readonly #commandWords: Uint32Array;
   readonly #tileCommands: readonly number[];
-  readonly #logits: Float32Array;
-  readonly #sliceMax: Float32Array;
-  readonly #sliceExpSum: Float32Array;
-  readonly #rowViews: Map<string, Float32Array> = new Map();
+  readonly #logits: RowViews;
+  readonly #sliceMax: RowViews;
+  readonly #sliceExpSum: RowViews;
   #boundTokens = -1;
   #boundLogitRows = -1;
   #boundTiles = -1;
+  #isDisposed = false;
 
   constructor(options: NativeRunnerOptions) {
     const { plan, machine, image, numBlocks } = options;
@@ -155,9 +156,10 @@ export class NativeRunner implements ModelRunner {
     );
     this.#team.setCommands(this.#commandMemory.address, plan.commands.length);
     this.#profile = allocate(8 * PROFILE_STAMPS * plan.commands.length);
-    this.#logits = this.#rowsOf(plan.logits.buffer);
-    this.#sliceMax = this.#rowsOf(plan.sliceMax.buffer);
-    this.#sliceExpSum = this.#rowsOf(plan.sliceExpSum.buffer);
+    const numSlices = Math.ceil(plan.vocabSize / plan.sliceSize);
+    this.#logits = this.#rowsOf(plan.logits.buffer, plan.vocabSize);
+    this.#sliceMax = this.#rowsOf(plan.sliceMax.buffer, numSlices);
+    this.#sliceExpSum = this.#rowsOf(plan.sliceExpSum.buffer, numSlices);
   }
 
   #resolve(
@@ -191,13 +193,13 @@ export class NativeRunner implements ModelRunner {
     }
   }
 
-  #rowsOf(buffer: number): Float32Array {
-    const { offsetBytes, sizeBytes } = this.plan.buffers[buffer]!;
-    return f32(this.#arena.address + BigInt(offsetBytes), Math.floor(sizeBytes / 4));
+  #rowsOf(buffer: number, width: number): RowViews {
+    const { offsetBytes, sizeBytes, strideBytes } = this.plan.buffers[buffer]!;
+    const values = f32(this.#arena.address + BigInt(offsetBytes), Math.floor(sizeBytes / 4));
+    return new RowViews(values, strideBytes / 4, width);
   }
 
   submit(): StepTicket {
-    this.#inputs.check();
     this.#prepare();
     this.#run();
     return DONE;
@@ -205,7 +207,6 @@ export class NativeRunner implements ModelRunner {
 
   /** Runs the batch and returns how long each command took on the calling thread. */
   profile(): CommandTime[] {
-    this.#inputs.check();
     this.#prepare();
     this.#team.setProfile(this.#profile.address);
     this.#run();
@@ -238,8 +239,10 @@ export class NativeRunner implements ModelRunner {
     return rows === 'T' ? this.batch.numTokens : this.batch.numLogitRows;
   }
 
-  /** Brings tables and chunk counts in line with the batch. */
+  /** Checks the batch, before anything is changed, and brings tables and chunk counts in line with it. */
   #prepare(): void {
+    this.#checkAlive();
+    this.#inputs.check();
     const { numTokens, numLogitRows, numSeqs, contextLens } = this.batch;
     let longest = 0;
     for (let s = 0; s < numSeqs; s++) longest = Math.max(longest, contextLens[s]!);
@@ -293,37 +296,26 @@ export class NativeRunner implements ModelRunner {
   }
 
   logits(row: number): Float32Array {
-    return this.#view('l', this.#logits, this.plan.logits.buffer, row, this.plan.vocabSize);
+    return this.#logits.row(this.#checkedRow(row));
   }
 
   sliceMax(row: number): Float32Array {
-    return this.#view('m', this.#sliceMax, this.plan.sliceMax.buffer, row, this.#numSlices);
+    return this.#sliceMax.row(this.#checkedRow(row));
   }
 
   sliceExpSum(row: number): Float32Array {
-    return this.#view('e', this.#sliceExpSum, this.plan.sliceExpSum.buffer, row, this.#numSlices);
+    return this.#sliceExpSum.row(this.#checkedRow(row));
   }
 
-  get #numSlices(): number {
-    return Math.ceil(this.plan.vocabSize / this.plan.sliceSize);
+  #checkedRow(row: number): number {
+    this.#checkAlive();
+    if (row >= 0 && row < this.batch.numLogitRows) return row;
+    throw new StepError(`row ${row} of logits; the last step gave ${this.batch.numLogitRows}`);
   }
 
-  /** Views are made once per row and kept. */
-  #view(
-    kind: string,
-    all: Float32Array,
-    buffer: number,
-    row: number,
-    length: number,
-  ): Float32Array {
-    const key = `${kind}${row}`;
-    let view = this.#rowViews.get(key);
-    if (!view) {
-      const start = (this.plan.buffers[buffer]!.strideBytes / 4) * row;
-      view = all.subarray(start, start + length);
-      this.#rowViews.set(key, view);
-    }
-    return view;
+  /** Its memory is gone afterwards: a step would end the process. */
+  #checkAlive(): void {
+    if (this.#isDisposed) throw new InternalError('the runner was disposed of');
   }
 
   /** Threads that steps run on now; grows to the planned number while workers start. */
@@ -334,6 +326,12 @@ export class NativeRunner implements ModelRunner {
   copyBlocks(pairs: Int32Array, numPairs: number): void {
     const { numLayers, keyBlockBytes, valueBlockBytes } = this.plan.kvCache;
     const { numBlocks } = this.limits;
+    this.#checkAlive();
+    for (let i = 0; i < 2 * numPairs; i++) {
+      if (!(pairs[i]! >= 0 && pairs[i]! < numBlocks)) {
+        throw new StepError(`copyBlocks: block ${pairs[i]}; expected 0 to ${numBlocks - 1}`);
+      }
+    }
     for (let layer = 0; layer < numLayers; layer++) {
       for (let p = 0; p < numPairs; p++) {
         const from = pairs[2 * p]!;
@@ -345,6 +343,8 @@ export class NativeRunner implements ModelRunner {
   }
 
   [Symbol.dispose](): void {
+    if (this.#isDisposed) return;
+    this.#isDisposed = true;
     this.#team[Symbol.dispose]();
     this.#code.dispose();
     this.#inputs[Symbol.dispose]();
@@ -360,6 +360,29 @@ export class NativeRunner implements ModelRunner {
       region.free();
     }
     this.#image[Symbol.dispose]();
+  }
+}
+
+/** Rows of a buffer as views, each made when it is first asked for and then kept. */
+class RowViews {
+  readonly #values: Float32Array;
+  readonly #stride: number;
+  readonly #width: number;
+  readonly #views: Float32Array[] = [];
+
+  constructor(values: Float32Array, stride: number, width: number) {
+    this.#values = values;
+    this.#stride = stride;
+    this.#width = width;
+  }
+
+  row(row: number): Float32Array {
+    const known = this.#views[row];
+    if (known !== undefined) return known;
+    const start = row * this.#stride;
+    const view = this.#values.subarray(start, start + this.#width);
+    this.#views[row] = view;
+    return view;
   }
 }
 

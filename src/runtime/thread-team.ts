@@ -39,7 +39,9 @@ export class ThreadTeam implements Disposable {
   readonly #quads: BigUint64Array;
   readonly #scratch: NativeRegion[] = [];
   readonly #run: (a: bigint, b: bigint) => void;
+  readonly #leadScratch: bigint;
   readonly #exits: Promise<unknown>[] = [];
+  #isDisposed = false;
   /** A thread inside native code would keep the process from ending. */
   readonly #leaveAtExit = (): void => this.#leave();
 
@@ -60,6 +62,7 @@ export class ThreadTeam implements Disposable {
       this.#scratch.push(allocate(SCRATCH_OFFSET + scratchBytes));
       if (rank > 0) this.#startWorker(this.#scratchAddress(rank));
     }
+    this.#leadScratch = this.#scratchAddress(0);
     process.once('exit', this.#leaveAtExit);
   }
 
@@ -109,7 +112,7 @@ export class ThreadTeam implements Disposable {
   /** Runs the command list once on up to `maxThreads` of the joined threads; returns when every command is done. */
   run(maxThreads: number): void {
     this.#words[CONTROL.threads >> 2] = Math.min(maxThreads, this.joinedThreads);
-    this.#run(this.#control.address, this.#scratchAddress(0));
+    this.#run(this.#control.address, this.#leadScratch);
   }
 
   /** Sends the workers home. Memory and code stay until they have left. */
@@ -119,6 +122,8 @@ export class ThreadTeam implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    if (this.#isDisposed) return;
+    this.#isDisposed = true;
     process.removeListener('exit', this.#leaveAtExit);
     this.#leave();
     const release = (): void => {
