@@ -4,7 +4,7 @@
  */
 import type { Plan } from '../compiler/plan.ts';
 import { planModel } from '../compiler/plan-model.ts';
-import { type LoweredGraph, lowerGraph, type PassName } from '../graph/lower-graph.ts';
+import { type LoweredGraph, lowerGraph } from '../graph/lower-graph.ts';
 import {
   KV_BLOCK_SIZE,
   type KvType,
@@ -58,9 +58,7 @@ export function quantizedDtypes({ tensors }: WeightSource): Set<string> {
   return new Set(dtypes.filter((dtype) => packedFormatOf(dtype)?.kind === 'quantized'));
 }
 
-type LowerOptions = Pick<RunnerOptions, 'source' | 'config' | 'precision'> & {
-  readonly disabledPasses?: readonly PassName[] | undefined;
-};
+type LowerOptions = Pick<RunnerOptions, 'source' | 'config' | 'precision' | 'disabledPasses'>;
 
 /** The step graph of the model, lowered for compilers. */
 export function lowerModel({

@@ -1,4 +1,5 @@
 /** What a runner is made from, whatever the target. */
+import type { PassName } from '../graph/lower-graph.ts';
 import type { ModelConfig } from '../models/model-config.ts';
 import type { WeightSource } from '../weights/contract.ts';
 
@@ -27,6 +28,8 @@ export interface RunnerOptions {
   readonly maxTokensPerStep?: number;
   readonly maxSeqs?: number;
   readonly maxLogitRows?: number;
+  /** Graph passes to leave out, to measure what each is worth; results stay right. */
+  readonly disabledPasses?: readonly PassName[];
   /** Where packed weights are kept for the next start; null for nowhere. */
   readonly planCacheFolder: string | null;
   onProgress?(progress: RunnerProgress): void;
