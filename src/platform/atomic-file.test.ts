@@ -5,7 +5,11 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSy
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
-import { removeStaleTemporaries, writeFileAtomic } from './atomic-file.ts';
+import {
+  removeStaleTemporaries,
+  removeStaleTemporariesIn,
+  writeFileAtomic,
+} from './atomic-file.ts';
 
 describe('atomic file', () => {
   const folder = mkdtempSync(join(tmpdir(), 'hasten-atomic-'));
@@ -95,5 +99,8 @@ describe('atomic file', () => {
     assert.equal(await removeStaleTemporaries(join(folder, 'file')), 1);
     const left = readdirSync(folder).filter((name) => name.startsWith('.'));
     assert.deepEqual(left.sort(), [names[1], names[2]].sort());
+    assert.equal(await removeStaleTemporariesIn(folder), 1);
+    const others = readdirSync(folder).filter((name) => name.startsWith('.'));
+    assert.deepEqual(others, [names[1]]);
   });
 });

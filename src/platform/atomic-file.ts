@@ -67,13 +67,23 @@ export async function writeFileAtomic<T>(
  * @returns how many were removed
  */
 export async function removeStaleTemporaries(path: string): Promise<number> {
-  const folder = dirname(path);
   const prefix = temporaryPrefix(basename(path));
+  return await removeStale(dirname(path), (name) => name.startsWith(prefix));
+}
+
+/**
+ * Removes temporaries that killed processes left in `folder`, whatever file they were to become.
+ * @returns how many were removed
+ */
+export async function removeStaleTemporariesIn(folder: string): Promise<number> {
+  return await removeStale(folder, () => true);
+}
+
+async function removeStale(folder: string, isWanted: (name: string) => boolean): Promise<number> {
   let numRemoved = 0;
   for (const name of await readdir(folder)) {
-    if (!name.startsWith(prefix)) continue;
-    const m = /^(\d+)-[0-9a-f]{16}\.tmp$/.exec(name.slice(prefix.length));
-    if (m === null) continue;
+    const m = /^\..+\.(\d+)-[0-9a-f]{16}\.tmp$/s.exec(name);
+    if (m === null || !isWanted(name)) continue;
     const temporary = join(folder, name);
     if (await isInUse(temporary, Number(m[1]))) continue;
     await unlink(temporary).catch(ignoreMissing);

@@ -18,7 +18,7 @@ import { cpuTopology, memoryInfo } from '../platform/topology.ts';
 import type { ModelRunner } from '../targets/model-runner.ts';
 import { machineOf, type X64Isa } from '../targets/x64/isa.ts';
 import type { WeightSource } from '../weights/contract.ts';
-import { RunnerError } from './errors.ts';
+import { PlanCacheError, RunnerError } from './errors.ts';
 import { kvBudget } from './kv-budget.ts';
 import { NativeRunner } from './native-runner.ts';
 import { packWeights } from './packed-weights.ts';
@@ -156,15 +156,33 @@ export async function createNativeRunner(
   const report = (done: number, total: number): void =>
     onProgress?.({ phase: 'pack', done, total });
   const image =
-    planCacheFolder === null
-      ? packedInMemory(plan, source, report)
-      : await cachedWeights(
-          plan,
-          source,
-          { folder: planCacheFolder, maxBytes: DEFAULT_PLAN_CACHE_BYTES },
-          report,
-        );
+    (planCacheFolder && (await fromCache(plan, source, planCacheFolder, report))) ||
+    packedInMemory(plan, source, report);
   return new NativeRunner({ plan, machine: machineOf(isa), image, numBlocks });
+}
+
+/** Null, with a warning, if the cache cannot be used: the model runs all the same, only each start takes longer. */
+async function fromCache(
+  plan: Plan,
+  source: WeightSource,
+  folder: string,
+  report: (done: number, total: number) => void,
+): Promise<MappedImage | null> {
+  try {
+    return await cachedWeights(
+      plan,
+      source,
+      { folder, maxBytes: DEFAULT_PLAN_CACHE_BYTES },
+      report,
+    );
+  } catch (error) {
+    if (!(error instanceof PlanCacheError)) throw error;
+    process.emitWarning(
+      `packed weights cannot be kept for the next start (${error.message}); HASTEN_CACHE names another folder`,
+      'HastenWarning',
+    );
+    return null;
+  }
 }
 
 function packedInMemory(
@@ -174,12 +192,17 @@ function packedInMemory(
 ): Pick<MappedImage, 'address'> & Disposable {
   const region = allocate(plan.weightBytes, { hugePages: true });
   const bytes = region.bytes();
-  packWeights(
-    plan.weights,
-    source,
-    (offset, piece) => bytes.set(piece, offset),
-    (done) => report(done, plan.weightBytes),
-  );
+  try {
+    packWeights(
+      plan.weights,
+      source,
+      (offset, piece) => bytes.set(piece, offset),
+      (done) => report(done, plan.weightBytes),
+    );
+  } catch (error) {
+    region.free();
+    throw error;
+  }
   return { address: region.address, [Symbol.dispose]: () => region.free() };
 }
 

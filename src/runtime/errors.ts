@@ -6,3 +6,10 @@ export class RunnerError extends HastenError {
     super('cannot_run', message, options);
   }
 }
+
+/** Packed weights cannot be kept in the folder given, or read from it; the model can still run, packed into memory. */
+export class PlanCacheError extends HastenError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('plan_cache', message, options);
+  }
+}

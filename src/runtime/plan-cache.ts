@@ -13,25 +13,31 @@
 import { createHash } from 'node:crypto';
 import {
   closeSync,
+  constants,
+  fstatSync,
+  mkdirSync,
   openSync,
   readdirSync,
   readSync,
   realpathSync,
+  rmSync,
+  statfsSync,
   statSync,
-  unlinkSync,
   utimesSync,
   writeSync,
 } from 'node:fs';
 import path from 'node:path';
 import type { Plan } from '../compiler/plan.ts';
-import { writeFileAtomic } from '../platform/atomic-file.ts';
+import { removeStaleTemporariesIn, writeFileAtomic } from '../platform/atomic-file.ts';
+import { HastenError } from '../platform/errors.ts';
+import { NativeMemoryError } from '../platform/native-error.ts';
 import { mapFile, type NativeRegion } from '../platform/native-memory.ts';
 import type { WeightSource } from '../weights/contract.ts';
+import { PlanCacheError } from './errors.ts';
 import { packWeights } from './packed-weights.ts';
 
 const MAGIC = 'HASTENW1';
 const HEADER_ALIGNMENT = 4096;
-const MAX_HEADER_BYTES = 1 << 20;
 const SUFFIX = '.weights';
 
 export interface PlanCacheOptions {
@@ -64,9 +70,14 @@ export interface MappedImage extends Disposable {
   readonly wasCached: boolean;
 }
 
-/** Maps the packed weights of `plan`, packing them into the cache first if they are not there. */
+/**
+ * Maps the packed weights of `plan`, packing them into the cache first if they are not there. A cache that cannot be written is good for what is in it.
+ *
+ * @throws {PlanCacheError} if they are not there and cannot be put there: no right to write, no space, a limit that is too small
+ * @throws {WeightFileError} if the source cannot be read
+ */
 export async function cachedWeights(
-  plan: Plan,
+  plan: Pick<Plan, 'weights' | 'weightBytes'>,
   source: WeightSource,
   options: PlanCacheOptions,
   onProgress?: (done: number, total: number) => void,
@@ -78,11 +89,21 @@ export async function cachedWeights(
     touch(file);
     return { ...cached, wasCached: true };
   }
-  makeRoom(options, plan.weightBytes);
-  await writeImage(file, fingerprint, plan, source, onProgress);
+  try {
+    await makeRoom(options, plan.weightBytes);
+    await writeImage(file, fingerprint, plan, source, onProgress);
+  } catch (cause) {
+    // What the source or the packing throws is no fault of the cache.
+    if (cause instanceof HastenError || !isSystemError(cause)) throw cause;
+    throw new PlanCacheError(`${options.folder}: ${cause.message}`, { cause });
+  }
   const written = mapImage(file, fingerprint, plan.weightBytes);
-  if (!written) throw new Error(`${file}: cannot be read back after writing`);
+  if (!written) throw new PlanCacheError(`${file}: cannot be read back after writing`);
   return { ...written, wasCached: false };
+}
+
+function isSystemError(error: unknown): error is NodeJS.ErrnoException {
+  return error instanceof Error && typeof (error as NodeJS.ErrnoException).code === 'string';
 }
 
 function headerBytes(fingerprint: string, imageBytes: number): Buffer {
@@ -95,38 +116,48 @@ function headerBytes(fingerprint: string, imageBytes: number): Buffer {
   return header;
 }
 
-/** The image of `file`, or null if it is not there or not what is wanted. */
+/** The image of `file`, or null if it is not there, not what is wanted, or cannot be read. */
 function mapImage(
   file: string,
   fingerprint: string,
   imageBytes: number,
 ): { address: bigint; [Symbol.dispose](): void } | null {
   const expected = headerBytes(fingerprint, imageBytes);
-  let fd: number;
+  let region: NativeRegion;
   try {
-    fd = openSync(file, 'r');
-  } catch {
+    if (!hasHeader(file, expected, imageBytes)) return null;
+    region = mapFile(file);
+  } catch (error) {
+    // Not there, no right to read, removed meanwhile, or on a file system that cannot map.
+    if (error instanceof NativeMemoryError || isSystemError(error)) return null;
+    throw error;
+  }
+  if (region.byteLength !== expected.length + imageBytes) {
+    region.free();
     return null;
   }
-  try {
-    const size = statSync(file).size;
-    const seen = Buffer.alloc(Math.min(expected.length, MAX_HEADER_BYTES));
-    readSync(fd, seen, 0, seen.length, 0);
-    if (!seen.equals(expected) || size !== expected.length + imageBytes) return null;
-  } finally {
-    closeSync(fd);
-  }
-  const region: NativeRegion = mapFile(file);
   return {
     address: region.address + BigInt(expected.length),
     [Symbol.dispose]: () => region.free(),
   };
 }
 
+function hasHeader(file: string, expected: Buffer, imageBytes: number): boolean {
+  const fd = openSync(file, constants.O_RDONLY | constants.O_NONBLOCK); // not for ever, if it is a pipe
+  try {
+    const info = fstatSync(fd);
+    if (!info.isFile() || info.size !== expected.length + imageBytes) return false;
+    const seen = Buffer.alloc(expected.length);
+    return readSync(fd, seen, 0, seen.length, 0) === seen.length && seen.equals(expected);
+  } finally {
+    closeSync(fd);
+  }
+}
+
 async function writeImage(
   file: string,
   fingerprint: string,
-  plan: Plan,
+  plan: Pick<Plan, 'weights' | 'weightBytes'>,
   source: WeightSource,
   onProgress?: (done: number, total: number) => void,
 ): Promise<void> {
@@ -164,24 +195,39 @@ function touch(file: string): void {
   }
 }
 
-function makeRoom({ folder, maxBytes }: PlanCacheOptions, neededBytes: number): void {
-  let names: string[];
-  try {
-    names = readdirSync(folder).filter((name) => name.endsWith(SUFFIX));
-  } catch {
-    return;
+/** Makes the folder, takes away what killed processes left, and the files that were used longest ago until the new one fits. */
+async function makeRoom(
+  { folder, maxBytes }: PlanCacheOptions,
+  neededBytes: number,
+): Promise<void> {
+  if (neededBytes > maxBytes) {
+    throw new PlanCacheError(
+      `${folder}: the packed weights take ${neededBytes} bytes, the cache may hold ${maxBytes}`,
+    );
   }
-  const files = names
-    .map((name) => {
-      const file = path.join(folder, name);
-      const { size, mtimeMs } = statSync(file);
-      return { file, size, mtimeMs };
-    })
-    .sort((a, b) => a.mtimeMs - b.mtimeMs);
-  let total = files.reduce((sum, f) => sum + f.size, neededBytes);
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  await removeStaleTemporariesIn(folder);
+  const files = cachedFiles(folder).sort((a, b) => a.mtimeMs - b.mtimeMs);
+  let total = files.reduce((sum, { size }) => sum + size, neededBytes);
   for (const { file, size } of files) {
-    if (total <= maxBytes) return;
-    unlinkSync(file);
+    if (total <= maxBytes) break;
+    // Whoever has it mapped keeps it.
+    rmSync(file, { force: true });
     total -= size;
   }
+  const { bavail, bsize } = statfsSync(folder);
+  if (bavail * bsize < neededBytes) {
+    throw new PlanCacheError(
+      `${folder}: the packed weights take ${neededBytes} bytes, the disk has ${bavail * bsize} left`,
+    );
+  }
+}
+
+function cachedFiles(folder: string): { file: string; size: number; mtimeMs: number }[] {
+  return readdirSync(folder).flatMap((name) => {
+    if (!name.endsWith(SUFFIX)) return [];
+    const file = path.join(folder, name);
+    const info = statSync(file, { throwIfNoEntry: false }); // another process may make room too
+    return info?.isFile() ? [{ file, size: info.size, mtimeMs: info.mtimeMs }] : [];
+  });
 }
