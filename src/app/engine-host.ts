@@ -1,21 +1,32 @@
 /**
  * Starts an engine on a thread of its own and watches over it. Knows nothing of what the engine does: that is the protocol's business
  * (`engine/protocol.ts`). All that passes is plain data, so the thread can become a child process without a change above.
+ *
+ * A command starts it before it does anything else, so nothing heavy may be imported here.
  */
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
 import type { EngineApi } from '../engine/engine.ts';
-import { EngineClient } from '../engine/engine-client.ts';
-import { threadPort } from '../engine/protocol.ts';
 import type { SamplingParams } from '../engine/sampling-params.ts';
-import { HastenError } from '../platform/errors.ts';
+import { HastenError, InternalError } from '../platform/errors.ts';
 import type { RunnerProgress } from '../runtime/runner-options.ts';
 import type { EngineSetup, ProgressCallback } from './engine-setup.ts';
 import type { TokenText } from './token-text.ts';
 
-export interface EngineWorkerData {
-  readonly setup: EngineSetup;
-  /** The engine's end of the connection. */
-  readonly port: MessagePort;
+/** What the engine's thread is told: `open`, then `text` as soon as the tokenizer is read. */
+export type ThreadMessage =
+  | {
+      readonly type: 'open';
+      readonly setup: EngineSetup;
+      /** The engine's end of the connection. */
+      readonly port: MessagePort;
+    }
+  | ({ readonly type: 'text' } & ModelText);
+
+export interface ModelText {
+  /** null: the model's tokens have no text. */
+  readonly tokenText: TokenText | null;
+  /** Every id that ends a text. */
+  readonly eosTokenIds: readonly number[];
 }
 
 /** What the engine's thread tells while it starts. */
@@ -23,15 +34,7 @@ export type HostMessage =
   | { readonly type: 'progress'; readonly progress: RunnerProgress }
   | { readonly type: 'failed'; readonly code: string; readonly message: string };
 
-/** What the engine's thread is told as soon as the tokenizer is read. */
-export interface TextMessage {
-  /** null: the model's tokens have no text. */
-  readonly tokenText: TokenText | null;
-  /** Every id that ends a text. */
-  readonly eosTokenIds: readonly number[];
-}
-
-export interface ConnectOptions extends TextMessage {
+export interface ConnectOptions extends ModelText {
   /** What sampling parameters that a request leaves out mean. */
   readonly defaults: SamplingParams;
 }
@@ -57,29 +60,23 @@ const CLOSE_TIMEOUT_MS = 5000;
 
 export class EngineHost implements AsyncDisposable {
   readonly #worker: Worker;
-  readonly #port: MessagePort;
-  readonly #signal: AbortSignal | undefined;
+  #port: MessagePort | undefined;
+  #options: EngineHostOptions = {};
   readonly #exited = Promise.withResolvers<void>();
   readonly #failure = Promise.withResolvers<Error>();
-  #client: EngineClient | undefined;
+  #client: EngineApi | undefined;
   /** Why the thread ended, as far as it said. */
   #reason: Error | undefined;
   #isClosing = false;
 
-  /** Starts the thread at once; `connect` waits for it. */
-  constructor(setup: EngineSetup, { onProgress, signal }: EngineHostOptions = {}) {
-    const { port1, port2 } = new MessageChannel();
-    this.#port = port1;
-    this.#signal = signal;
-    const data: EngineWorkerData = { setup, port: port2 };
+  /** Starts the thread. Until `open` it does not keep the process alive. */
+  constructor() {
     this.#worker = new Worker(new URL('./engine-worker.ts', import.meta.url), {
       name: 'hasten-engine',
-      workerData: data,
-      transferList: [port2],
-      execArgv: ['--disable-warning=ExperimentalWarning'], // node:ffi,
+      execArgv: ['--disable-warning=ExperimentalWarning'], // node:ffi
     });
     this.#worker.on('message', (message: HostMessage) => {
-      if (message.type === 'progress') onProgress?.(message.progress);
+      if (message.type === 'progress') this.#options.onProgress?.(message.progress);
       else this.#reason = new EngineStartError(message.code, message.message);
     });
     this.#worker.on('error', (error) => {
@@ -88,6 +85,16 @@ export class EngineHost implements AsyncDisposable {
       });
     });
     this.#worker.on('exit', (code) => this.#ended(code));
+    this.#worker.unref(); // After the listeners, which would undo it.
+  }
+
+  /** Lets the engine load a model; `connect` waits for it. */
+  open(setup: EngineSetup, options: EngineHostOptions = {}): void {
+    this.#options = options;
+    const { port1, port2 } = new MessageChannel();
+    this.#port = port1;
+    this.#worker.ref();
+    this.#tell({ type: 'open', setup, port: port2 }, [port2]);
   }
 
   /** Resolves, with the reason, if the engine dies; never settles otherwise. */
@@ -102,13 +109,19 @@ export class EngineHost implements AsyncDisposable {
    * @throws the reason of the signal
    */
   async connect({ defaults, ...text }: ConnectOptions): Promise<EngineApi> {
-    const signal = this.#signal;
+    const port = this.#port;
+    if (port === undefined) throw new InternalError('connect comes after open');
+    const { signal } = this.#options;
     const giveUp = (): void => void this.kill();
     signal?.addEventListener('abort', giveUp, { once: true });
     try {
       signal?.throwIfAborted();
-      this.#worker.postMessage(text satisfies TextMessage);
-      this.#client = await EngineClient.connect(threadPort(this.#port), { defaults });
+      this.#tell({ type: 'text', ...text });
+      const [{ EngineClient }, { threadPort }] = await Promise.all([
+        import('../engine/engine-client.ts'),
+        import('../engine/protocol.ts'),
+      ]);
+      this.#client = await EngineClient.connect(threadPort(port), { defaults });
       return this.#client;
     } catch (error) {
       await this.kill();
@@ -135,8 +148,12 @@ export class EngineHost implements AsyncDisposable {
     clearTimeout(timer);
   }
 
+  #tell(message: ThreadMessage, transferred: MessagePort[] = []): void {
+    this.#worker.postMessage(message, transferred);
+  }
+
   #ended(code: number): void {
-    this.#port.close();
+    this.#port?.close();
     this.#exited.resolve();
     if (this.#isClosing || this.#client === undefined) return;
     // Later requests are refused instead of waiting for ever.

@@ -1,9 +1,8 @@
 /**
- * The thread an engine lives on, rank 0 of the compute team: makes the runner, waits for what its parent knows of the model's text, then
- * serves the port it was given until the other end closes it. Started by `engine-host.ts`.
+ * The thread an engine lives on, rank 0 of the compute team: is told which model to open, makes its runner, waits for what its parent knows of
+ * the model's text, then serves the port it was given until the other end closes it. Started by `engine-host.ts`.
  */
-import { once } from 'node:events';
-import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
+import { type MessagePort, parentPort } from 'node:worker_threads';
 import { EngineCore } from '../engine/engine-core.ts';
 import { EngineServer } from '../engine/engine-server.ts';
 import { threadPort } from '../engine/protocol.ts';
@@ -11,17 +10,22 @@ import { loadModelDescription } from '../models/load-model.ts';
 import { HastenError } from '../platform/errors.ts';
 import { createRunner } from '../runtime/create-runner.ts';
 import type { ModelRunner } from '../targets/model-runner.ts';
-import type { EngineWorkerData, HostMessage, TextMessage } from './engine-host.ts';
+import type { HostMessage, ModelText, ThreadMessage } from './engine-host.ts';
 import type { EngineSetup } from './engine-setup.ts';
 import { decoderSource } from './token-text.ts';
 
 async function main(parent: MessagePort): Promise<void> {
-  const { setup, port } = workerData as EngineWorkerData;
   const tell = (message: HostMessage): void => parent.postMessage(message);
-  const textMessage = once(parent, 'message') as Promise<[TextMessage]>;
+  const opened = Promise.withResolvers<ThreadMessage & { type: 'open' }>();
+  const text = Promise.withResolvers<ModelText>();
+  parent.on('message', (message: ThreadMessage) => {
+    if (message.type === 'open') opened.resolve(message);
+    else text.resolve(message);
+  });
+  const { setup, port } = await opened.promise;
   try {
     using runner = await openRunner(setup, tell);
-    const [{ tokenText, eosTokenIds }] = await textMessage;
+    const { tokenText, eosTokenIds } = await text.promise;
     const core = new EngineCore({ runner, tokenizer: decoderSource(tokenText), eosTokenIds });
     await new EngineServer(core, runner.limits, threadPort(port)).closed;
   } catch (error) {
@@ -30,8 +34,8 @@ async function main(parent: MessagePort): Promise<void> {
     const message = isOurs ? error.message : String((error as Error)?.stack ?? error);
     tell({ type: 'failed', code: isOurs ? error.code : 'internal', message });
     port.close();
-    parent.removeAllListeners('message'); // Nothing keeps the thread then.
   }
+  parent.close(); // Nothing keeps the thread then.
 }
 
 async function openRunner(

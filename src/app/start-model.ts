@@ -11,6 +11,8 @@ export interface StartModelOptions {
   readonly name: string;
   readonly setup: EngineSetup;
   readonly onProgress?: ProgressCallback | undefined;
+  /** A thread that was started before; left out: one is started now. */
+  readonly host?: EngineHost | undefined;
   /** Gives up starting. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -18,7 +20,8 @@ export interface StartModelOptions {
 /** @throws every error of opening and compiling a model */
 export async function startModel(options: StartModelOptions): Promise<RunningModel> {
   const { name, setup, onProgress, signal } = options;
-  const host = new EngineHost(setup, { onProgress, signal });
+  const { host = new EngineHost() } = options;
+  host.open(setup, { onProgress, signal });
   try {
     const { RunningModel } = await import('./running-model.ts');
     const { path, maxModelLen } = setup;

@@ -1,4 +1,6 @@
 /** What commands that open a model do first: find it and start it, with a progress bar where that takes a while. */
+
+import type { EngineHost } from '../app/engine-host.ts';
 import { type FoundModel, findModel } from '../app/find-model.ts';
 import { planCacheFolder } from '../app/plan-cache-folder.ts';
 import type { RunningModel } from '../app/running-model.ts';
@@ -20,6 +22,8 @@ export async function findModelWithProgress(
 export interface StartOptions {
   readonly signal: AbortSignal;
   readonly maxSeqs: number;
+  /** A thread that was started before the command line was read. */
+  readonly host?: EngineHost | undefined;
   /** Told in words what is being done. */
   readonly onPhase?: (phase: string) => void;
 }
@@ -27,7 +31,7 @@ export interface StartOptions {
 export async function startFoundModel(
   found: FoundModel,
   flags: EngineFlags,
-  { signal, maxSeqs, onPhase }: StartOptions,
+  { signal, maxSeqs, host, onPhase }: StartOptions,
 ): Promise<RunningModel> {
   using progress = new ProgressReporter();
   const { target, precision, threads, maxModelLen, kvCacheMemory } = flags;
@@ -43,6 +47,7 @@ export async function startFoundModel(
       maxSeqs,
       planCacheFolder: planCacheFolder(),
     },
+    host,
     signal,
     onProgress: ({ phase, done, total }) => {
       onPhase?.(phase);

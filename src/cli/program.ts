@@ -4,13 +4,19 @@
  */
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
+import type { EngineHost } from '../app/engine-host.ts';
 import { HastenError } from '../platform/errors.ts';
 import { InterruptedError, UsageError } from './errors.ts';
 import { note, styledError } from './output.ts';
 
 /** A command's module: adds arguments, options, examples and the action to its commander object. */
 export interface CommandModule {
-  define(command: Command): void;
+  define(command: Command, services: ProgramServices): void;
+}
+
+export interface ProgramServices {
+  /** A thread for an engine, started early; for `run` and `chat`. */
+  readonly engineHost?: EngineHost | undefined;
 }
 
 interface CommandEntry {
@@ -87,9 +93,12 @@ export function packageVersion(): string {
  * @param args what follows the program's name
  * @returns the exit code
  */
-export async function runProgram(args: readonly string[]): Promise<number> {
+export async function runProgram(
+  args: readonly string[],
+  services: ProgramServices = {},
+): Promise<number> {
   try {
-    const program = await buildProgram(args);
+    const program = await buildProgram(args, services);
     await program.parseAsync(args, { from: 'user' });
     return Number(process.exitCode ?? EXIT_DONE);
   } catch (error) {
@@ -97,7 +106,7 @@ export async function runProgram(args: readonly string[]): Promise<number> {
   }
 }
 
-async function buildProgram(args: readonly string[]): Promise<Command> {
+async function buildProgram(args: readonly string[], services: ProgramServices): Promise<Command> {
   const program = new Command('hasten')
     .description('LLM inference, sooner.')
     .version(packageVersion(), '-V, --version')
@@ -108,7 +117,7 @@ async function buildProgram(args: readonly string[]): Promise<Command> {
   const wanted = words[0] === 'help' ? words[1] : words[0];
   for (const entry of COMMANDS) {
     const command = program.command(entry.name).description(entry.summary).exitOverride();
-    if (entry.name === wanted) (await entry.load()).define(command);
+    if (entry.name === wanted) (await entry.load()).define(command, services);
   }
   if (args.length === 0) program.help({ error: true });
   return program;

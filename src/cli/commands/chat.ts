@@ -1,6 +1,7 @@
 /** `hasten chat`: a conversation in the terminal. */
 import { createInterface, type Interface } from 'node:readline';
 import type { Command } from 'commander';
+import type { EngineHost } from '../../app/engine-host.ts';
 import type { RunningModel } from '../../app/running-model.ts';
 import type { ChatTurn, GenerationResult } from '../../app/text-model.ts';
 import { RequestTooLongError } from '../../engine/errors.ts';
@@ -17,6 +18,7 @@ import {
   samplingFromFlags,
 } from '../options.ts';
 import { note, styledError, writeOut } from '../output.ts';
+import type { ProgramServices } from '../program.ts';
 import { describe } from './run.ts';
 
 interface ChatFlags extends EngineFlags, SamplingFlags {
@@ -33,21 +35,26 @@ const HELP = `  /clear          begin a new conversation
   /exit           leave; so does Ctrl-D
 A line that ends in \\ goes on in the next one. Ctrl-C stops the answer.`;
 
-export function define(command: Command): void {
+export function define(command: Command, { engineHost }: ProgramServices): void {
   command
     .argument('[model]', 'a path, an alias or any form that pull takes; left out: smollm2')
     .option('--system <text>', 'system message')
     .option('--max-tokens <n>', 'most tokens of an answer', parseInteger(1));
   addEngineOptions(addSamplingOptions(command))
     .addHelpText('after', `\nIn the chat:\n${HELP}\n\nExample:\n  $ hasten chat smollm2\n`)
-    .action(chat);
+    .action((spec: string | undefined, flags: ChatFlags) => chat(spec, flags, engineHost));
 }
 
-async function chat(spec: string | undefined, flags: ChatFlags): Promise<void> {
+async function chat(
+  spec: string | undefined,
+  flags: ChatFlags,
+  host: EngineHost | undefined,
+): Promise<void> {
   using interrupts = new InterruptHandler();
   await using model = await startModelWithProgress(spec, flags, {
     signal: interrupts.signal,
     maxSeqs: 1,
+    host,
   });
   const isTerminal = process.stdin.isTTY === true;
   const lines = createInterface({

@@ -1,5 +1,7 @@
 /** `hasten run`: one prompt, one answer. */
+
 import type { Command } from 'commander';
+import type { EngineHost } from '../../app/engine-host.ts';
 import type { GenerationResult, TextModel } from '../../app/text-model.ts';
 import { InterruptedError, UsageError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
@@ -14,6 +16,7 @@ import {
   samplingFromFlags,
 } from '../options.ts';
 import { note, printJson, styledError, writeOut } from '../output.ts';
+import type { ProgramServices } from '../program.ts';
 
 interface RunFlags extends EngineFlags, SamplingFlags {
   readonly tokenIds?: number[];
@@ -27,7 +30,7 @@ interface RunFlags extends EngineFlags, SamplingFlags {
 
 const DEFAULT_MAX_TOKENS = 256;
 
-export function define(command: Command): void {
+export function define(command: Command, { engineHost }: ProgramServices): void {
   command
     .argument('<model>', 'a path, an alias or any form that pull takes')
     .option('--prompt <text>', 'text to go on from; BOS is added if the model wants it')
@@ -53,10 +56,10 @@ Examples:
   $ hasten run smollm2 --prompt "The capital of France is" --max-tokens 8 --temperature 0
 `,
     )
-    .action(run);
+    .action((spec: string, flags: RunFlags) => run(spec, flags, engineHost));
 }
 
-async function run(spec: string, flags: RunFlags): Promise<void> {
+async function run(spec: string, flags: RunFlags, host: EngineHost | undefined): Promise<void> {
   const given = [flags.tokenIds, flags.prompt, flags.chat].filter((prompt) => prompt !== undefined);
   if (given.length !== 1) throw new UsageError('expected one of --prompt, --chat and --token-ids');
   if (flags.system !== undefined && flags.chat === undefined) {
@@ -64,7 +67,7 @@ async function run(spec: string, flags: RunFlags): Promise<void> {
   }
   using interrupts = new InterruptHandler();
   const { signal } = interrupts;
-  await using model = await startModelWithProgress(spec, flags, { signal, maxSeqs: 1 });
+  await using model = await startModelWithProgress(spec, flags, { signal, maxSeqs: 1, host });
   const tokenIds = promptIds(model, flags);
   const sampling = {
     ...samplingFromFlags(flags),
