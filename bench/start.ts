@@ -13,9 +13,10 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { shownCommand } from './lib/command.ts';
 import { writeSection } from './lib/doc-section.ts';
+import { waitForQuiet, withForeignLoad } from './lib/foreign-load.ts';
 import { REPOSITORY } from './lib/paths.ts';
 import { median, type Summary, summarize } from './lib/statistics.ts';
-import { markdownTable } from './lib/table.ts';
+import { markdownTable, percent } from './lib/table.ts';
 
 const BOUND_MS = 300;
 /** Ten ids that every vocabulary has. */
@@ -53,8 +54,13 @@ export interface StartReport {
   readonly nodeMs: number;
   readonly programMs: number;
   readonly promptMs: number;
+  /** Share of all CPU time that others took meanwhile. */
+  readonly foreignLoad: number;
   readonly isWithinBound: boolean;
 }
+
+const QUIET_LOAD = 0.05;
+const QUIET_WAIT_MS = 10_000;
 
 const LAUNCHER = join(REPOSITORY, 'bin', 'hasten.js');
 const SOURCES = join(REPOSITORY, 'src', 'cli', 'main.ts');
@@ -76,19 +82,25 @@ async function measureStart(
   const promptMs: number[] = [];
   const nodeMs: number[] = [];
   const programMs: number[] = [];
-  for (let i = -2; i < numRuns; i++) {
+  const loads: number[] = [];
+  const round = async (isCounted: boolean): Promise<void> => {
     const node = await timeRun(['-e', '0']);
     const program = await timeRun([...WAYS.launcher!, '--version']);
     for (const [way, start] of Object.entries(WAYS)) {
       const timed = await timeRun([...start, ...run]);
-      if (i < 0) continue; // Fills the caches.
+      if (!isCounted) continue;
       firstToken[way] = [...(firstToken[way] ?? []), timed.firstOutputMs];
       const { timings } = JSON.parse(timed.stdout) as { timings: { ttftMs: number } };
       if (way === 'launcher') promptMs.push(timings.ttftMs);
     }
-    if (i < 0) continue;
+    if (!isCounted) return;
     nodeMs.push(node.exitMs);
     programMs.push(program.firstOutputMs);
+  };
+  for (let i = 0; i < 2; i++) await round(false); // Fills the caches.
+  for (let i = 0; i < numRuns; i++) {
+    await waitForQuiet(QUIET_LOAD, QUIET_WAIT_MS);
+    loads.push((await withForeignLoad(() => round(true))).foreignLoad);
   }
   const summaries = Object.fromEntries(
     Object.entries(firstToken).map(([way, values]) => [way, summarize(values)]),
@@ -99,6 +111,7 @@ async function measureStart(
     nodeMs: median(nodeMs),
     programMs: median(programMs),
     promptMs: median(promptMs),
+    foreignLoad: loads.reduce((a, b) => a + b, 0) / loads.length,
     isWithinBound: model !== 'smollm2' || summaries.launcher!.median < BOUND_MS,
   };
 }
@@ -110,7 +123,7 @@ function formatStart(reports: readonly StartReport[], numRuns: number, command: 
       ...[report.model, way, ms(times.median), `${ms(times.min)} … ${ms(times.max)}`],
       ...[ms(report.nodeMs), ms(Math.max(0, report.programMs - report.nodeMs))],
       ms(Math.max(0, times.median - report.programMs - report.promptMs)),
-      ms(report.promptMs),
+      ...[ms(report.promptMs), percent(report.foreignLoad)],
     ]),
   );
   const verdicts = reports
@@ -121,9 +134,19 @@ function formatStart(reports: readonly StartReport[], numRuns: number, command: 
     });
   return [
     `\`${command}\``,
-    `From spawn to the first token of a 10-token prompt, medians of ${numRuns} runs, caches warm. "Node" is \`node -e 0\`; "program" is what \`hasten --version\` takes beyond it; "prompt" is the time from submission to the token; "model" is the rest: opening, planning, mapping, emitting code, starting threads.`,
+    `From spawn to the first token of a 10-token prompt, medians of ${numRuns} runs, caches warm. "Node" is \`node -e 0\`; "program" is what \`hasten --version\` takes beyond it; "prompt" is the time from submission to the token; "model" is the rest: opening, planning, mapping, emitting code, starting threads. "Others" is the share of all CPU time that other processes took meanwhile.`,
     markdownTable(
-      ['model', 'started by', 'first token', 'range', 'Node', 'program', 'model', 'prompt'],
+      [
+        'model',
+        'started by',
+        'first token',
+        'range',
+        'Node',
+        'program',
+        'model',
+        'prompt',
+        'others',
+      ],
       rows,
     ),
     verdicts.join('\n'),
