@@ -29,8 +29,11 @@ const ENCODE_ERROR_BOUNDS: Partial<Record<DType, number>> = {
   q8_0: 0.5 / 254 + 0.001,
 };
 
+/** Formats that search for their scales have no simple bound; weights/ggml-encoded.test.ts holds their bytes to llama.cpp's. */
+const SEARCHED: readonly DType[] = ['q2_k', 'q3_k', 'q4_k', 'q5_k', 'q6_k', 'iq4_nl', 'iq4_xs'];
+
 test('encoding and decoding again stays within the error bound of each format', () => {
-  for (const dtype of NAMES.filter(canEncode)) {
+  for (const dtype of NAMES.filter((d) => canEncode(d) && !SEARCHED.includes(d))) {
     const bound = ENCODE_ERROR_BOUNDS[dtype];
     assert.ok(bound !== undefined, `${dtype} has a bound`);
     const isSymmetric = dtype === 'q4_0' || dtype === 'q5_0' || dtype === 'q8_0';
@@ -153,16 +156,17 @@ test('NaN and infinite scales decode without complaint', () => {
 });
 
 test('infinite and NaN inputs spoil their own block only', () => {
-  const values = new Float32Array(64).fill(1);
-  values[3] = Number.NaN;
-  values[9] = Number.POSITIVE_INFINITY;
   for (const dtype of NAMES.filter(canEncode)) {
-    const bytes = new Uint8Array(rowBytes(dtype, 64));
-    encodeRow(dtype, values, 64, bytes);
-    const decoded = new Float32Array(64);
-    decodeRow(dtype, bytes, 0, decoded, 64);
+    const block = Math.max(32, DTYPES[dtype].blockElements);
+    const values = new Float32Array(2 * block).fill(1);
+    values[3] = Number.NaN;
+    values[9] = Number.POSITIVE_INFINITY;
+    const bytes = new Uint8Array(rowBytes(dtype, values.length));
+    encodeRow(dtype, values, values.length, bytes);
+    const decoded = new Float32Array(values.length);
+    decodeRow(dtype, bytes, 0, decoded, values.length);
     assert.ok(
-      decoded.subarray(32).every((value) => Math.abs(value - 1) < 1e-3),
+      decoded.subarray(block).every((value) => Math.abs(value - 1) < 0.02),
       dtype,
     );
   }
@@ -181,9 +185,9 @@ test('formats without a decoder, encoder or codes say so', () => {
     dtype: 'iq3_s',
     message: /^iq3_s: cannot be decoded; supported: f32, f16, .*q4_0/,
   });
-  assert.throws(() => encodeRow('q4_k', floats, 256, bytes), {
+  assert.throws(() => encodeRow('f64', floats, 256, bytes), {
     name: 'UnsupportedDTypeError',
-    message: /^q4_k: cannot be encoded; supported: f32, f16, bf16, q4_0/,
+    message: /^f64: cannot be encoded; supported: f32, f16, bf16, q4_0/,
   });
   assert.throws(() => createUnpackedRow('f16', 32), {
     name: 'UnsupportedDTypeError',

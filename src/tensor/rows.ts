@@ -92,7 +92,7 @@ export function decodeRow(
 }
 
 /**
- * Encodes `values[0 .. elements)` with ggml's reference rounding (F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0).
+ * Encodes `values[0 .. elements)` as ggml does, byte for byte ({@link canEncode} says which formats).
  *
  * @param into receives the row from `byteOffset`
  * @throws {UnsupportedDTypeError} if the format has no encoder
@@ -118,6 +118,33 @@ export function encodeRow(
     throw new RowBufferError(dtype, `${elements} elements asked of an array of ${values.length}`);
   }
   format.encode(values, elements, into, byteOffset);
+}
+
+/**
+ * Encodes one row so that errors count by the importance of their input channel (ggml's imatrix: the mean of the squared inputs); formats that have no
+ * use for it (floats, Q8_0) are encoded as {@link encodeRow} does.
+ *
+ * @param values     f32 [importance.length], the row
+ * @throws as {@link encodeRow}
+ */
+export function encodeRowWeighted(
+  dtype: DType,
+  values: Float32Array,
+  importance: Float32Array,
+  into: Uint8Array,
+  byteOffset = 0,
+): void {
+  const elements = importance.length;
+  const { encodeWeighted } = formatOf(dtype);
+  if (encodeWeighted === undefined) {
+    encodeRow(dtype, values, elements, into, byteOffset);
+    return;
+  }
+  checkBytes(dtype, into, byteOffset, elements);
+  if (elements > values.length) {
+    throw new RowBufferError(dtype, `${elements} elements asked of an array of ${values.length}`);
+  }
+  encodeWeighted(values, elements, into, byteOffset, importance);
 }
 
 /**

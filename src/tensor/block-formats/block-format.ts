@@ -41,6 +41,15 @@ export type EncodeBlocks = (
   byteOffset: number,
 ) => void;
 
+/** As {@link EncodeBlocks} for one row; `importance` (f32 [elements], null for none) weighs the error of each element. */
+export type EncodeWeighted = (
+  values: Float32Array,
+  elements: number,
+  into: Uint8Array,
+  byteOffset: number,
+  importance: Float32Array | null,
+) => void;
+
 /** How a format shows itself as integer codes. */
 export interface CodeAccess {
   readonly groupSize: 16 | 32;
@@ -63,4 +72,6 @@ export interface BlockFormat {
   readonly codeAccess: CodeAccess | null;
   /** Null where we have no encoder. */
   readonly encode: EncodeBlocks | null;
+  /** Where an importance makes a difference. */
+  readonly encodeWeighted?: EncodeWeighted;
 }

@@ -8,11 +8,8 @@
  */
 import { F16_TO_F32 } from '../half.ts';
 import type { BlockFormat, UnpackedRow } from './block-format.ts';
-
-/** kvalues_iq4nl of ggml. */
-export const IQ4_TABLE: Int8Array = Int8Array.of(
-  ...[-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113],
-);
+import { encodeIq4Nl, encodeIq4Xs } from './iq4-encode.ts';
+import { IQ4_TABLE } from './iq4-table.ts';
 
 function scaleOfGroupXs(bytes: Uint8Array, p: number, g: number): number {
   const d = F16_TO_F32[bytes[p]! | (bytes[p + 1]! << 8)]!;
@@ -96,12 +93,14 @@ export const IQ4_FORMATS: readonly BlockFormat[] = [
     dtype: 'iq4_nl',
     decode: decodeNl,
     codeAccess: { ...access, unpack: unpackNl },
-    encode: null,
+    encode: (values, elements, into, at) => encodeIq4Nl(values, elements, into, at, null),
+    encodeWeighted: encodeIq4Nl,
   },
   {
     dtype: 'iq4_xs',
     decode: decodeXs,
     codeAccess: { ...access, unpack: unpackXs },
-    encode: null,
+    encode: (values, elements, into, at) => encodeIq4Xs(values, elements, into, at, null),
+    encodeWeighted: encodeIq4Xs,
   },
 ];

@@ -12,6 +12,7 @@
  */
 import { F16_TO_F32 } from '../half.ts';
 import type { BlockFormat, UnpackedRow } from './block-format.ts';
+import { K_QUANT_ENCODERS } from './k-quants-encode.ts';
 
 const QK = 256;
 
@@ -319,30 +320,30 @@ export const K_QUANT_FORMATS: readonly BlockFormat[] = [
     dtype: 'q2_k',
     decode: decodeQ2K,
     codeAccess: { ...access16, zero: 0, hasMins: true, unpack: unpackQ2K },
-    encode: null,
+    ...K_QUANT_ENCODERS.q2_k,
   },
   {
     dtype: 'q3_k',
     decode: decodeQ3K,
     codeAccess: { ...access16, zero: 4, hasMins: false, unpack: unpackQ3K },
-    encode: null,
+    ...K_QUANT_ENCODERS.q3_k,
   },
   {
     dtype: 'q4_k',
     decode: decodeQ4K,
     codeAccess: { ...access32, zero: 0, hasMins: true, unpack: unpackQ4K },
-    encode: null,
+    ...K_QUANT_ENCODERS.q4_k,
   },
   {
     dtype: 'q5_k',
     decode: decodeQ5K,
     codeAccess: { ...access32, zero: 0, hasMins: true, unpack: unpackQ5K },
-    encode: null,
+    ...K_QUANT_ENCODERS.q5_k,
   },
   {
     dtype: 'q6_k',
     decode: decodeQ6K,
     codeAccess: { ...access16, zero: 32, hasMins: false, unpack: unpackQ6K },
-    encode: null,
+    ...K_QUANT_ENCODERS.q6_k,
   },
 ];

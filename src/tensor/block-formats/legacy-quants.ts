@@ -11,7 +11,8 @@
  * Decoding computes in f64 and rounds on the store; that is bit-exact with f32 arithmetic, see UnpackedRow.
  */
 import { F16_TO_F32, f16Bits } from '../half.ts';
-import type { BlockFormat, UnpackedRow } from './block-format.ts';
+import type { BlockFormat, EncodeWeighted, UnpackedRow } from './block-format.ts';
+import { affineFit, fitAffine, fitSymmetric, STEP_005 } from './scale-search.ts';
 
 const QK = 32;
 
@@ -241,6 +242,36 @@ function encodeAffine(layout: NibbleLayout, levels: number) {
   };
 }
 
+const groupScratch = new Float32Array(QK);
+const weightScratch = new Float32Array(QK);
+const WEIGHTED = { first: fround(-0.9), step: STEP_005, count: 36, isAbsolute: false };
+
+/** With an importance: the scale (and min) of least weighted error instead of the plain range. `levels` is the zero code, or the largest with a min. */
+function encodeByImportance(layout: NibbleLayout, levels: number, hasMin: boolean): EncodeWeighted {
+  return (values, elements, into, byteOffset, importance) => {
+    let sum = 0;
+    for (let i = 0; i < elements; i++) sum = fround(sum + fround(values[i]! * values[i]!));
+    const sigma2 = fround(sum / elements);
+    let at = byteOffset;
+    for (let o = 0; o < elements; o += QK, at += layout.blockBytes) {
+      for (let i = 0; i < QK; i++) {
+        const v = values[o + i]!;
+        groupScratch[i] = v;
+        const root = fround(Math.sqrt(fround(sigma2 + fround(v * v))));
+        weightScratch[i] = fround((importance === null ? 1 : importance[o + i]!) * root);
+      }
+      if (hasMin) {
+        const d = fitAffine(QK, levels, groupScratch, weightScratch, codeScratch, WEIGHTED);
+        storeF16(into, at, d);
+        storeF16(into, at + 2, -affineFit.min);
+      } else {
+        storeF16(into, at, fitSymmetric(QK, levels, groupScratch, codeScratch, weightScratch));
+      }
+      storeCodes(layout, into, at);
+    }
+  };
+}
+
 function encodeQ8_0(
   values: Float32Array,
   elements: number,
@@ -270,24 +301,28 @@ export const LEGACY_QUANT_FORMATS: readonly BlockFormat[] = [
     decode: decodeQ4_0,
     codeAccess: { ...access, zero: 8, hasMins: false, unpack: unpackNibbles(Q4_0, false) },
     encode: encodeSymmetric(Q4_0, 8),
+    encodeWeighted: encodeByImportance(Q4_0, 8, false),
   },
   {
     dtype: 'q4_1',
     decode: decodeQ4_1,
     codeAccess: { ...access, zero: 0, hasMins: true, unpack: unpackNibbles(Q4_1, true) },
     encode: encodeAffine(Q4_1, 15),
+    encodeWeighted: encodeByImportance(Q4_1, 15, true),
   },
   {
     dtype: 'q5_0',
     decode: decodeQ5_0,
     codeAccess: { ...access, zero: 16, hasMins: false, unpack: unpackNibbles(Q5_0, false) },
     encode: encodeSymmetric(Q5_0, 16),
+    encodeWeighted: encodeByImportance(Q5_0, 16, false),
   },
   {
     dtype: 'q5_1',
     decode: decodeQ5_1,
     codeAccess: { ...access, zero: 0, hasMins: true, unpack: unpackNibbles(Q5_1, true) },
     encode: encodeAffine(Q5_1, 31),
+    encodeWeighted: encodeByImportance(Q5_1, 31, true),
   },
   {
     dtype: 'q8_0',
