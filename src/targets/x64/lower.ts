@@ -16,6 +16,7 @@ import type {
 } from '../../kernels/kernel-ir.ts';
 import { InternalError } from '../../platform/errors.ts';
 import { Assembler, type Condition as X64Condition } from './assembler.ts';
+import type { EncoderOptions } from './encoder.ts';
 import {
   as32,
   asXmm,
@@ -101,8 +102,8 @@ interface OpenIf {
 
 class Lowering {
   readonly #program: KernelProgram;
-  readonly #asm = new Assembler();
-  readonly #pool = new ConstantPool(this.#asm);
+  readonly #asm: Assembler;
+  readonly #pool: ConstantPool;
   readonly #assignment: Assignment;
   readonly #width: 256 | 512;
   readonly #lanes: number;
@@ -111,8 +112,10 @@ class Lowering {
   readonly #tailMasks = new Map<number, Mask>();
   readonly #table: VirtualRegister<'s'> = { kind: 's', id: -1 };
 
-  constructor(program: KernelProgram) {
+  constructor(program: KernelProgram, options: EncoderOptions = {}) {
     this.#program = program;
+    this.#asm = new Assembler(options);
+    this.#pool = new ConstantPool(this.#asm);
     this.#lanes = program.machine.lanes;
     this.#width = this.#lanes === 16 ? 512 : 256;
     this.#assignment = allocateRegisters(program, SCALAR_POOL, [
@@ -122,7 +125,7 @@ class Lowering {
     ]);
   }
 
-  lower(): Uint8Array {
+  lower(): Assembler {
     const saved = [...this.#assignment.scalars].filter((n) => CALLEE_SAVED.has(n));
     for (const n of saved) this.#asm.push(gpr(n));
     this.#asm.mov(rcx, rdx);
@@ -132,7 +135,7 @@ class Lowering {
     this.#asm.vzeroupper();
     this.#asm.ret();
     this.#pool.emit();
-    return this.#asm.code();
+    return this.#asm;
   }
 
   #hoistTailMasks(): void {
@@ -650,5 +653,10 @@ function f32Bits(value: number): number {
  * @throws {KernelTooLargeError} if it needs more registers than the machine has
  */
 export function lowerToX64(program: KernelProgram): Uint8Array {
-  return new Lowering(program).lower();
+  return new Lowering(program).lower().code();
+}
+
+/** The same code as lines of offset, bytes and assembly text, for people. */
+export function x64Listing(program: KernelProgram): string {
+  return new Lowering(program, { listing: true }).lower().listing();
 }
