@@ -147,7 +147,7 @@ describe('hasten serve', () => {
     assert.ok(cached > 50, `${cached}`);
   });
 
-  test('refuses a template variable that the template raises on, and images', async () => {
+  test('refuses images, naming the part', async () => {
     const image = { type: 'image_url' as const, image_url: { url: 'data:,' } };
     const asked = client.chat.completions.create({
       ...greedy,

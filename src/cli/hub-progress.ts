@@ -1,6 +1,6 @@
 /** From what the hub reports to the progress bar's terms. */
 import type { ProgressListener, PullPhase } from '../hub/progress.ts';
-import type { ProgressReporter } from './progress.ts';
+import type { ProgressUpdate } from './progress.ts';
 
 const VERBS: Readonly<Record<PullPhase, string>> = {
   resolving: 'looking up',
@@ -11,9 +11,9 @@ const VERBS: Readonly<Record<PullPhase, string>> = {
   done: 'downloaded',
 };
 
-export function hubProgress(reporter: ProgressReporter): ProgressListener {
+export function hubProgress(onUpdate: (update: ProgressUpdate) => void): ProgressListener {
   return ({ phase, file, receivedBytes, totalBytes }) =>
-    reporter.update({
+    onUpdate({
       label: `${VERBS[phase]} ${file}`,
       done: receivedBytes,
       total: totalBytes ?? 0,

@@ -11,12 +11,26 @@ import { hubProgress } from './hub-progress.ts';
 import type { EngineFlags } from './options.ts';
 import { ProgressReporter } from './progress.ts';
 
+export interface FindOptions {
+  readonly offline: boolean;
+  readonly signal: AbortSignal;
+  /** Told in words what is being done. */
+  readonly onPhase?: (phase: string) => void;
+}
+
 export async function findModelWithProgress(
   spec: string | undefined,
-  options: { readonly offline: boolean; readonly signal: AbortSignal },
+  { offline, signal, onPhase }: FindOptions,
 ): Promise<FoundModel> {
   using progress = new ProgressReporter();
-  return await findModel(spec, { ...options, onProgress: hubProgress(progress) });
+  return await findModel(spec, {
+    offline,
+    signal,
+    onProgress: hubProgress((update) => {
+      onPhase?.(update.label);
+      progress.update(update);
+    }),
+  });
 }
 
 export interface StartOptions {

@@ -26,6 +26,8 @@ import { ServedModel } from './served-model.ts';
 const CUT_OFF_MS = 500;
 const SWEEP_MS = 20;
 
+const PROBES: ReadonlySet<string> = new Set(['/healthz', '/readyz']);
+
 const ROUTES: readonly Route[] = [
   modelsRoute,
   chatCompletionsRoute,
@@ -131,7 +133,10 @@ function createApp(
   });
   app.addHook('onResponse', async (request, reply) => {
     const durationMs = Math.round(reply.elapsedTime);
-    request.log.info({ status: reply.statusCode, durationMs }, `${request.method} ${request.url}`);
+    // Probes ask every few seconds.
+    const level = PROBES.has(request.url) ? 'debug' : 'info';
+    const figures = { status: reply.statusCode, durationMs };
+    request.log[level](figures, `${request.method} ${request.url}`);
   });
   app.addHook('onRequestAbort', async (request) => {
     request.log.info(`${request.method} ${request.url}: the client closed the connection`);

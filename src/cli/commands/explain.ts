@@ -38,7 +38,7 @@ async function explain(spec: string, flags: ExplainFlags): Promise<void> {
     env: hubEnvironmentFrom(process.env),
     offline: flags.offline,
     signal: interrupts.signal,
-    onProgress: hubProgress(progress),
+    onProgress: hubProgress(progress.update),
   });
   using description = loadModelDescription(resolved.path, { maxModelLen: flags.maxModelLen });
   const target = resolveTarget(flags.target);

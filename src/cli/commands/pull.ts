@@ -48,7 +48,7 @@ async function pull(spec: string, flags: PullFlags): Promise<void> {
     offline: flags.offline,
     refresh: flags.refresh,
     signal: interrupts.signal,
-    onProgress: hubProgress(progress),
+    onProgress: hubProgress(progress.update),
   });
   progress[Symbol.dispose]();
   if (flags.json) {

@@ -1,6 +1,6 @@
 /** `hasten serve`: a model behind an OpenAI-compatible API. */
 import type { Command } from 'commander';
-import { Option } from 'commander';
+import { InvalidArgumentError, Option } from 'commander';
 import type { FoundModel } from '../../app/find-model.ts';
 import type { RunningModel } from '../../app/running-model.ts';
 import { isLoopbackAddress } from '../../server/host-guard.ts';
@@ -52,7 +52,8 @@ Example:
 
 function parsePort(text: string): number {
   const port = parseInteger(0)(text);
-  return port <= 65535 ? port : parseInteger(0)('');
+  if (port > 65535) throw new InvalidArgumentError('Expected a port from 0 to 65535.');
+  return port;
 }
 
 async function serve(spec: string | undefined, flags: ServeFlags): Promise<void> {
@@ -65,6 +66,9 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
     shutdown.abort();
   };
   process.on('SIGINT', onSignal).on('SIGTERM', onSignal);
+  const onPhase = (phase: string): void => {
+    server.served.setState({ kind: 'loading', phase });
+  };
   let model: RunningModel | undefined;
   try {
     const url = await server.listen();
@@ -73,11 +77,12 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
     const found = await findModelWithProgress(spec, {
       offline: flags.offline,
       signal: shutdown.signal,
+      onPhase,
     });
     model = await startFoundModel(found, flags, {
       signal: shutdown.signal,
       maxSeqs: flags.maxNumSeqs,
-      onPhase: (phase) => server.served.setState({ kind: 'loading', phase }),
+      onPhase,
     });
     const names = namesOf(found, spec, flags);
     server.served.setState({ kind: 'ready', model, names });
