@@ -10,6 +10,7 @@ const machine: MachineReport = {
   ...{ cacheBytes: { l1d: 32768, l2: 1 << 20, l3: 1 << 24 }, memoryBytes: 2 ** 33 },
   ...{ kernel: '6.0', node: '26', date: '2026-01-01' },
   readBandwidth: { 1: { best: 10e9, median: 9e9 } },
+  readPattern: { 1: { numStreams: 1, prefetchBytes: 0 } },
   isas: [
     { isa: 'avx2', int8: { 1: { best: 100e9, median: 90e9 } }, f32: { 1: { best: 1, median: 1 } } },
   ],
