@@ -40,6 +40,8 @@ const { values: options } = parseArgs({
     /** Others may take this share of the CPU time during a run; a busier one is made again. */
     quiet: { type: 'string', default: '0.05' },
     attempts: { type: 'string', default: '3' },
+    /** Seconds to wait for a quiet machine before an attempt. */
+    wait: { type: 'string', default: '30' },
     'models-folder': { type: 'string' },
     'no-doc': { type: 'boolean', default: false },
   },
@@ -93,7 +95,11 @@ const plan = {
   generatedTokens: positive('generate'),
   rounds: positive('rounds'),
   repetitions: positive('repetitions'),
-  quiet: { maxLoad: Number(options.quiet), attempts: positive('attempts'), waitMs: 30_000 },
+  quiet: {
+    maxLoad: Number(options.quiet),
+    attempts: positive('attempts'),
+    waitMs: 1000 * Number(options.wait),
+  },
 };
 const result = await compare(
   plan,
