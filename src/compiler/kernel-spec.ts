@@ -12,6 +12,7 @@ import { embedKernel } from '../kernels/embed.ts';
 import type { KernelProgram, VectorMachine } from '../kernels/kernel-ir.ts';
 import { matmulKernel } from '../kernels/matmul.ts';
 import { matvecKernel } from '../kernels/matvec.ts';
+import { mergeAttentionKernel } from '../kernels/merge-attention.ts';
 import { layerNormKernel, rmsNormKernel } from '../kernels/norm.ts';
 import { pagedAttentionKernel } from '../kernels/paged-attention.ts';
 import { quantizeKernel } from '../kernels/quantize.ts';
@@ -28,6 +29,7 @@ const FAMILIES = {
   layerNorm: layerNormKernel,
   matmul: matmulKernel,
   matvec: matvecKernel,
+  mergeAttention: mergeAttentionKernel,
   pagedAttention: pagedAttentionKernel,
   quantize: quantizeKernel,
   rmsNorm: rmsNormKernel,

@@ -89,7 +89,9 @@ for (const isa of X64_ISAS) {
     it('have room for the rows of the largest step', () => {
       for (const { plan } of plans) {
         for (const { label, rows, sizeBytes, strideBytes } of plan.buffers) {
-          const numRows = rows === 'T' ? plan.limits.maxTokens : plan.limits.maxLogitRows;
+          const { maxTokens, maxLogitRows } = plan.limits;
+          const ofStep = rows === 'T' ? maxTokens : maxLogitRows;
+          const numRows = typeof rows === 'number' ? rows : ofStep;
           assert.ok(sizeBytes >= numRows * strideBytes, label);
         }
         const { logits, sliceMax, sliceExpSum } = plan;

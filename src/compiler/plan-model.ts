@@ -6,6 +6,7 @@
 import type { Graph, GraphNode, NodeWithOp, RopeSpec } from '../graph/ir.ts';
 import type { WeightDirectory } from '../graph/weight-ref.ts';
 import { q8RowBytes } from '../kernels/activation-format.ts';
+import { SPAN_TOKENS, spanStateBytes } from '../kernels/attention-spans.ts';
 import type { VectorMachine } from '../kernels/kernel-ir.ts';
 import {
   KV_BLOCK_SIZE,
@@ -43,6 +44,8 @@ const FEW_ROWS = 64;
 /** Rows of queries (tokens times heads that share a KV head) that attention works on at a time. */
 const TARGET_TILE_ROWS = 16;
 const MAX_TILE_TOKENS = 16;
+/** Memory for attention states of split contexts, unless one token over the longest context takes more. */
+const MAX_PART_BYTES = 16 << 20;
 /** Logits per slice of the statistics that sampling reads. */
 export const SLICE_SIZE = 256;
 const SLICES_PER_CHUNK = 16;
@@ -72,7 +75,7 @@ interface Place {
 
 interface BufferRequestState {
   readonly label: string;
-  readonly rows: RowCount;
+  readonly rows: RowCount | number;
   readonly strideBytes: number;
   first: number;
   last: number;
@@ -93,6 +96,7 @@ class Planner {
   readonly #ropeIndices = new Map<string, number>();
   #kvCache: PlannedKvCache | null = null;
   #tileTokens = 1;
+  #maxParts = 0;
 
   constructor(graph: Graph, options: PlanOptions) {
     this.#graph = graph;
@@ -104,8 +108,10 @@ class Planner {
     for (const node of this.#graph.nodes) this.#node(node);
     const stats = this.#sliceStats();
     const { limits } = this.#options;
-    const rowsOf = (rows: RowCount): number =>
-      rows === 'T' ? limits.maxTokens : limits.maxLogitRows;
+    const rowsOf = (rows: RowCount | number): number => {
+      if (typeof rows === 'number') return rows;
+      return rows === 'T' ? limits.maxTokens : limits.maxLogitRows;
+    };
     const requests = this.#buffers.map((b) => ({
       // One row more than in use: kernels may read a vector past the end of the last row.
       sizeBytes: b.strideBytes * rowsOf(b.rows) + 64,
@@ -136,6 +142,7 @@ class Planner {
       kvCache: this.#kvCache,
       ropes: this.#ropes,
       tileTokens: this.#tileTokens,
+      maxParts: this.#maxParts,
       vocabSize: this.#width(this.#graph.output),
       logits: { buffer: this.#place(this.#graph.output).buffer },
       ...stats,
@@ -251,7 +258,7 @@ class Planner {
     return place;
   }
 
-  #newBuffer(label: string, rows: RowCount, strideBytes: number): number {
+  #newBuffer(label: string, rows: RowCount | number, strideBytes: number): number {
     const first = this.#commands.length;
     return this.#buffers.push({ label, rows, strideBytes, first, last: first }) - 1;
   }
@@ -545,13 +552,26 @@ class Planner {
   }
 
   #attention(node: NodeWithOp<'pagedAttention'>): void {
-    const { numHeads, numKvHeads, headDim, scale, mask, layer } = node.attrs;
+    const { numHeads, numKvHeads, headDim, scale, mask, layer, output } = node.attrs;
     const groupHeads = numHeads / numKvHeads;
     this.#tileTokens = Math.max(
       1,
       Math.min(MAX_TILE_TOKENS, Math.floor(TARGET_TILE_ROWS / groupHeads)),
     );
+    const partBytes = numHeads * spanStateBytes(headDim);
+    this.#maxParts = maxParts(this.#options.limits, this.#tileTokens, partBytes);
+    const parts =
+      this.#maxParts > 0 ? this.#newBuffer(`${node.label}.parts`, this.#maxParts, partBytes) : null;
+    const shared: Params = {
+      contextLens: { kind: 'input', input: 'contextLens' },
+      queryStarts: { kind: 'input', input: 'queryStarts' },
+      parts:
+        parts === null
+          ? { kind: 'value', value: 0 }
+          : { kind: 'buffer', buffer: parts, offsetBytes: 0 },
+    };
     const params: Params = {
+      ...shared,
       ...this.#matrix('q', node.inputs[0]!),
       keyCache: { kind: 'cache', store: 'key', layer },
       valueCache: { kind: 'cache', store: 'value', layer },
@@ -560,24 +580,28 @@ class Planner {
         kind: 'value',
         value: Math.ceil(this.#options.limits.maxModelLen / KV_BLOCK_SIZE),
       },
-      contextLens: { kind: 'input', input: 'contextLens' },
-      queryStarts: { kind: 'input', input: 'queryStarts' },
-      positions: { kind: 'input', input: 'positions' },
       tiles: { kind: 'input', input: 'tiles' },
     };
     this.#result(node);
     Object.assign(params, this.#matrix('out', node));
-    const shape = {
-      numHeads,
-      numKvHeads,
-      headDim,
-      scale,
-      window: mask.window,
-      kvType: this.#options.kvType,
-      queryTokens: this.#tileTokens,
-    };
+    const { kvType } = this.#options;
+    const merged = { numHeads, numKvHeads, headDim, window: mask.window, output };
+    const shape = { ...merged, scale, kvType, queryTokens: this.#tileTokens };
     const chunks: ChunkRule = { kind: 'tiles', perTile: numKvHeads };
     this.#command(node, 'T', [this.#variant({ family: 'pagedAttention', shape }, params, chunks)]);
+    if (parts === null) return;
+    this.#buffers[parts]!.last = this.#commands.length;
+    this.#command({ label: `${node.label}.merge`, op: 'mergeAttention' }, 'T', [
+      this.#variant(
+        { family: 'mergeAttention', shape: merged },
+        {
+          ...shared,
+          ...this.#matrix('out', node),
+          merges: { kind: 'input', input: 'merges' },
+        },
+        { kind: 'merges', perMerge: numKvHeads },
+      ),
+    ]);
   }
 
   #selectRows(node: NodeWithOp<'selectRows'>): void {
@@ -630,6 +654,14 @@ function weightOf(node: GraphNode): NodeWithOp<'weight'> {
     );
   }
   return node;
+}
+
+/** Tokens times spans of split contexts in a step: of a tile, or of a sequence for every thread; none where no context has two spans. */
+function maxParts({ maxModelLen, numThreads }: PlanLimits, tileTokens: number, bytes: number) {
+  const maxSpans = Math.ceil(maxModelLen / SPAN_TOKENS);
+  if (maxSpans < 2) return 0;
+  const wanted = Math.max(tileTokens, numThreads) * maxSpans;
+  return Math.max(maxSpans, Math.min(wanted, Math.floor(MAX_PART_BYTES / bytes)));
 }
 
 /** Bytes of one position in a cos and sin table, a multiple of a cache line. */

@@ -20,7 +20,8 @@ export type StepInput =
   | 'contextLens'
   | 'blockTables'
   | 'logitRows'
-  | 'tiles';
+  | 'tiles'
+  | 'merges';
 
 /** What stands in a field of a kernel's argument table. */
 export type ParamSource =
@@ -45,7 +46,9 @@ export type ChunkRule =
       readonly perGroup: number;
     }
   /** Attention tiles of the step * perTile */
-  | { readonly kind: 'tiles'; readonly perTile: number };
+  | { readonly kind: 'tiles'; readonly perTile: number }
+  /** Attention tiles whose context is split * perMerge */
+  | { readonly kind: 'merges'; readonly perMerge: number };
 
 /** One way to carry out a command, for row counts in [minRows, maxRows]. */
 export interface CommandVariant {
@@ -77,7 +80,8 @@ export interface PlannedBuffer {
   readonly sizeBytes: number;
   /** Bytes of one row. */
   readonly strideBytes: number;
-  readonly rows: RowCount;
+  /** A number: as many, whatever the step. */
+  readonly rows: RowCount | number;
   /** First and last command that touch it. */
   readonly firstCommand: number;
   readonly lastCommand: number;
@@ -137,6 +141,8 @@ export interface Plan {
   readonly ropes: readonly RopeSpec[];
   /** Query tokens of one attention tile. */
   readonly tileTokens: number;
+  /** States of a query token over one span of its context that there is memory for. */
+  readonly maxParts: number;
   readonly vocabSize: number;
   readonly logits: { readonly buffer: number };
   readonly sliceMax: { readonly buffer: number };

@@ -102,11 +102,12 @@ export interface OpAttributes {
    * `rope` null: no rotation, only the store.
    */
   ropeKvStore: HeadLayout & { readonly rope: RopeSpec | null; readonly layer: number };
-  /** (rotated q) → attention over the paged KV cache of `layer`. */
+  /** (rotated q) → attention over the paged KV cache of `layer`. `output` q8 after fusion with `quantize`: heads of whole blocks of 32 only. */
   pagedAttention: HeadLayout & {
     readonly scale: number;
     readonly mask: CausalMask;
     readonly layer: number;
+    readonly output: 'f32' | 'q8';
   };
   add: Record<never, never>;
   mul: Record<never, never>;

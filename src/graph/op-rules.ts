@@ -269,7 +269,8 @@ const OP_RULES: { readonly [Op in Exclude<OpName, 'weight'>]: OpRule<Op> } = {
     inputs.expectNames(['q']);
     inputs.heads(attrs);
     inputs.sameAs(0, 'T', attrs.numHeads * attrs.headDim);
-    return { shape: inputs.at(0).shape, type: 'f32' };
+    if (attrs.output === 'q8') inputs.q8Width(attrs.headDim);
+    return { shape: inputs.at(0).shape, type: attrs.output };
   },
   add: (inputs, attrs) => {
     const second = inputs.at(1);

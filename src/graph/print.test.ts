@@ -16,7 +16,8 @@ function sample() {
     'store',
   );
   const mask = { window: 8 };
-  const attended = b.pagedAttention(store, { ...heads, scale: 0.25, mask, layer: 0 }, 'attention');
+  const attrs = { ...heads, scale: 0.25, mask, layer: 0, output: 'f32' } as const;
+  const attended = b.pagedAttention(store, attrs, 'attention');
   const rows = b.selectRows(attended, b.input('logitRows'), 'rows');
   const ref = { ...weightRows('norm', 0, 32), offset: 1 };
   const weight = b.weight(ref, [32], 'norm');

@@ -2,23 +2,35 @@
  * Attention over the paged KV cache: tiled, with online softmax, no matrix of all scores.
  *
  * A chunk is a tile of query tokens of one sequence and one KV head. Its rows are (token, query head that shares the KV head), so that a key or value is
- * loaded once for all of them. The context is walked in KV tiles of 64 tokens at fixed boundaries counted from position 0; per KV tile
+ * loaded once for all of them. The context is walked span by span (attention-spans.ts), and a span in KV tiles of 64 tokens, at fixed boundaries counted
+ * from position 0; per KV tile
  *
  *     scores   lane = token:      s[row][64]  = q[row] · K        one vector of 16 tokens per dimension, times broadcast q
  *     softmax  per row:           m' = max(m, max s), p = 2^(s - m'), l = l * 2^(m - m') + p, per lane
  *     values   lane = dimension:  o[row][d]   = o[row][d] * 2^(m - m') + Σ p[t] * V[t][d]
  *
- * and at the end out = o / Σ l. Scores carry a factor log2 e, so that the exponential is one of 2.
+ * and at the end of a span (m, Σ l, o) is folded into the state of the spans before it; in the end out = o / l. Scores carry a factor log2 e, so that the
+ * exponential is one of 2.
  *
  * One answer bit for bit (DESIGN decision 12): boundaries do not depend on the tile, tokens are summed in ascending order, and a token that a row does
  * not see has p exactly 0; a KV tile that a row does not see at all leaves (m, l, o) as they are. So a row does not depend on its tile, chunk or batch.
- *
- * Splitting one long context over threads: (m, l, o) of a span of the context, as they lie in scratch before the last step, are all that merging needs:
- * with m' = max, each side's l and o times 2^(m - m'), added in the order of the spans. Spans must then begin at fixed positions for every batch.
+ * With few tiles and long contexts a tile is listed once per span; the states of the spans are then written to memory and folded by merge-attention.ts.
  *
  * PagedAttention: Kwon et al. 2023, arXiv:2309.06180. Online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867.
  * Tiling: Dao 2023, arXiv:2307.08691.
  */
+import {
+  finishHead,
+  LOWEST_MAX,
+  locateTile,
+  mergeSpan,
+  outputHeadBytes,
+  SPAN_TOKENS,
+  type SpanState,
+  spanStateBytes,
+  storeSpan,
+  TILE_ENTRY,
+} from './attention-spans.ts';
 import { KernelBuilder, type ScalarSlot } from './builder.ts';
 import { KernelShapeError, requireCount } from './errors.ts';
 import type { KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.ts';
@@ -33,7 +45,7 @@ import {
   valueRowElements,
 } from './kv-layout.ts';
 import { exp2NonPositive } from './math.ts';
-import { forEachColumnGroup } from './rows.ts';
+import { forEachColumnGroup, type RowElement } from './rows.ts';
 
 export interface PagedAttentionShape extends KvShape {
   readonly numHeads: number;
@@ -43,20 +55,20 @@ export interface PagedAttentionShape extends KvShape {
   readonly window: number | null;
   /** Most query tokens of one tile. More rows per tile share one pass over the context; scratch grows with it. */
   readonly queryTokens: number;
+  /** q8 only for head sizes that are multiples of 32. */
+  readonly output: RowElement;
 }
 
 /** Tokens of a KV tile. */
 const KV_TILE = 64;
 const BLOCKS_PER_TILE = KV_TILE / KV_BLOCK_SIZE;
-/** Less than any score, and finite: the running maximum before the first token. */
-const LOWEST_MAX = -1e29;
 /** Half of it is what masked scores are pressed below; further below LOWEST_MAX than the exponential reaches. */
 const MASK_STEP = 1e30;
 const MAX_HEAD_DIM = 256;
 const MAX_GROUP = 16;
 
 /**
- * Softmax state of a row in scratch, bytes:
+ * Softmax state of a row within a span, in scratch, bytes:
  *
  *     0    f32 s, then p  [64 tokens]
  *     256  f32 l          [lanes], sum of p lane by lane
@@ -98,10 +110,11 @@ function rowBlockSizes(most: number, group: number, queryTokens: number): number
 }
 
 function requireShape(shape: PagedAttentionShape): void {
-  const { numHeads, numKvHeads, headDim, window, queryTokens } = shape;
+  const { numHeads, numKvHeads, headDim, window, queryTokens, output } = shape;
   requireCount('pagedAttention', 'numKvHeads', numKvHeads);
   requireCount('pagedAttention', 'numHeads', numHeads, numKvHeads);
   requireCount('pagedAttention', 'headDim', headDim, 8);
+  if (output === 'q8') requireCount('pagedAttention', 'headDim (q8 output)', headDim, 32);
   requireCount('pagedAttention', 'queryTokens', queryTokens);
   if (window !== null) requireCount('pagedAttention', 'window', window);
   if (headDim > MAX_HEAD_DIM) {
@@ -130,10 +143,11 @@ class PagedAttention {
   readonly #valueStep: number;
   readonly #rowElements: number;
 
-  // Scratch offsets: q [rows][headDim], o [rows][rowElements], states [rows], blocks [4].
+  // Scratch offsets: q [rows][headDim]; of the span o [rows][rowElements] and states [rows]; of the spans before it folded [rows]; blocks [4].
   readonly #q: number;
   readonly #o: number;
   readonly #states: number;
+  readonly #folded: number;
   readonly #blocks: number;
 
   /** How many register tiles of each size the rows of this chunk make. */
@@ -150,8 +164,15 @@ class PagedAttention {
   readonly #blockTable: ScalarSlot;
   readonly #keyHead: ScalarSlot;
   readonly #valueHead: ScalarSlot;
+  readonly #query: ScalarSlot;
   readonly #out: ScalarSlot;
-  readonly #outStride: ScalarSlot;
+  readonly #isPart: ScalarSlot;
+  readonly #numSpans: ScalarSlot;
+  /** Nonzero until a span is done. */
+  readonly #isFirstSpan: ScalarSlot;
+  /** Where the folded state of the first row goes, and bytes from a token's rows to the next one's: scratch, or the parts. */
+  readonly #target: ScalarSlot;
+  readonly #targetStride: ScalarSlot;
   /** Of the KV tile's four blocks: bytes of `blocks` before the first in use, and how many are in use. */
   readonly #firstBlock: ScalarSlot;
   readonly #numBlocks: ScalarSlot;
@@ -171,6 +192,7 @@ class PagedAttention {
     this.#q = k.reserveScratch(4 * maxRows * shape.headDim);
     this.#o = k.reserveScratch(4 * maxRows * this.#rowElements);
     this.#states = k.reserveScratch(STATE.bytes * maxRows);
+    this.#folded = k.reserveScratch(spanStateBytes(shape.headDim) * maxRows);
     this.#blocks = k.reserveScratch(BLOCK.bytes * BLOCKS_PER_TILE);
     this.#sizeCounts = this.#sizes.map(() => k.slot());
     this.#numTokens = k.slot();
@@ -181,8 +203,13 @@ class PagedAttention {
     this.#blockTable = k.slot();
     this.#keyHead = k.slot();
     this.#valueHead = k.slot();
+    this.#query = k.slot();
     this.#out = k.slot();
-    this.#outStride = k.slot();
+    this.#isPart = k.slot();
+    this.#numSpans = k.slot();
+    this.#isFirstSpan = k.slot();
+    this.#target = k.slot();
+    this.#targetStride = k.slot();
     this.#firstBlock = k.slot();
     this.#numBlocks = k.slot();
   }
@@ -190,9 +217,24 @@ class PagedAttention {
   record(): void {
     const k = this.#k;
     this.#locate();
+    k.if(this.#numSpans.get(), 'gt', 0, () => {
+      this.#loadQueries();
+      k.loop(this.#numSpans.get(), () => this.#span(), {
+        countIsPositive: true,
+        counterInMemory: true,
+      });
+      k.if(this.#isPart.get(), 'eq', 0, () => this.#finishRows());
+    });
+  }
+
+  /** From kvStart to the end of its span. */
+  #span(): void {
+    const k = this.#k;
     this.#startRows();
     const start = this.#kvStart.get();
-    const numTiles = k.add(k.shr(k.sub(this.#lastPosition.get(), start), 6), 1);
+    const spanEnd = k.add(k.and(start, -SPAN_TOKENS), SPAN_TOKENS - 1);
+    const end = k.min(this.#lastPosition.get(), spanEnd);
+    const numTiles = k.add(k.shr(k.sub(end, start), 6), 1);
     k.loop(
       numTiles,
       () => {
@@ -202,53 +244,73 @@ class PagedAttention {
         this.#values();
         this.#kvStart.addTo(KV_TILE);
       },
-      { countIsPositive: true },
+      { countIsPositive: true, counterInMemory: true },
     );
-    this.#finishRows();
+    this.#foldSpan();
   }
 
   #scratchAt(offset: number): Scalar {
     return this.#k.pointer(this.#k.at(this.#k.scratch, offset));
   }
 
-  /** Finds the tile, its sequence and its place in it; copies the scaled queries to scratch. */
+  /** Finds the tile, its sequence and its place in it. */
   #locate(): void {
     const k = this.#k;
-    const { numKvHeads, headDim, window } = this.#shape;
+    const { numHeads, numKvHeads, headDim, window, output } = this.#shape;
     const tileIndex = k.div(k.chunk, numKvHeads);
     const kvHead = k.sub(k.chunk, k.mul(tileIndex, numKvHeads));
-    const tile = k.add(k.arg('tiles'), k.shl(tileIndex, 4));
-    const sequence = k.loadScalar(32, k.at(tile));
-    const firstToken = k.loadScalar(32, k.at(tile, 4));
-    const numTokens = k.loadScalar(32, k.at(tile, 8));
+    const entry = k.add(k.arg('tiles'), k.mul(tileIndex, TILE_ENTRY.bytes));
+    const place = locateTile(k, entry, window);
+    const { sequence, firstToken, numTokens } = place;
     this.#numTokens.set(numTokens);
+    this.#firstPosition.set(place.firstPosition);
+    this.#lastPosition.set(place.lastPosition);
+    this.#numSpans.set(k.sub(place.endSpan, place.firstSpan));
+    const from = k.max(place.lowest, k.mul(place.firstSpan, SPAN_TOKENS));
+    this.#lowestBlock.set(k.shr(from, 4));
+    this.#kvStart.set(k.and(from, -KV_TILE));
 
-    // The sequence's last token of the step stands at contextLens - 1; from there back to the tile's first.
-    const contextLen = k.loadScalar(32, k.at(k.arg('contextLens'), 0, sequence, 4));
-    const queryEnd = k.loadScalar(32, k.at(k.arg('queryStarts'), 4, sequence, 4));
-    const first = k.sub(k.add(contextLen, firstToken), queryEnd);
-    this.#firstPosition.set(first);
-    this.#lastPosition.set(k.add(k.add(first, numTokens), -1));
-    const lowest = window === null ? k.const(0) : k.max(k.add(first, 1 - window), 0);
-    this.#lowestBlock.set(k.shr(lowest, 4));
-    this.#kvStart.set(k.and(lowest, -KV_TILE));
+    const rows = k.mul(numTokens, this.#group);
+    this.#sizes.forEach((size, i) => {
+      const count = size === 1 ? rows : k.div(rows, size);
+      this.#sizeCounts[i]!.set(count);
+      if (size > 1) k.subTo(rows, k.mul(count, size));
+    });
 
     const tableOffset = k.shl(k.mul(sequence, k.arg('maxBlocksPerSeq')), 2);
     this.#blockTable.set(k.add(k.arg('blockTables'), tableOffset));
     this.#keyHead.set(k.add(k.arg('keyCache'), k.mul(kvHead, keyHeadBytes(this.#shape))));
     this.#valueHead.set(k.add(k.arg('valueCache'), k.mul(kvHead, valueHeadBytes(this.#shape))));
 
-    const headsOffset = k.mul(kvHead, 4 * this.#group * headDim);
-    const outStride = k.arg('outStride');
-    this.#outStride.set(outStride);
-    const out = k.add(k.arg('out'), k.mul(firstToken, outStride));
-    this.#out.set(k.add(out, headsOffset));
-    const from = k.add(k.arg('q'), k.mul(firstToken, k.arg('qStride')));
-    k.addTo(from, headsOffset);
+    const query = k.add(k.arg('q'), k.mul(firstToken, k.arg('qStride')));
+    this.#query.set(k.add(query, k.mul(kvHead, 4 * this.#group * headDim)));
+    const out = k.add(k.arg('out'), k.mul(firstToken, k.arg('outStride')));
+    const headBytes = outputHeadBytes(headDim, output);
+    this.#out.set(k.add(out, k.mul(kvHead, this.#group * headBytes)));
+
+    const stateBytes = spanStateBytes(headDim);
+    const isPart = k.loadScalar(32, k.at(entry, TILE_ENTRY.isPart));
+    this.#isPart.set(isPart);
+    this.#isFirstSpan.set(k.const(1));
+    this.#target.set(this.#scratchAt(this.#folded));
+    this.#targetStride.set(k.const(this.#group * stateBytes));
+    k.if(isPart, 'ne', 0, () => {
+      const firstPart = k.loadScalar(32, k.at(entry, TILE_ENTRY.firstPart));
+      const parts = k.add(k.arg('parts'), k.mul(firstPart, numHeads * stateBytes));
+      this.#target.set(k.add(parts, k.mul(kvHead, this.#group * stateBytes)));
+      this.#targetStride.set(k.const(numHeads * stateBytes));
+    });
+  }
+
+  /** Scaled queries to scratch. */
+  #loadQueries(): void {
+    const k = this.#k;
+    const { headDim } = this.#shape;
+    const from = this.#query.get();
     const to = this.#scratchAt(this.#q);
     const scale = k.splatF32(this.#shape.scale * Math.LOG2E);
     k.loop(
-      numTokens,
+      this.#numTokens.get(),
       () => {
         forEachColumnGroup(k, this.#group * headDim, 4, ({ at, count }) => {
           k.store(at(to), k.mulF(k.load(at(from), 'bits', count), scale), 'bits', count);
@@ -260,16 +322,10 @@ class PagedAttention {
     );
   }
 
-  /** m, l and o of every row before the first token; how the rows fall into register tiles. */
+  /** m, l and o of every row before the span. */
   #startRows(): void {
     const k = this.#k;
     const rows = k.mul(this.#numTokens.get(), this.#group);
-    const left = k.copy(rows);
-    this.#sizes.forEach((size, i) => {
-      const count = size === 1 ? left : k.div(left, size);
-      this.#sizeCounts[i]!.set(count);
-      if (size > 1) k.subTo(left, k.mul(count, size));
-    });
     const o = this.#scratchAt(this.#o);
     const state = this.#scratchAt(this.#states);
     const zero = k.zero();
@@ -551,28 +607,57 @@ class PagedAttention {
     }
   }
 
-  /** out = o / Σ l */
-  #finishRows(): void {
+  /** The rows' states of this span into those of the spans before. */
+  #foldSpan(): void {
     const k = this.#k;
     const { headDim } = this.#shape;
     const o = this.#scratchAt(this.#o);
     const state = this.#scratchAt(this.#states);
+    const target = this.#target.get();
+    const isFirst = this.#isFirstSpan.get();
+    k.loop(
+      this.#numTokens.get(),
+      () => {
+        const to = k.copy(target);
+        k.loop(this.#group, () => {
+          const span: SpanState = {
+            max: k.broadcast(k.at(state, STATE.max)),
+            sum: k.unary('f32.reduceAdd', k.load(k.at(state, STATE.sum))),
+            output: o,
+          };
+          k.if(
+            isFirst,
+            'ne',
+            0,
+            () => storeSpan(k, headDim, to, span),
+            () => mergeSpan(k, headDim, to, span),
+          );
+          k.addTo(to, spanStateBytes(headDim));
+          k.addTo(o, 4 * this.#rowElements);
+          k.addTo(state, STATE.bytes);
+        });
+        k.addTo(target, this.#targetStride.get());
+      },
+      { countIsPositive: true },
+    );
+    this.#isFirstSpan.set(k.const(0));
+  }
+
+  #finishRows(): void {
+    const k = this.#k;
+    const { headDim, output } = this.#shape;
+    const state = this.#scratchAt(this.#folded);
     const row = this.#out.get();
     k.loop(
       this.#numTokens.get(),
       () => {
         const out = k.copy(row);
         k.loop(this.#group, () => {
-          const total = k.unary('f32.reduceAdd', k.load(k.at(state, STATE.sum)));
-          const factor = k.divF(k.splatF32(1), total);
-          k.unrolledLanes(headDim, (d, count) => {
-            k.store(k.at(out, 4 * d), k.mulF(k.load(k.at(o, 4 * d)), factor), 'bits', count);
-          });
-          k.addTo(out, 4 * headDim);
-          k.addTo(o, 4 * this.#rowElements);
-          k.addTo(state, STATE.bytes);
+          finishHead(k, { headDim, output }, state, out);
+          k.addTo(out, outputHeadBytes(headDim, output));
+          k.addTo(state, spanStateBytes(headDim));
         });
-        k.addTo(row, this.#outStride.get());
+        k.addTo(row, k.arg('outStride'));
       },
       { countIsPositive: true },
     );
@@ -582,15 +667,15 @@ class PagedAttention {
 /**
  * out = softmax(scale * q · keys) · values for every query token over its sequence's cache, causal.
  *
- * q and out f32 `[numTokens, numHeads * headDim]`. keyCache and valueCache are the addresses of the layer (kv-layout.ts). blockTables i32
+ * q f32 `[numTokens, numHeads * headDim]`, out alike or in q8. keyCache and valueCache are the addresses of the layer (kv-layout.ts). blockTables i32
  * `[numSeqs, maxBlocksPerSeq]`; of row s the entries that any query of the step sees are read (with a window, older ones may be anything).
  * contextLens i32 `[numSeqs]`, tokens of each sequence with this step's; queryStarts i32 `[numSeqs + 1]`. The query tokens of a sequence are its last
  * ones: token i of the step stands at contextLens[s] - queryStarts[s + 1] + i.
- * tiles i32 `[numTiles, 4]`: sequence, first token of the step, number of tokens (1..queryTokens, all of that sequence), unused.
+ * tiles: entries (attention-spans.ts) of 1..queryTokens tokens; parts: where those that are parts of a context leave their state.
  *
- * Params: q qStride out outStride keyCache valueCache blockTables maxBlocksPerSeq contextLens queryStarts tiles.
+ * Params: q qStride out outStride keyCache valueCache blockTables maxBlocksPerSeq contextLens queryStarts tiles parts.
  * Chunk: tile * numKvHeads + kvHead. Scratch: queries, outputs and states of queryTokens * numHeads / numKvHeads rows.
- * out may be q: a chunk reads its queries before it writes, and nobody else's.
+ * out may be q if no tile is a part: a chunk reads its queries before it writes, and nobody else's.
  * @throws {KernelShapeError} for head sizes above 256, or not a multiple of 8, or more than 16 query heads per KV head
  */
 export function pagedAttentionKernel(
@@ -598,8 +683,8 @@ export function pagedAttentionKernel(
   shape: PagedAttentionShape,
 ): KernelProgram {
   requireShape(shape);
-  const { numHeads, numKvHeads, headDim, window, kvType, queryTokens } = shape;
-  const name = `pagedAttention_${numHeads}_${numKvHeads}_${headDim}_${kvType}_w${window ?? 0}_t${queryTokens}`;
+  const { numHeads, numKvHeads, headDim, window, kvType, queryTokens, output } = shape;
+  const name = `pagedAttention_${numHeads}_${numKvHeads}_${headDim}_${kvType}_w${window ?? 0}_t${queryTokens}_${output}`;
   const k = new KernelBuilder(name, machine);
   new PagedAttention(k, shape).record();
   return k.finish();

@@ -89,6 +89,7 @@ export class NativeRunner implements ModelRunner {
   #boundTokens = -1;
   #boundLogitRows = -1;
   #boundTiles = -1;
+  #boundMerges = -1;
   #isDisposed = false;
 
   constructor(options: NativeRunnerOptions) {
@@ -112,7 +113,9 @@ export class NativeRunner implements ModelRunner {
     this.#team = new ThreadTeam(numThreads, scratchBytes);
     this.#teamSize = new TeamSizePolicy(numThreads);
     this.#code = loadCode(this.kernels.map(({ name, code }) => ({ name, code })));
-    this.#inputs = new StepInputs(this.limits, plan.tileTokens);
+    const { tileTokens, maxParts, kvCache } = plan;
+    const { numKvHeads } = kvCache;
+    this.#inputs = new StepInputs(this.limits, { tileTokens, maxParts, numKvHeads, numThreads });
     this.batch = this.#inputs.batch;
     this.#ropes = new RopeTables(plan.ropes, maxModelLen);
     this.#arena = allocate(Math.max(64, plan.arenaBytes), { hugePages: true });
@@ -152,7 +155,9 @@ export class NativeRunner implements ModelRunner {
       (COMMAND_BYTES / 4) * plan.commands.length,
     );
     this.#tileCommands = plan.commands.flatMap((command, i) =>
-      command.variants.some((v) => v.chunks.kind === 'tiles') ? [i] : [],
+      command.variants.some((v) => v.chunks.kind === 'tiles' || v.chunks.kind === 'merges')
+        ? [i]
+        : [],
     );
     this.#team.setCommands(this.#commandMemory.address, plan.commands.length);
     this.#profile = allocate(8 * PROFILE_STAMPS * plan.commands.length);
@@ -247,17 +252,18 @@ export class NativeRunner implements ModelRunner {
     let longest = 0;
     for (let s = 0; s < numSeqs; s++) longest = Math.max(longest, contextLens[s]!);
     this.#ropes.ensure(longest);
-    this.#inputs.makeTiles();
+    this.#inputs.tiles.make(this.batch);
+    const { numTiles, numMerges } = this.#inputs.tiles;
     if (numTokens !== this.#boundTokens || numLogitRows !== this.#boundLogitRows) {
       for (const { rows, index } of this.#rowFields) this.#tableWords[index] = this.#numRows(rows);
       for (let i = 0; i < this.#bound.length; i++) this.#bindCommand(i);
       this.#boundTokens = numTokens;
       this.#boundLogitRows = numLogitRows;
-      this.#boundTiles = this.#inputs.numTiles;
-    } else if (this.#inputs.numTiles !== this.#boundTiles) {
+    } else if (numTiles !== this.#boundTiles || numMerges !== this.#boundMerges) {
       for (const i of this.#tileCommands) this.#setChunks(i, this.#chosen[i]!.variant.chunks);
-      this.#boundTiles = this.#inputs.numTiles;
     }
+    this.#boundTiles = numTiles;
+    this.#boundMerges = numMerges;
   }
 
   #bindCommand(i: number): void {
@@ -288,7 +294,9 @@ export class NativeRunner implements ModelRunner {
       case 'rows':
         return Math.ceil(this.#numRows(rule.rows) / rule.rowsPerChunk) * rule.perGroup;
       case 'tiles':
-        return this.#inputs.numTiles * rule.perTile;
+        return this.#inputs.tiles.numTiles * rule.perTile;
+      case 'merges':
+        return this.#inputs.tiles.numMerges * rule.perMerge;
       default:
         rule satisfies never;
         return 0;

@@ -2,28 +2,25 @@
  * The arrays of a step in native memory, where kernels read them: the batch that the engine fills, and the attention tiles that follow from it.
  */
 import type { StepInput } from '../compiler/plan.ts';
+import { TILE_ENTRY } from '../kernels/attention-spans.ts';
 import { allocate, i32, type NativeRegion } from '../platform/native-memory.ts';
 import type { RunnerLimits, StepBatch } from '../targets/model-runner.ts';
 import { validateStepBatch } from '../targets/step-batch.ts';
-
-/** i32 values of one tile: sequence, first token of the step, number of tokens, unused. */
-const TILE_FIELDS = 4;
+import { type AttentionTileLimits, AttentionTiles, maxTileEntries } from './attention-tiles.ts';
 
 export class StepInputs implements Disposable {
   readonly batch: StepBatch;
   readonly #limits: RunnerLimits;
-  readonly #tileTokens: number;
-  readonly #tiles: Int32Array;
+  /** Tiles of the current batch, after `tiles.make`. */
+  readonly tiles: AttentionTiles;
   readonly #region: NativeRegion;
   readonly #addresses: Record<StepInput, bigint>;
-  /** Tiles of the current batch. */
-  numTiles = 0;
 
-  constructor(limits: RunnerLimits, tileTokens: number) {
+  constructor(limits: RunnerLimits, tileLimits: AttentionTileLimits) {
     this.#limits = limits;
-    this.#tileTokens = tileTokens;
     const { maxTokens, maxSeqs, maxLogitRows, maxModelLen, blockSize } = limits;
     const maxBlocksPerSeq = Math.ceil(maxModelLen / blockSize);
+    const entries = maxTileEntries(tileLimits, limits);
     const lengths: Record<StepInput, number> = {
       tokenIds: maxTokens,
       positions: maxTokens,
@@ -32,7 +29,8 @@ export class StepInputs implements Disposable {
       contextLens: maxSeqs,
       blockTables: maxSeqs * maxBlocksPerSeq,
       logitRows: maxLogitRows,
-      tiles: TILE_FIELDS * (Math.ceil(maxTokens / tileTokens) + maxSeqs),
+      tiles: (TILE_ENTRY.bytes / 4) * entries.tiles,
+      merges: (TILE_ENTRY.bytes / 4) * entries.merges,
     };
     const names = Object.keys(lengths) as StepInput[];
     const padded = (name: StepInput): number => Math.ceil((4 * lengths[name]) / 64) * 64;
@@ -47,7 +45,7 @@ export class StepInputs implements Disposable {
     }
     this.#addresses = addresses as Record<StepInput, bigint>;
     const all = arrays as Record<StepInput, Int32Array>;
-    this.#tiles = all.tiles;
+    this.tiles = new AttentionTiles(tileLimits, all);
     this.batch = {
       numTokens: 0,
       numSeqs: 0,
@@ -73,26 +71,6 @@ export class StepInputs implements Disposable {
    */
   check(): void {
     validateStepBatch(this.batch, this.#limits);
-  }
-
-  /** Cuts the queries of each sequence into attention tiles, the longest contexts first so that threads end together. */
-  makeTiles(): void {
-    const { numSeqs, queryStarts } = this.batch;
-    let n = 0;
-    for (let s = 0; s < numSeqs; s++) {
-      const end = queryStarts[s + 1]!;
-      // Later queries see more: take them first.
-      const begin = queryStarts[s]!;
-      const count = Math.ceil((end - begin) / this.#tileTokens);
-      for (let tile = count - 1; tile >= 0; tile--) {
-        const first = begin + tile * this.#tileTokens;
-        const at = TILE_FIELDS * n++;
-        this.#tiles[at] = s;
-        this.#tiles[at + 1] = first;
-        this.#tiles[at + 2] = Math.min(this.#tileTokens, end - first);
-      }
-    }
-    this.numTiles = n;
   }
 
   [Symbol.dispose](): void {

@@ -33,5 +33,6 @@ function pagedFrom(node: NodeWithOp<'attention'>, { map, builder }: Rewriter): G
     { ...storeAttrs, rope: isRotatedAlike ? q.attrs.rope : null },
     `${node.label}.store`,
   );
-  return builder.pagedAttention(store, { ...storeAttrs, scale, mask }, node.label);
+  const attrs = { ...storeAttrs, scale, mask, output: 'f32' } as const;
+  return builder.pagedAttention(store, attrs, node.label);
 }

@@ -231,9 +231,22 @@ describe('insert-quantize and fuse-quantize', () => {
     const graph = runOnly(names, tinyGraph(), ['q4_0']);
     assert.equal(nodeLabelled(graph, 'l0.norm1').type, 'q8');
     assert.equal(nodeLabelled(graph, 'l0.mul').type, 'q8');
-    assert.equal(countOps(graph).quantize, 2); // of the attention's result
+    assert.equal(countOps(graph).quantize, 2); // of the attention's result, whose heads are half a block
     const mixed = runOnly(names, tinyGraph('q4_0', { 'l0.v': 'f32' }), ['q4_0']);
     assert.equal(nodeLabelled(mixed, 'l0.norm1').type, 'f32');
+  });
+
+  it('gives attention q8 output where a head is whole blocks', () => {
+    const names = ['lower-attention', 'insert-quantize', 'fuse-quantize'] as const;
+    const attended = (headDim: number) => {
+      const source = graphOf((b, x) => {
+        const heads = { numHeads: 64 / headDim, numKvHeads: 64 / headDim, headDim };
+        const attrs = { ...heads, scale: 1, mask: { window: null }, layer: 0 };
+        return linear64(b, b.attention({ q: x, k: x, v: x }, attrs, 'a'), 'l');
+      });
+      return nodeLabelled(runOnly(names, source, ['q4_0']), 'a').type;
+    };
+    assert.deepEqual([attended(16), attended(32), attended(64)], ['f32', 'q8', 'q8']);
   });
 });
 

@@ -291,7 +291,7 @@ export class GraphInterpreter {
   ): void {
     const { numHeads, scale, mask } = node.attrs;
     const layer = this.kvCache.layer(node.attrs.layer);
-    const out = this.#rowsOf(node);
+    const out = this.#f32Target(node);
     for (let seq = 0; seq < batch.numSeqs; seq++) {
       for (let token = batch.queryStarts[seq]!; token < batch.queryStarts[seq + 1]!; token++) {
         const query = {
@@ -307,6 +307,7 @@ export class GraphInterpreter {
         pagedAttentionRow(from, to, query, this.kvCache, layer, this.#scores);
       }
     }
+    this.#quantizeIfWanted(node, out, batch.numTokens);
   }
 
   #ropeTable(spec: RopeSpec): RopeTable {
