@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { emitKernels } from '../src/compiler/emit.ts';
 import { planModel } from '../src/compiler/plan-model.ts';
 import type { Graph } from '../src/graph/ir.ts';
 import { loadModelDescription, type ModelDescription } from '../src/models/load-model.ts';
@@ -62,7 +63,8 @@ function runnerWithF32Cache(isa: X64Isa, graph: Graph, weights: ModelDescription
   const image = allocate(plan.weightBytes);
   const bytes = image.bytes();
   packWeights(plan.weights, weights, (offset, piece) => bytes.set(piece, offset));
-  return new NativeRunner({ plan, machine, image, numBlocks: LIMITS.numBlocks });
+  const kernels = emitKernels(plan, machine);
+  return new NativeRunner({ plan, kernels, image, numBlocks: LIMITS.numBlocks });
 }
 
 function relativeDifference(a: readonly Float32Array[], b: readonly Float32Array[]): number {

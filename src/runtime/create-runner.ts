@@ -2,6 +2,7 @@
  * Model and settings → a runner: lowers the graph, plans it for this machine, finds or packs the weights, and starts the threads. The one place that names
  * the targets.
  */
+import { emitKernels } from '../compiler/emit.ts';
 import type { Plan } from '../compiler/plan.ts';
 import { planModel } from '../compiler/plan-model.ts';
 import { type LoweredGraph, lowerGraph } from '../graph/lower-graph.ts';
@@ -24,6 +25,7 @@ import { NativeRunner } from './native-runner.ts';
 import { packWeights } from './packed-weights.ts';
 import { cachedWeights, DEFAULT_PLAN_CACHE_BYTES, type MappedImage } from './plan-cache.ts';
 import type { RunnerOptions, TargetName } from './runner-options.ts';
+import { type CompiledPlan, readStart, startKey, writeStart } from './start-cache.ts';
 import { chooseTarget } from './target-choice.ts';
 import { MAX_THREADS } from './thread-team.ts';
 
@@ -83,23 +85,46 @@ export interface PlannedModel {
 
 /** Decides everything, without packing or running anything. */
 export function planRunner(options: RunnerOptions, isa: X64Isa): PlannedModel {
-  const { config, source, precision } = options;
+  const { numBlocks, ...settings } = planSettings(options);
   const lowered = lowerModel(options);
+  const plan = planModel(lowered.graph, {
+    ...settings,
+    machine: machineOf(isa),
+    directory: options.source.tensors,
+  });
+  return { plan, lowered, numBlocks };
+}
+
+/** What the planner is told besides the graph and the machine, and how many KV blocks there will be. */
+function planSettings(options: RunnerOptions) {
+  const { config, precision } = options;
   const kvType: KvType = precision === 'f32' ? 'f32' : 'f16';
   const kvShape = { numKvHeads: config.numKvHeads, headDim: config.headDim, kvType };
-  const budget = budgetOf(options, keyBlockBytes(kvShape) + valueBlockBytes(kvShape));
-  const plan = planModel(lowered.graph, {
-    machine: machineOf(isa),
-    precision,
-    kvType,
-    directory: source.tensors,
-    limits: {
-      ...stepLimits(options, budget.maxModelLen),
-      maxModelLen: budget.maxModelLen,
-      numThreads: checkedThreads(options.threads),
-    },
-  });
-  return { plan, lowered, numBlocks: budget.numBlocks };
+  const { maxModelLen, numBlocks } = budgetOf(
+    options,
+    keyBlockBytes(kvShape) + valueBlockBytes(kvShape),
+  );
+  const numThreads = checkedThreads(options.threads);
+  const limits = { ...stepLimits(options, maxModelLen), maxModelLen, numThreads };
+  return { precision, kvType, limits, numBlocks };
+}
+
+/** Plan and code, from the cache of an earlier start where there is one. */
+async function compile(options: RunnerOptions, isa: X64Isa): Promise<CompiledPlan> {
+  const { planCacheFolder, config, source, disabledPasses = [] } = options;
+  const make = (): CompiledPlan => {
+    const { plan } = planRunner(options, isa);
+    return { plan, kernels: emitKernels(plan, machineOf(isa)) };
+  };
+  if (planCacheFolder === null) return make();
+  const tensors = [...source.tensors.values()];
+  const { numBlocks: _, ...settings } = planSettings(options);
+  const key = startKey({ isa, settings, config, tensors, disabledPasses });
+  const known = readStart(planCacheFolder, key);
+  if (known) return known;
+  const made = make();
+  await writeStart(planCacheFolder, key, made);
+  return made;
 }
 
 /** @param layerBlockBytes keys and values of one block of one layer */
@@ -152,13 +177,14 @@ export async function createNativeRunner(
   isa: X64Isa,
 ): Promise<NativeRunner> {
   const { source, planCacheFolder, onProgress } = options;
-  const { plan, numBlocks } = planRunner(options, isa);
+  const { numBlocks } = planSettings(options);
+  const { plan, kernels } = await compile(options, isa);
   const report = (done: number, total: number): void =>
     onProgress?.({ phase: 'pack', done, total });
   const image =
     (planCacheFolder && (await fromCache(plan, source, planCacheFolder, report))) ||
     packedInMemory(plan, source, report);
-  return new NativeRunner({ plan, machine: machineOf(isa), image, numBlocks });
+  return new NativeRunner({ plan, kernels, image, numBlocks });
 }
 
 /** Null, with a warning, if the cache cannot be used: the model runs all the same, only each start takes longer. */
