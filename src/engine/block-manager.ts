@@ -160,6 +160,12 @@ export class BlockManager {
     return shared;
   }
 
+  /** Lets go of the blocks beyond those that `numTokens` tokens take. */
+  trim(table: BlockTable, numTokens: number): void {
+    const numWanted = this.blocksFor(numTokens);
+    while (table.numBlocks > numWanted) this.release(table.blockId(--table.numBlocks));
+  }
+
   /** Lets go of all blocks of the table, the last first, so that the start of a text outlives its end in the cache. */
   releaseAll(table: BlockTable): void {
     for (let index = table.numBlocks - 1; index >= 0; index--) this.release(table.blockId(index));

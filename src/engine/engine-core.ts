@@ -14,6 +14,7 @@ import { RequestError } from './errors.ts';
 import type { EngineEvent, FinishEvent, FinishReason } from './events.ts';
 import { catchesUp, fillBatch } from './fill-batch.ts';
 import { logprobOf, topLogprobs } from './logprobs.ts';
+import { NgramDraftSource } from './ngram-drafts.ts';
 import {
   DEFAULT_PREFILL_PACER_OPTIONS,
   PrefillPacer,
@@ -25,6 +26,10 @@ import { Sampler } from './sampler.ts';
 import { Scheduler, type SchedulerOutput } from './scheduler.ts';
 import { type DecoderSource, Sequence } from './sequence.ts';
 import { SlicedLogits } from './sliced-logits.ts';
+import { Speculator } from './speculator.ts';
+
+export const SPECULATIONS = ['ngram', 'off'] as const;
+export type Speculation = (typeof SPECULATIONS)[number];
 
 export interface EngineCoreOptions {
   /** Made and disposed of by the caller. */
@@ -35,6 +40,8 @@ export interface EngineCoreOptions {
   /** Whether equal prefixes share blocks. Default true. */
   readonly hasPrefixCache?: boolean;
   readonly pacing?: Partial<PrefillPacerOptions>;
+  /** Where drafted tokens come from: `ngram` (default) finds them in the request's own tokens, `off` is none. */
+  readonly speculation?: Speculation;
   /** Milliseconds from any origin; for tests. */
   readonly now?: () => number;
 }
@@ -46,6 +53,7 @@ export class EngineCore {
   readonly #now: () => number;
   readonly #blocks: BlockManager;
   readonly #pacer: PrefillPacer;
+  readonly #speculator: Speculator | null;
   readonly #scheduler: Scheduler;
   readonly #row: SlicedLogits;
   readonly #sampler: Sampler;
@@ -77,7 +85,11 @@ export class EngineCore {
       hasPrefixCache: options.hasPrefixCache ?? true,
     });
     this.#pacer = new PrefillPacer({ ...DEFAULT_PREFILL_PACER_OPTIONS, ...options.pacing });
-    this.#scheduler = new Scheduler(limits, this.#blocks, this.#pacer);
+    this.#speculator =
+      options.speculation === 'off'
+        ? null
+        : new Speculator(new NgramDraftSource(), limits.maxLogitRows);
+    this.#scheduler = new Scheduler(limits, this.#blocks, this.#pacer, this.#speculator);
     this.#row = new SlicedLogits(limits.vocabSize, sliceSize);
     this.#sampler = new Sampler(this.#row);
   }
@@ -169,30 +181,38 @@ export class EngineCore {
     const output = this.#takeInFlight();
     const nowMs = this.#now();
     const stepMs = nowMs - this.#stepStartMs;
-    const numPromptTokens = output.numTokens - output.numStreams;
-    this.#pacer.observe(output.numStreams, numPromptTokens, stepMs);
+    const numStreamRows = output.numStreams + output.numDraftTokens;
+    const numPromptTokens = output.numTokens - numStreamRows;
+    this.#pacer.observe(numStreamRows, numPromptTokens, stepMs);
     this.#totals.numSteps++;
     this.#totals.numPromptTokens += numPromptTokens;
     this.#lastStep = { numTokens: output.numTokens, numSequences: output.numSequences, stepMs };
 
     let row = 0;
+    let numAccepted = 0;
     for (let s = 0; s < output.numSequences; s++) {
       const sequence = output.sequences[s]!;
       const numNewTokens = output.numNewTokens[s]!;
+      const numDrafts = output.numDrafts[s]!;
       const isCaughtUp = catchesUp(sequence, numNewTokens);
-      const rowIndex = isCaughtUp ? row++ : null;
+      const firstRow = row;
+      if (isCaughtUp) row += 1 + numDrafts;
       sequence.numComputedTokens += numNewTokens;
       if (sequence.isAborted) {
         this.#finishSequence(sequence, 'abort');
         continue;
       }
       this.#blocks.seal(sequence.blockTable, sequence.tokens, sequence.numComputedTokens);
-      if (rowIndex === null) continue;
+      if (!isCaughtUp) continue;
       try {
-        this.#takeToken(sequence, rowIndex, nowMs);
+        numAccepted += this.#takeTokens(sequence, firstRow, numDrafts, nowMs);
       } catch (error) {
         this.#fail(sequence, error);
       }
+    }
+    if (numPromptTokens === 0) {
+      const { numStreams, numDraftTokens } = output;
+      this.#speculator?.observeStep(numStreams, numDraftTokens, numAccepted, stepMs);
     }
   }
 
@@ -219,11 +239,38 @@ export class EngineCore {
       numPreemptions,
       numFinished: { ...this.#totals.numFinished },
       lastStep: { ...this.#lastStep },
+      speculation: this.#speculator?.stats ?? null,
     };
   }
 
-  /** Draws the next token of a sequence from row `rowIndex` of the step and acts on it. */
-  #takeToken(sequence: Sequence, rowIndex: number, nowMs: number): void {
+  /**
+   * Draws the tokens of a sequence from its rows of the step: the row of each drafted token counts only if that token is the one drawn before it.
+   * The draw is the one that would be made without drafts, random number and penalties included, so a drafted token is accepted with the
+   * probability that the model gives it, any other has the rest (rejection sampling: Leviathan et al. 2023, arXiv:2211.17192, for a draft
+   * that is certain), and the text does not depend on drafts at all.
+   *
+   * @returns how many drafted tokens were accepted
+   */
+  #takeTokens(sequence: Sequence, firstRow: number, numDrafts: number, nowMs: number): number {
+    let numAccepted = 0;
+    for (;;) {
+      const tokenId = this.#takeToken(sequence, firstRow + numAccepted, nowMs);
+      const isAccepted = numAccepted < numDrafts && tokenId === sequence.drafts![numAccepted];
+      if (isAccepted) numAccepted++;
+      if (sequence.isFinished || !isAccepted) break;
+      // The step has computed this token, too.
+      sequence.numComputedTokens++;
+      this.#blocks.seal(sequence.blockTable, sequence.tokens, sequence.numComputedTokens);
+    }
+    if (numDrafts > 0) {
+      this.#speculator?.observeDraft(numDrafts, numAccepted);
+      if (!sequence.isFinished) this.#blocks.trim(sequence.blockTable, sequence.numTokens);
+    }
+    return numAccepted;
+  }
+
+  /** Draws the next token of a sequence from row `rowIndex` of the step and acts on it. Returns the token. */
+  #takeToken(sequence: Sequence, rowIndex: number, nowMs: number): number {
     const { params } = sequence;
     const row = this.#row;
     row.load(
@@ -240,11 +287,11 @@ export class EngineCore {
 
     if (!params.ignoreEos && this.#eosTokenIds.has(tokenId)) {
       this.#finishSequence(sequence, 'stop');
-      return;
+      return tokenId;
     }
     if (params.stopTokenIds.includes(tokenId)) {
       this.#finishSequence(sequence, 'stop', tokenId);
-      return;
+      return tokenId;
     }
     const { text, stop } = sequence.appendOutput(tokenId);
     sequence.firstTokenMs ??= nowMs;
@@ -260,6 +307,7 @@ export class EngineCore {
     });
     if (stop !== null) this.#finishSequence(sequence, 'stop', stop);
     else if (sequence.numOutputTokens >= params.maxTokens) this.#finishSequence(sequence, 'length');
+    return tokenId;
   }
 
   #fail(sequence: Sequence, error: unknown): void {

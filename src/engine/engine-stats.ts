@@ -1,6 +1,7 @@
 /** Figures of the engine at one moment, and sums since it started. Plain data. */
 
 import type { FinishReason } from './events.ts';
+import type { SpeculationStats } from './speculator.ts';
 
 export interface EngineStats {
   readonly numRunning: number;
@@ -19,6 +20,8 @@ export interface EngineStats {
   readonly numOutputTokens: number;
   readonly numPreemptions: number;
   readonly numFinished: Readonly<Record<FinishReason, number>>;
+  /** `null` with speculation off. */
+  readonly speculation: SpeculationStats | null;
   readonly lastStep: {
     readonly numTokens: number;
     readonly numSequences: number;

@@ -20,6 +20,12 @@ function engineOf(
   return { engine, runner };
 }
 
+/** Makes texts repeat themselves, mostly, so that there is something to draft. */
+const repeatLogits: MockRunnerOptions['editLogits'] = (logits, context) => {
+  const next = context.at(-5);
+  if (next !== undefined && context.length % 13 !== 0) logits[next]! += 7;
+};
+
 /** What a result must be equal in, however it came about. */
 function outcome({ tokenIds, text, finish }: RequestResult): unknown {
   const { reason, stopReason } = finish;
@@ -27,10 +33,13 @@ function outcome({ tokenIds, text, finish }: RequestResult): unknown {
 }
 
 /** The same request on an engine of its own that does one token per step: the slowest, plainest way there is. */
-async function runAlone(request: EngineRequest): Promise<RequestResult> {
+async function runAlone(
+  request: EngineRequest,
+  editLogits?: MockRunnerOptions['editLogits'],
+): Promise<RequestResult> {
   const { engine } = engineOf(
-    { limits: { maxTokens: 1, maxSeqs: 1, maxLogitRows: 1 } },
-    { hasPrefixCache: false },
+    { limits: { maxTokens: 1, maxSeqs: 1, maxLogitRows: 1 }, ...(editLogits && { editLogits }) },
+    { hasPrefixCache: false, speculation: 'off' },
   );
   return engine.submit(request).collect();
 }
@@ -64,6 +73,8 @@ const setupArbitrary = fc.record({
   hasPrefixCache: fc.boolean(),
   isAsync: fc.boolean(),
   minTokens: fc.constantFrom(1, 4),
+  speculation: fc.constantFrom<'ngram' | 'off'>('ngram', 'ngram', 'off'),
+  isRepetitive: fc.boolean(),
 });
 
 test('any mix of requests, pool and limits: each gives what it gives alone, and nothing is lost', async () => {
@@ -80,7 +91,10 @@ test('any mix of requests, pool and limits: each gives what it gives alone, and 
         { minLength: 1, maxLength: 10, size: 'max' },
       ),
       async (setup, planned) => {
-        const { numSpareBlocks, blockSize, isAsync, hasPrefixCache, minTokens, ...sizes } = setup;
+        const { numSpareBlocks, blockSize, isAsync, hasPrefixCache, minTokens, ...rest } = setup;
+        const { speculation, isRepetitive, ...sizes } = rest;
+        const editLogits = isRepetitive ? repeatLogits : undefined;
+        let nowMs = 0;
         const largest = Math.max(
           ...planned.map(
             ({ request }) => request.promptTokenIds.length + request.samplingParams.maxTokens - 1,
@@ -88,8 +102,18 @@ test('any mix of requests, pool and limits: each gives what it gives alone, and 
         );
         const numBlocks = Math.ceil(largest / blockSize) + numSpareBlocks;
         const { engine, runner } = engineOf(
-          { limits: { ...sizes, blockSize, numBlocks }, isAsync },
-          { hasPrefixCache, pacing: { minTokens, targetStepMs: 0, maxStepMs: 0 } },
+          {
+            limits: { ...sizes, blockSize, numBlocks },
+            isAsync,
+            ...(editLogits && { editLogits }),
+          },
+          {
+            hasPrefixCache,
+            pacing: { minTokens, targetStepMs: 0, maxStepMs: 0 },
+            speculation,
+            // All steps take the same time, so whatever is found is drafted.
+            now: () => nowMs++,
+          },
         );
         const results = await Promise.all(
           planned.map(async ({ request, arrival, abortAfter }) => {
@@ -108,7 +132,7 @@ test('any mix of requests, pool and limits: each gives what it gives alone, and 
         );
         for (const [index, events] of results.entries()) {
           const { request, abortAfter } = planned[index]!;
-          const alone = await runAlone(request);
+          const alone = await runAlone(request, editLogits);
           const tokens = events.filter((event) => event.type === 'token');
           const finish = events.at(-1)!;
           assert.ok(finish.type === 'finish');

@@ -7,12 +7,15 @@ import type { StepBatch } from '../targets/model-runner.ts';
 import type { SchedulerOutput } from './scheduler.ts';
 import type { Sequence } from './sequence.ts';
 
-/** Whether the step computes all that the sequence has, so that its next token can be drawn. */
+/** Whether the step computes all that the sequence has, so that its next token can be drawn. `numNewTokens` counts no drafts. */
 export function catchesUp(sequence: Sequence, numNewTokens: number): boolean {
   return sequence.numComputedTokens + numNewTokens === sequence.numTokens;
 }
 
-/** Fills `batch` with the step: one row of logits for each sequence that catches up, in the order of the sequences. */
+/**
+ * Fills `batch` with the step, in the order of the sequences. A sequence that catches up has one row of logits for its last token, and one for
+ * each drafted token after that.
+ */
 export function fillBatch(batch: StepBatch, output: SchedulerOutput, blockSize: number): void {
   const { tokenIds, positions, slotMapping, queryStarts, contextLens, blockTables } = batch;
   let token = 0;
@@ -23,8 +26,10 @@ export function fillBatch(batch: StepBatch, output: SchedulerOutput, blockSize: 
     const numNewTokens = output.numNewTokens[s]!;
     const { ids } = sequence.tokens;
     const { ids: blockIds, numBlocks } = sequence.blockTable;
+    const numDrafts = output.numDrafts[s]!;
     const start = sequence.numComputedTokens;
-    const end = start + numNewTokens;
+    const settledEnd = start + numNewTokens;
+    const end = settledEnd + numDrafts;
     const numNeeded = Math.ceil(end / blockSize);
     if (numNeeded > numBlocks || numNeeded > batch.maxBlocksPerSeq) {
       throw new InternalError(
@@ -32,7 +37,8 @@ export function fillBatch(batch: StepBatch, output: SchedulerOutput, blockSize: 
       );
     }
     for (let position = start; position < end; position++) {
-      tokenIds[token] = ids[position]!;
+      tokenIds[token] =
+        position < settledEnd ? ids[position]! : sequence.drafts![position - settledEnd]!;
       positions[token] = position;
       slotMapping[token] =
         blockIds[Math.floor(position / blockSize)]! * blockSize + (position % blockSize);
@@ -43,7 +49,8 @@ export function fillBatch(batch: StepBatch, output: SchedulerOutput, blockSize: 
       blockTables[tableRow + index] = blockIds[index]!;
     contextLens[s] = end;
     queryStarts[s + 1] = token;
-    if (catchesUp(sequence, numNewTokens)) batch.logitRows[row++] = token - 1;
+    if (!catchesUp(sequence, numNewTokens)) continue;
+    for (let index = token - 1 - numDrafts; index < token; index++) batch.logitRows[row++] = index;
   }
   batch.numTokens = token;
   batch.numSeqs = output.numSequences;

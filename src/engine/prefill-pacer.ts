@@ -38,6 +38,11 @@ export class PrefillPacer {
     this.#options = options;
   }
 
+  /** What a prompt token is known to take; `null` before the first. */
+  get promptTokenMs(): number | null {
+    return this.#promptTokenMs;
+  }
+
   /**
    * @param numStreams sequences that get their next token in this step
    * @param numWaiting sequences with prompt tokens still to compute

@@ -22,6 +22,8 @@ export interface EngineRequest {
   readonly samplingParams?: SamplingParamsInput;
   /** Output that an engine before this one had given: it goes on from there, and only later tokens get events. */
   readonly outputTokenIds?: ArrayLike<number>;
+  /** Whether the engine may draft tokens ahead for it. The text is the same either way. Default true. */
+  readonly isSpeculative?: boolean;
 }
 
 /** A checked request with nothing left open: plain data that gives the same text wherever it runs. */
@@ -30,6 +32,7 @@ export interface PreparedRequest {
   readonly promptTokenIds: Int32Array;
   readonly outputTokenIds: Int32Array;
   readonly samplingParams: SamplingParams & { readonly seed: number; readonly maxTokens: number };
+  readonly isSpeculative: boolean;
 }
 
 /** What a request is held against. */
@@ -43,6 +46,7 @@ const REQUEST_KEYS: ReadonlySet<string> = new Set<keyof EngineRequest>([
   'promptTokenIds',
   'samplingParams',
   'outputTokenIds',
+  'isSpeculative',
 ]);
 
 /**
@@ -85,8 +89,15 @@ export function prepareRequest(
       `outputTokenIds: expected fewer than maxTokens (${maxTokens}) to go on from, got ${outputTokenIds.length}`,
     );
   }
+  const { isSpeculative = true } = request;
+  if (typeof isSpeculative !== 'boolean') {
+    throw new RequestError(
+      'isSpeculative',
+      `isSpeculative: expected true or false, got ${String(isSpeculative)}`,
+    );
+  }
   const samplingParams = { ...params, maxTokens, seed: params.seed ?? freshSeed() };
-  return { requestId, promptTokenIds, outputTokenIds, samplingParams };
+  return { requestId, promptTokenIds, outputTokenIds, samplingParams, isSpeculative };
 }
 
 function tokenIdsOf(param: string, ids: ArrayLike<number>, vocabSize: number): Int32Array {

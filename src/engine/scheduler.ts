@@ -14,6 +14,7 @@ import type { RunnerLimits } from '../targets/model-runner.ts';
 import { type BlockManager, PrefixMatch } from './block-manager.ts';
 import type { PrefillPacer } from './prefill-pacer.ts';
 import type { Sequence } from './sequence.ts';
+import type { Speculator } from './speculator.ts';
 
 /** The decision. One object for all steps: valid until the next `schedule`. */
 export interface SchedulerOutput {
@@ -21,9 +22,12 @@ export interface SchedulerOutput {
   readonly sequences: Sequence[];
   /** Tokens to compute of each, from its `numComputedTokens` on, i32 [numSequences]. */
   readonly numNewTokens: Int32Array;
+  /** Drafted tokens to check behind those, i32 [numSequences]. */
+  readonly numDrafts: Int32Array;
   numSequences: number;
-  /** Their sum. */
+  /** Their sum, drafts included. */
   numTokens: number;
+  numDraftTokens: number;
   /** Sequences that get their next token by computing one. */
   numStreams: number;
   /** KV blocks to copy before the step: from, to, from, to, ...; i32 [2 * numCopies]. */
@@ -36,24 +40,35 @@ export interface SchedulerOutput {
 export class Scheduler {
   readonly #blocks: BlockManager;
   readonly #pacer: PrefillPacer;
+  readonly #speculator: Speculator | null;
   readonly #maxTokens: number;
+  readonly #maxLogitRows: number;
   readonly #maxRunning: number;
   readonly #running: Sequence[] = [];
   readonly #waiting: Sequence[] = [];
   readonly #match = new PrefixMatch();
   readonly #output: SchedulerOutput;
 
-  constructor(limits: RunnerLimits, blocks: BlockManager, pacer: PrefillPacer) {
+  constructor(
+    limits: RunnerLimits,
+    blocks: BlockManager,
+    pacer: PrefillPacer,
+    speculator: Speculator | null = null,
+  ) {
     this.#blocks = blocks;
     this.#pacer = pacer;
+    this.#speculator = speculator;
+    this.#maxLogitRows = limits.maxLogitRows;
     this.#maxTokens = limits.maxTokens;
     // Every running sequence can then have its token and its row of logits in every step.
     this.#maxRunning = Math.min(limits.maxSeqs, limits.maxLogitRows, limits.maxTokens);
     this.#output = {
       sequences: [],
       numNewTokens: new Int32Array(this.#maxRunning),
+      numDrafts: new Int32Array(this.#maxRunning),
       numSequences: 0,
       numTokens: 0,
+      numDraftTokens: 0,
       numStreams: 0,
       copies: new Int32Array(2 * this.#maxRunning),
       numCopies: 0,
@@ -88,6 +103,7 @@ export class Scheduler {
     const output = this.#output;
     output.numSequences = 0;
     output.numTokens = 0;
+    output.numDraftTokens = 0;
     output.numStreams = 0;
     output.numCopies = 0;
     output.numPreempted = 0;
@@ -100,6 +116,7 @@ export class Scheduler {
       }
     }
     const numWaiting = this.#running.length - output.numStreams + this.#waiting.length;
+    this.#draft(numWaiting > 0);
     let promptBudget = Math.min(
       this.#pacer.promptTokens(output.numStreams, numWaiting),
       this.#maxTokens - output.numTokens,
@@ -121,9 +138,47 @@ export class Scheduler {
     const output = this.#output;
     output.sequences[output.numSequences] = sequence;
     output.numNewTokens[output.numSequences] = numNewTokens;
+    output.numDrafts[output.numSequences] = 0;
+    sequence.numDrafts = 0;
     output.numSequences++;
     output.numTokens += numNewTokens;
     return numNewTokens;
+  }
+
+  /** Adds drafts to the streams, as far as logits and blocks reach without taking them from anyone. */
+  #draft(hasPrompts: boolean): void {
+    const output = this.#output;
+    const { numStreams, sequences } = output;
+    if (this.#speculator === null || numStreams === 0) return;
+    // Every other sequence may catch up in this step and want its row.
+    const numRows = Math.min(
+      this.#maxLogitRows - this.#maxRunningSoon(),
+      this.#maxTokens - output.numTokens,
+    );
+    const promptTokenMs = hasPrompts
+      ? (this.#pacer.promptTokenMs ?? Number.POSITIVE_INFINITY)
+      : null;
+    this.#speculator.plan(sequences, numStreams, numRows, promptTokenMs);
+    const blocks = this.#blocks;
+    for (let s = 0; s < numStreams; s++) {
+      const sequence = sequences[s]!;
+      const { blockTable, numTokens } = sequence;
+      if (sequence.numDrafts === 0) continue;
+      if (!blocks.grow(blockTable, numTokens + sequence.numDrafts)) {
+        sequence.numDrafts = Math.min(
+          sequence.numDrafts,
+          blockTable.numBlocks * blocks.blockSize - numTokens,
+        );
+      }
+      output.numDrafts[s] = sequence.numDrafts;
+      output.numDraftTokens += sequence.numDrafts;
+      output.numTokens += sequence.numDrafts;
+    }
+  }
+
+  /** Sequences that may be running at the end of this step. */
+  #maxRunningSoon(): number {
+    return Math.min(this.#running.length + this.#waiting.length, this.#maxRunning);
   }
 
   /** Gets the block for one more token, from the youngest if need be. Returns false if that is this sequence itself. */

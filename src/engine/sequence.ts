@@ -4,6 +4,7 @@
  */
 
 import { BlockTable } from './block-manager.ts';
+import type { Drafter } from './draft-source.ts';
 import { RequestError } from './errors.ts';
 import { Penalties } from './penalties.ts';
 import type { PreparedRequest } from './request.ts';
@@ -31,6 +32,14 @@ export class Sequence {
   readonly blockTable = new BlockTable();
   readonly penalties: Penalties | null;
 
+  /** Whether its tokens may be drafted. */
+  readonly isSpeculative: boolean;
+  /** Looks for drafts; made when the sequence first becomes a stream. */
+  drafter: Drafter | null = null;
+  /** Tokens that may follow, i32 [MAX_DRAFT_TOKENS], of which the next step checks `numDrafts`. */
+  drafts: Int32Array | null = null;
+  numDrafts = 0;
+
   /** Prompt tokens found in the prefix cache when it was first taken in; `null` before that. */
   numCachedTokens: number | null = null;
   numPreemptions = 0;
@@ -51,6 +60,7 @@ export class Sequence {
   constructor(request: PreparedRequest, decoders: DecoderSource, arrivalMs: number) {
     this.requestId = request.requestId;
     this.params = request.samplingParams;
+    this.isSpeculative = request.isSpeculative;
     this.tokens = new TokenList(request.promptTokenIds);
     this.numPromptTokens = request.promptTokenIds.length;
     this.penalties = Penalties.of(request.samplingParams, request.promptTokenIds);
