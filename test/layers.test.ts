@@ -15,6 +15,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   tensor: ['platform'],
   graph: ['tensor', 'platform'],
   hub: ['platform'],
+  loadgen: ['platform'],
   weights: ['tensor', 'platform'],
   tokenizer: ['platform'],
   models: ['graph', 'weights', 'tensor', 'platform'],
@@ -33,7 +34,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   server: ['app', 'engine', 'tokenizer', 'platform'],
   cli: [
     ...['server', 'app', 'engine', 'runtime', 'compiler', 'targets', 'graph', 'platform'],
-    ...['models', 'tokenizer', 'hub'],
+    ...['models', 'tokenizer', 'hub', 'loadgen'],
   ],
 };
 

@@ -23,6 +23,8 @@ interface CommandEntry {
   readonly name: string;
   readonly summary: string;
   load(): Promise<CommandModule>;
+  /** Commands below this one: `hasten bench serve`. */
+  readonly subcommands?: readonly CommandEntry[];
 }
 
 /** In the order of the help page. The summaries stand here so that `hasten --help` loads no command. */
@@ -54,6 +56,13 @@ const COMMANDS: readonly CommandEntry[] = [
     name: 'bench',
     summary: 'measure prefill and decode speed',
     load: () => import('./commands/bench.ts'),
+    subcommands: [
+      {
+        name: 'serve',
+        summary: 'measure a server under load',
+        load: () => import('./commands/bench-serve.ts'),
+      },
+    ],
   },
   {
     name: 'logits',
@@ -114,13 +123,27 @@ async function buildProgram(args: readonly string[], services: ProgramServices):
     .configureOutput({ outputError: (text) => process.stderr.write(text) })
     .exitOverride();
   const words = args.filter((arg) => !arg.startsWith('-'));
-  const wanted = words[0] === 'help' ? words[1] : words[0];
-  for (const entry of COMMANDS) {
-    const command = program.command(entry.name).description(entry.summary).exitOverride();
-    if (entry.name === wanted) (await entry.load()).define(command, services);
-  }
+  const wanted = words[0] === 'help' ? words.slice(1) : words;
+  await addCommands(program, COMMANDS, wanted, services);
   if (args.length === 0) program.help({ error: true });
   return program;
+}
+
+/** Adds all of them by name and summary; loads the one that `wanted` begins with, or the one below it. */
+async function addCommands(
+  parent: Command,
+  entries: readonly CommandEntry[],
+  wanted: readonly string[],
+  services: ProgramServices,
+): Promise<void> {
+  const [first, ...rest] = wanted;
+  for (const entry of entries) {
+    const command = parent.command(entry.name).description(entry.summary).exitOverride();
+    if (entry.name !== first) continue;
+    const below = entry.subcommands ?? [];
+    if (!below.some(({ name }) => name === rest[0])) (await entry.load()).define(command, services);
+    await addCommands(command, below, rest, services);
+  }
 }
 
 function report(error: unknown): number {
