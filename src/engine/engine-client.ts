@@ -122,6 +122,12 @@ export class EngineClient implements EngineApi {
     return this.close();
   }
 
+  /** There will be no other engine: open requests end with an error, later ones are refused. */
+  abandon(): void {
+    this.#isClosed = true;
+    this.#endAll('error');
+  }
+
   /** Without an engine messages are dropped: `attach` submits what is open then. */
   #send(message: ClientMessage): void {
     this.#port?.postMessage(message);

@@ -42,10 +42,10 @@ test('belief follows what would have come of the drafts, though none was made', 
   const page = Array.from({ length: 200 }, (_, i) => Math.imul(i + 1, 0x9e3779b1) >>> 18);
   const copied = followed([...page, ...page, ...page]);
   assert.ok(copied.first > 0.95 && copied.tenth > 0.85, JSON.stringify(copied));
-  // Phrases of six that always go on differently.
+  // Phrases of six that always go on differently: the next token of one may be known, the tenth never is.
   const phrase = [1, 2, 3, 4, 5, 6];
   const deceptive = followed(Array.from({ length: 60 }, (_, i) => [...phrase, 100 + i]).flat());
-  assert.ok(deceptive.first < 0.3, JSON.stringify(deceptive));
+  assert.ok(deceptive.tenth < 0.05, JSON.stringify(deceptive));
 });
 
 test('a new sequence starts from what others have shown', () => {
