@@ -8,12 +8,12 @@
  */
 import { basename } from 'node:path';
 import { parseArgs } from 'node:util';
+import { type QualityResult, QualityTally, ReferenceRow } from '../src/compress/divergence.ts';
 import { modelWork } from './compare/model-work.ts';
 import { shownCommand } from './lib/command.ts';
 import { writeSection } from './lib/doc-section.ts';
 import { markdownTable, significant } from './lib/table.ts';
 import { prebuiltLlama } from './peers/install.ts';
-import { type QualityResult, QualityTally, ReferenceRow } from './quality/divergence.ts';
 import { EVAL_SETS, type EvalSet, type EvalWindow, evalWindows } from './quality/eval-windows.ts';
 import { type LogitRequest, logitRows } from './quality/logit-rows.ts';
 

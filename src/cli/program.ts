@@ -80,6 +80,16 @@ const COMMANDS: readonly CommandEntry[] = [
     load: () => import('./commands/tokenize.ts'),
   },
   {
+    name: 'quantize',
+    summary: 'make a smaller model from a model',
+    load: () => import('./commands/quantize.ts'),
+  },
+  {
+    name: 'evaluate',
+    summary: 'measure what a smaller model costs in quality',
+    load: () => import('./commands/evaluate.ts'),
+  },
+  {
     name: 'explain',
     summary: 'show how a model is compiled',
     load: () => import('./commands/explain.ts'),

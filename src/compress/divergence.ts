@@ -75,7 +75,10 @@ export class QualityTally {
       nll: this.#nll / numTokens,
       meanKld: count === 0 ? 0 : sorted.reduce((a, b) => a + b, 0) / count,
       medianKld: sorted[count >> 1] ?? 0,
+      p90Kld: sorted[Math.floor(0.9 * count)] ?? 0,
       p99Kld: sorted[Math.floor(0.99 * count)] ?? 0,
+      p999Kld: sorted[Math.floor(0.999 * count)] ?? 0,
+      maxKld: sorted.at(-1) ?? 0,
       sameTop: count === 0 ? 1 : this.#sameTop / count,
     };
   }
@@ -88,7 +91,10 @@ export interface QualityResult {
   /** To the reference; 0 for the reference itself. */
   readonly meanKld: number;
   readonly medianKld: number;
+  readonly p90Kld: number;
   readonly p99Kld: number;
+  readonly p999Kld: number;
+  readonly maxKld: number;
   /** Share of positions where the likeliest token is the reference's. */
   readonly sameTop: number;
 }

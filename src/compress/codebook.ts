@@ -1,0 +1,97 @@
+/**
+ * bitsandbytes' 4-bit code books: NF4, whose 16 values are quantiles of the normal distribution, and its own FP4 (not OCP's E2M1). Blocks run over the
+ * flattened tensor, row-major, and may cross rows; the first element of a pair is in the high nibble. QLoRA: Dettmers et al. 2023, arXiv:2305.14314.
+ */
+import { CompressError } from './errors.ts';
+
+/** Ascending. */
+export const NF4_CODE: Float32Array = Float32Array.of(
+  ...[-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453],
+  ...[-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0],
+  ...[0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224],
+  ...[0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1],
+);
+
+/** By the 4-bit pattern: three bits of magnitude (in twelfths), then the sign bit. Code 8 is a second zero. */
+const FP4_TWELFTHS = [0, 0.0625, 8, 12, 4, 6, 2, 3];
+export const FP4_CODE: Float32Array = Float32Array.from({ length: 16 }, (_, code) => {
+  const magnitude = FP4_TWELFTHS[code & 7]! / 12;
+  return code < 8 ? magnitude : -magnitude;
+});
+
+export type CodebookName = 'nf4' | 'fp4';
+
+export function codebookOf(name: CodebookName): Float32Array {
+  return name === 'nf4' ? NF4_CODE : FP4_CODE;
+}
+
+/** A flattened tensor as indices into a code book, with a scale per block. */
+export interface CodebookTensor {
+  readonly name: CodebookName;
+  readonly numElements: number;
+  readonly blockSize: number;
+  /** Two indices per byte, the first in the high nibble; u8 [ceil(numElements / 2)] */
+  readonly packed: Uint8Array;
+  /** f32 [ceil(numElements / blockSize)] */
+  readonly absmax: Float32Array;
+}
+
+/** The codes in ascending order of their values, and the midpoints between neighbours. */
+function sortedCode(name: CodebookName): { order: number[]; midpoints: Float32Array } {
+  const code = codebookOf(name);
+  const order = [...code.keys()]
+    .filter((index) => name === 'nf4' || index !== 8) // FP4's second zero is never written
+    .sort((a, b) => code[a]! - code[b]!);
+  const midpoints = new Float32Array(order.length - 1);
+  for (let i = 0; i + 1 < order.length; i++) {
+    midpoints[i] = (code[order[i]!]! + code[order[i + 1]!]!) / 2;
+  }
+  return { order, midpoints };
+}
+
+/** @param blockSize a power of two from 32 to 4096; the last block may be shorter */
+export function encodeCodebook(
+  values: Float32Array,
+  name: CodebookName,
+  blockSize = 64,
+): CodebookTensor {
+  if (!Number.isInteger(Math.log2(blockSize)) || blockSize < 32 || blockSize > 4096) {
+    throw new CompressError(
+      `${name}: block size ${blockSize}; expected a power of two, 32 to 4096`,
+    );
+  }
+  const { order, midpoints } = sortedCode(name);
+  const packed = new Uint8Array(Math.ceil(values.length / 2));
+  const absmax = new Float32Array(Math.ceil(values.length / blockSize));
+  for (let block = 0; block < absmax.length; block++) {
+    const start = block * blockSize;
+    const end = Math.min(start + blockSize, values.length);
+    let largest = 0;
+    for (let i = start; i < end; i++) largest = Math.max(largest, Math.abs(values[i]!));
+    absmax[block] = largest;
+    const inverse = largest === 0 ? 0 : Math.fround(1 / largest);
+    for (let i = start; i < end; i++) {
+      const scaled = Math.fround(values[i]! * inverse);
+      let low = 0;
+      let high = midpoints.length;
+      while (low < high) {
+        const middle = (low + high) >> 1;
+        if (scaled > midpoints[middle]!) low = middle + 1;
+        else high = middle;
+      }
+      packed[i >> 1]! |= order[low]! << (i & 1 ? 0 : 4);
+    }
+  }
+  return { name, numElements: values.length, blockSize, packed, absmax };
+}
+
+export function decodeCodebook(tensor: CodebookTensor, into?: Float32Array): Float32Array {
+  const { name, numElements, blockSize, packed, absmax } = tensor;
+  const code = codebookOf(name);
+  const out = into ?? new Float32Array(numElements);
+  for (let i = 0; i < numElements; i++) {
+    const index = (packed[i >> 1]! >> (i & 1 ? 0 : 4)) & 15;
+    out[i] = code[index]! * absmax[Math.floor(i / blockSize)]!;
+  }
+  return out;
+}

@@ -1,0 +1,154 @@
+/**
+ * A GGUF model → the same model with its matrices in other ggml types, streamed: a few megabytes of weights are in memory at a time. Metadata are copied
+ * with their stored types. Knows nothing of calibration; an importance per tensor may be given.
+ */
+import { DTYPES, type DType, rowBytes } from '../tensor/dtype.ts';
+import { canDecode, encodeRow, encodeRowWeighted } from '../tensor/rows.ts';
+import type { WeightSource } from '../weights/contract.ts';
+import { type GgufEntry, readGgufHeader } from '../weights/gguf-header.ts';
+import { type TensorToWrite, writeGguf } from '../weights/gguf-writer.ts';
+import { PositionedFile } from '../weights/positioned-file.ts';
+import { CompressError } from './errors.ts';
+import { matrixRows, matrixShape } from './matrix-rows.ts';
+
+export interface QuantizeGgufOptions {
+  /** The type of each tensor of the new file; what it returns for a tensor as it is stored leaves that tensor's bytes alone. */
+  typeOf(tensor: { name: string; shape: readonly number[]; dtype: DType }): DType;
+  /** Goes to `general.file_type`. */
+  readonly fileType: number;
+  /** Mean squared input per channel, by tensor name, f32 [columns]. */
+  readonly importance?: ReadonlyMap<string, Float32Array>;
+  /** Values that take the place of stored ones, f32 [rows, columns]: what a calibrated method made of them. */
+  readonly replaced?: ReadonlyMap<string, Float32Array>;
+  /** Further metadata, in place of what the file says under the same key. */
+  readonly metadata?: ReadonlyMap<string, GgufEntry>;
+  onProgress?(doneBytes: number, totalBytes: number): void;
+  readonly signal?: AbortSignal;
+}
+
+export interface QuantizedFile {
+  readonly sizeBytes: number;
+  /** Bits of all tensors, per element. */
+  readonly bitsPerWeight: number;
+  readonly tensors: readonly { name: string; from: DType; to: DType; elements: number }[];
+}
+
+/**
+ * @param source an open GGUF model
+ * @param path of the new file; appears only when it is complete
+ * @throws {CompressError} if `source` is no GGUF model or a tensor cannot be decoded
+ * @throws {NonFiniteWeightError} if a weight is NaN or infinite
+ */
+export async function quantizeGguf(
+  source: WeightSource,
+  path: string,
+  options: QuantizeGgufOptions,
+): Promise<QuantizedFile> {
+  if (source.format !== 'gguf') {
+    throw new CompressError(
+      `${source.path}: is a safetensors model; a GGUF file is made from GGUF files only (llama.cpp's convert_hf_to_gguf.py makes one)`,
+    );
+  }
+  const { signal } = options;
+  const chosen = [...source.tensors.values()].map((tensor) => ({
+    tensor,
+    to: options.typeOf(tensor),
+  }));
+  const totalBytes = chosen.reduce((sum, { tensor }) => sum + tensor.sizeBytes, 0);
+  let doneBytes = 0;
+  const report = (bytes: number): void => {
+    doneBytes += bytes;
+    options.onProgress?.(doneBytes, totalBytes);
+    signal?.throwIfAborted();
+  };
+  const tensors = chosen.map(({ tensor, to }): TensorToWrite => {
+    const { name, dtype, shape } = tensor;
+    const isChanged = dtype !== to || options.replaced?.has(name) === true;
+    if (isChanged && !canDecode(dtype)) {
+      throw new CompressError(`tensor "${name}": ${dtype} cannot be decoded`, { tensor: name });
+    }
+    const data = isChanged
+      ? () => encodedRows(source, name, to, options, report)
+      : () => copiedRows(source, name, report);
+    return { name, dtype: to, shape, data };
+  });
+  const sizeBytes = await writeGguf(path, { metadata: metadataOf(source, options), tensors });
+  const changes = chosen.map(({ tensor, to }) => ({
+    name: tensor.name,
+    from: tensor.dtype,
+    to,
+    elements: tensor.shape.reduce((product, dim) => product * dim, 1),
+  }));
+  const elements = changes.reduce((sum, change) => sum + change.elements, 0);
+  const bits = changes.reduce((sum, change) => sum + 8 * typeBytes(change.to, change.elements), 0);
+  return { sizeBytes, bitsPerWeight: bits / elements, tensors: changes };
+}
+
+function typeBytes(dtype: DType, elements: number): number {
+  return (elements / DTYPES[dtype].blockElements) * DTYPES[dtype].blockBytes;
+}
+
+function metadataOf(
+  source: WeightSource,
+  { fileType, metadata }: QuantizeGgufOptions,
+): Map<string, GgufEntry> {
+  // With their stored types: a plain 100000 does not say that it is an f32.
+  using file = new PositionedFile(source.files[0]!);
+  const entries = new Map(readGgufHeader(file).entries);
+  for (const key of entries.keys()) if (key.startsWith('split.')) entries.delete(key);
+  entries.set('general.file_type', { type: 'u32', value: fileType });
+  entries.set('general.quantization_version', { type: 'u32', value: 2 });
+  for (const [key, entry] of metadata ?? []) entries.set(key, entry);
+  return entries;
+}
+
+function* copiedRows(
+  source: WeightSource,
+  name: string,
+  report: (bytes: number) => void,
+): Generator<Uint8Array> {
+  const { shape, sizeBytes } = source.tensors.get(name)!;
+  const rows = shape.length > 1 ? shape[0]! : 1;
+  const step = Math.max(1, Math.floor((1 << 22) / Math.max(1, sizeBytes / rows)));
+  for (let row = 0; row < rows; row += step) {
+    const bytes = source.readRows(name, row, Math.min(rows, row + step));
+    yield bytes;
+    report(bytes.length);
+  }
+}
+
+function* encodedRows(
+  source: WeightSource,
+  name: string,
+  to: DType,
+  { importance, replaced }: QuantizeGgufOptions,
+  report: (bytes: number) => void,
+): Generator<Uint8Array> {
+  const { rows, columns } = matrixShape(source, name);
+  const { sizeBytes } = source.tensors.get(name)!;
+  const channels = importance?.get(name) ?? null;
+  if (channels !== null && channels.length !== columns) {
+    throw new CompressError(
+      `tensor "${name}": the importance has ${channels.length} channels, the rows have ${columns}`,
+      { tensor: name },
+    );
+  }
+  const given = replaced?.get(name);
+  const chunks =
+    given === undefined
+      ? matrixRows(source, name)
+      : [{ rowStart: 0, numRows: rows, values: given }];
+  const encodedRowBytes = rowBytes(to, columns);
+  for (const { numRows, values } of chunks) {
+    const encoded = new Uint8Array(numRows * encodedRowBytes);
+    if (channels === null) encodeRow(to, values, values.length, encoded);
+    else {
+      for (let row = 0; row < numRows; row++) {
+        const x = values.subarray(row * columns, (row + 1) * columns);
+        encodeRowWeighted(to, x, channels, encoded, row * encodedRowBytes);
+      }
+    }
+    yield encoded;
+    report((sizeBytes * numRows) / rows);
+  }
+}
