@@ -1,50 +1,16 @@
 /** `hasten serve` as a process, on the model that the repository carries, with the official OpenAI client. */
 import assert from 'node:assert/strict';
-import type { ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import OpenAI from 'openai';
 import { runHasten, startHasten } from './run-hasten.ts';
-
-interface Serving {
-  readonly child: ChildProcess;
-  readonly url: string;
-  /** All that was printed so far. */
-  readonly output: () => { stdout: string; stderr: string };
-}
-
-/** Starts a server and waits until its model is ready. */
-async function serve(...args: string[]): Promise<Serving> {
-  const child = startHasten(['serve', ...args, '--port', '0']);
-  let stdout = '';
-  let stderr = '';
-  child.stdout?.on('data', (data) => {
-    stdout += data;
-  });
-  child.stderr?.on('data', (data) => {
-    stderr += data;
-  });
-  for (let i = 0; i < 600 && !stdout.includes('Ctrl-C'); i++) {
-    assert.equal(child.exitCode, null, stderr);
-    await setTimeout(25);
-  }
-  const url = /at (http:\S+)/.exec(stdout)?.[1];
-  assert.ok(url, stderr);
-  return { child, url, output: () => ({ stdout, stderr }) };
-}
-
-async function end(child: ChildProcess, signal: NodeJS.Signals): Promise<number | null> {
-  child.kill(signal);
-  const [code] = (await once(child, 'close')) as [number | null];
-  return code;
-}
+import { end, type Serving, serve } from './serve-process.ts';
 
 describe('hasten serve', () => {
   let serving: Serving;
   let client: OpenAI;
   before(async () => {
-    serving = await serve('tiny');
+    serving = await serve(['tiny']);
     client = new OpenAI({ baseURL: `${serving.url}/v1`, apiKey: 'none', maxRetries: 0 });
   });
   after(async () => {
@@ -171,7 +137,7 @@ describe('hasten serve', () => {
 });
 
 test('serves under the names it was given', async () => {
-  const { child, url } = await serve('tiny', '--served-model-name', 'one', 'two');
+  const { child, url } = await serve(['tiny', '--served-model-name', 'one', 'two']);
   const { data } = (await (await fetch(`${url}/v1/models`)).json()) as { data: { id: string }[] };
   assert.deepEqual(
     data.map(({ id }) => id),
@@ -196,7 +162,7 @@ test('falls back to the embedded model where the default cannot be had, and says
 });
 
 test('fails at once where the port is taken, or the model is not there', async () => {
-  const { child, url } = await serve('tiny');
+  const { child, url } = await serve(['tiny']);
   const port = new URL(url).port;
   const taken = await runHasten(['serve', 'tiny', '--port', port]);
   assert.equal(taken.code, 1);

@@ -1,6 +1,6 @@
 /**
  * Starts an engine on a thread of its own and watches over it. Knows nothing of what the engine does: that is the protocol's business
- * (`engine/protocol.ts`). All that passes is plain data, so the thread can become a child process without a change above.
+ * (`engine/protocol.ts`). `engine-supervisor.ts` does the same with a process of its own.
  *
  * A command starts it before it does anything else, so nothing heavy may be imported here.
  */
@@ -49,6 +49,21 @@ export class EngineDiedError extends HastenError {
   }
 }
 
+/** Starts an engine and answers for it, wherever it lives. */
+export interface EngineKeeper extends AsyncDisposable {
+  /** Lets the engine load a model; `connect` waits for it. */
+  open(setup: EngineSetup, options?: EngineHostOptions): void;
+  /**
+   * Gives the engine what it still lacks, and waits until it takes requests.
+   *
+   * @throws {EngineStartError} if the model cannot be loaded, with the code of the reason
+   * @throws the reason of the signal
+   */
+  connect(options: ConnectOptions): Promise<EngineApi>;
+  /** Resolves, with the reason, if the engine is gone for good; never settles otherwise. */
+  readonly failure: Promise<Error>;
+}
+
 export interface EngineHostOptions {
   readonly onProgress?: ProgressCallback | undefined;
   /** Gives up starting. */
@@ -58,7 +73,7 @@ export interface EngineHostOptions {
 /** Time that a closed engine has to let go of its memory before its thread is ended from outside. */
 const CLOSE_TIMEOUT_MS = 5000;
 
-export class EngineHost implements AsyncDisposable {
+export class EngineHost implements EngineKeeper {
   readonly #worker: Worker;
   #port: MessagePort | undefined;
   #options: EngineHostOptions = {};
@@ -88,7 +103,6 @@ export class EngineHost implements AsyncDisposable {
     this.#worker.unref(); // After the listeners, which would undo it.
   }
 
-  /** Lets the engine load a model; `connect` waits for it. */
   open(setup: EngineSetup, options: EngineHostOptions = {}): void {
     this.#options = options;
     const { port1, port2 } = new MessageChannel();
@@ -97,17 +111,10 @@ export class EngineHost implements AsyncDisposable {
     this.#tell({ type: 'open', setup, port: port2 }, [port2]);
   }
 
-  /** Resolves, with the reason, if the engine dies; never settles otherwise. */
   get failure(): Promise<Error> {
     return this.#failure.promise;
   }
 
-  /**
-   * Gives the engine what it still lacks, and waits until it takes requests.
-   *
-   * @throws {EngineStartError} if the model cannot be loaded, with the code of the reason
-   * @throws the reason of the signal
-   */
   async connect({ defaults, ...text }: ConnectOptions): Promise<EngineApi> {
     const port = this.#port;
     if (port === undefined) throw new InternalError('connect comes after open');

@@ -1,9 +1,9 @@
-/** A model that answers: its engine on a thread of its own, its tokenizer here. `start-model.ts` makes them. */
+/** A model that answers: its engine on a thread or in a process of its own, its tokenizer here. `start-model.ts` makes them. */
 import type { EngineApi } from '../engine/engine.ts';
 import { DEFAULT_SAMPLING_PARAMS } from '../engine/sampling-params.ts';
 import type { SamplingDefaults } from '../models/sampling-defaults.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
-import type { EngineHost } from './engine-host.ts';
+import type { EngineKeeper } from './engine-host.ts';
 import { EngineTextModel } from './engine-text-model.ts';
 import { OpenedModel } from './open-model.ts';
 import { tokenTextOf } from './token-text.ts';
@@ -18,11 +18,11 @@ export interface RunningModelOptions {
 export class RunningModel extends EngineTextModel implements AsyncDisposable {
   /** What the model's makers say of sampling; nothing for many. */
   readonly samplingDefaults: SamplingDefaults;
-  readonly #host: EngineHost;
+  readonly #host: EngineKeeper;
 
   private constructor(
     options: RunningModelOptions & { engine: EngineApi; tokenizer: Tokenizer | null },
-    host: EngineHost,
+    host: EngineKeeper,
     samplingDefaults: SamplingDefaults,
   ) {
     super(options);
@@ -31,7 +31,7 @@ export class RunningModel extends EngineTextModel implements AsyncDisposable {
   }
 
   /** Reads the tokenizer while the engine starts, and gives the engine what it needs of it. @throws every error of opening a model */
-  static async over(host: EngineHost, options: RunningModelOptions): Promise<RunningModel> {
+  static async over(host: EngineKeeper, options: RunningModelOptions): Promise<RunningModel> {
     using opened = new OpenedModel(options.path, options.maxModelLen);
     const { tokenizer, eosTokenIds } = opened;
     const { samplingDefaults } = opened.description;
@@ -48,7 +48,7 @@ export class RunningModel extends EngineTextModel implements AsyncDisposable {
     return this.#host.failure;
   }
 
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.#host[Symbol.asyncDispose]();
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#host[Symbol.asyncDispose]();
   }
 }

@@ -2,7 +2,7 @@
  * Starts a model: first the engine's thread, which takes longest, and only then the modules that read the tokenizer. So nothing heavy may be
  * imported here.
  */
-import { EngineHost } from './engine-host.ts';
+import { EngineHost, type EngineKeeper } from './engine-host.ts';
 import type { EngineSetup, ProgressCallback } from './engine-setup.ts';
 import type { RunningModel } from './running-model.ts';
 
@@ -11,8 +11,8 @@ export interface StartModelOptions {
   readonly name: string;
   readonly setup: EngineSetup;
   readonly onProgress?: ProgressCallback | undefined;
-  /** A thread that was started before; left out: one is started now. */
-  readonly host?: EngineHost | undefined;
+  /** Where the engine is to live, if not on a thread that is started now. */
+  readonly host?: EngineKeeper | undefined;
   /** Gives up starting. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -20,7 +20,7 @@ export interface StartModelOptions {
 /** @throws every error of opening and compiling a model */
 export async function startModel(options: StartModelOptions): Promise<RunningModel> {
   const { name, setup, onProgress, signal } = options;
-  const { host = new EngineHost() } = options;
+  const host: EngineKeeper = options.host ?? new EngineHost();
   host.open(setup, { onProgress, signal });
   try {
     const { RunningModel } = await import('./running-model.ts');

@@ -1,6 +1,6 @@
 /** What commands that open a model do first: find it and start it, with a progress bar where that takes a while. */
 
-import type { EngineHost } from '../app/engine-host.ts';
+import type { EngineKeeper } from '../app/engine-host.ts';
 import { type FoundModel, findModel } from '../app/find-model.ts';
 import { planCacheFolder } from '../app/plan-cache-folder.ts';
 import type { RunningModel } from '../app/running-model.ts';
@@ -36,8 +36,8 @@ export async function findModelWithProgress(
 export interface StartOptions {
   readonly signal: AbortSignal;
   readonly maxSeqs: number;
-  /** A thread that was started before the command line was read. */
-  readonly host?: EngineHost | undefined;
+  /** Where the engine is to live, if not on a thread that is started now. */
+  readonly host?: EngineKeeper | undefined;
   /** Told in words what is being done. */
   readonly onPhase?: (phase: string) => void;
 }

@@ -12,6 +12,7 @@ export type ModelState =
 
 export class ServedModel {
   #state: ModelState = { kind: 'loading', phase: 'starting' };
+  #outage: string | null = null;
   readonly createdS = Math.floor(Date.now() / 1000);
 
   get state(): ModelState {
@@ -20,6 +21,15 @@ export class ServedModel {
 
   setState(state: ModelState): void {
     this.#state = state;
+  }
+
+  /** Why requests wait although the model is there, in words; null when they do not. */
+  get outage(): string | null {
+    return this.#outage;
+  }
+
+  setOutage(reason: string | null): void {
+    this.#outage = reason;
   }
 
   /** The names that are served, the first being what answers carry; none before the model is there. */

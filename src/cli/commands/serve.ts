@@ -1,6 +1,8 @@
 /** `hasten serve`: a model behind an OpenAI-compatible API. */
 import type { Command } from 'commander';
 import { InvalidArgumentError, Option } from 'commander';
+import type { Logger } from 'pino';
+import { EngineSupervisor, type SupervisorEvent } from '../../app/engine-supervisor.ts';
 import type { FoundModel } from '../../app/find-model.ts';
 import type { RunningModel } from '../../app/running-model.ts';
 import { isLoopbackAddress } from '../../server/host-guard.ts';
@@ -79,13 +81,21 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
       signal: shutdown.signal,
       onPhase,
     });
+    const supervisor = new EngineSupervisor({
+      onEvent: (event) => {
+        server.served.setOutage(outageOf(event));
+        logSupervisor(logger, event);
+      },
+    });
     model = await startFoundModel(found, flags, {
+      host: supervisor,
       signal: shutdown.signal,
       maxSeqs: flags.maxNumSeqs,
       onPhase,
     });
     const names = namesOf(found, spec, flags);
     server.served.setState({ kind: 'ready', model, names });
+    logger.info({ enginePid: supervisor.pid }, 'the engine is ready');
     await announce(url, found, names[0] ?? found.name, spec);
     await untilShutdown(model, shutdown.signal);
   } catch (error) {
@@ -100,7 +110,19 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
   }
 }
 
-/** @throws {CommandError} if the engine dies first */
+/** Why requests wait, in words; null when they do not. */
+function outageOf(event: SupervisorEvent): string | null {
+  return event.type === 'restarted' ? null : 'the engine is being restarted';
+}
+
+function logSupervisor(logger: Logger, event: SupervisorEvent): void {
+  const { type: kind, ...figures } = event;
+  if (kind === 'died') logger.error(figures, 'the engine died and is started again');
+  else if (kind === 'restarted') logger.info(figures, 'the engine runs again');
+  else logger.error(figures, 'the engine could not be started again; there will be another try');
+}
+
+/** @throws {CommandError} if the engine cannot be kept alive */
 async function untilShutdown(model: RunningModel, shutdown: AbortSignal): Promise<void> {
   const stopped = Promise.withResolvers<void>();
   shutdown.addEventListener('abort', () => stopped.resolve());

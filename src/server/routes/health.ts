@@ -11,6 +11,7 @@ export const healthRoute: Route = (server, { served }) => {
     const { state } = served;
     switch (state.kind) {
       case 'ready':
+        if (served.outage !== null) return reply.code(503).send({ status: served.outage });
         return { status: 'ok', models: state.names };
       case 'loading':
         return reply.code(503).send({ status: state.phase });
