@@ -2,7 +2,7 @@
  * Carries out a plan on this machine's cores: binds kernels, buffers, weights and the KV cache to addresses once, then runs a step as one call into native
  * code. Between steps only what changed is written: row counts and chunk counts. Nothing is allocated per step.
  */
-import { type EmittedKernel, emitKernels } from '../compiler/emit.ts';
+import type { EmittedKernel } from '../compiler/emit.ts';
 import type {
   ChunkRule,
   Command,
@@ -11,7 +11,6 @@ import type {
   Plan,
   RowCount,
 } from '../compiler/plan.ts';
-import type { VectorMachine } from '../kernels/kernel-ir.ts';
 import { InternalError } from '../platform/errors.ts';
 import { allocate, f32, type NativeRegion, u32, u64 } from '../platform/native-memory.ts';
 import type { ModelRunner, RunnerLimits, StepBatch, StepTicket } from '../targets/model-runner.ts';
@@ -28,7 +27,8 @@ const DONE: StepTicket = { isDone: true, wait: () => Promise.resolve() };
 
 export interface NativeRunnerOptions {
   readonly plan: Plan;
-  readonly machine: VectorMachine;
+  /** Of the plan, in its order. */
+  readonly kernels: readonly EmittedKernel[];
   readonly image: Pick<MappedImage, 'address'> & Disposable;
   readonly numBlocks: number;
 }
@@ -89,11 +89,11 @@ export class NativeRunner implements ModelRunner {
   #boundTokens = -1;
   #boundLogitRows = -1;
   #boundTiles = -1;
-  #boundMerges = -1;
   #isDisposed = false;
+  #boundMerges = -1;
 
   constructor(options: NativeRunnerOptions) {
-    const { plan, machine, image, numBlocks } = options;
+    const { plan, kernels, image, numBlocks } = options;
     this.plan = plan;
     this.sliceSize = plan.sliceSize;
     this.#image = image;
@@ -107,7 +107,7 @@ export class NativeRunner implements ModelRunner {
       numBlocks,
       vocabSize: plan.vocabSize,
     };
-    this.kernels = emitKernels(plan, machine);
+    this.kernels = kernels;
     const scratchBytes = this.kernels.reduce((most, k) => Math.max(most, k.scratchBytes), 0);
     // First, so that workers start while the rest is set up.
     this.#team = new ThreadTeam(numThreads, scratchBytes);
