@@ -20,6 +20,8 @@ export interface OneAnswerSizes {
   readonly threads: readonly number[];
   /** Tokens of a context that attention may share out, or null: more than two spans of 256. */
   readonly deepLength: number | null;
+  /** How that is cut: tokens of a step before its last rows, and of a step with them. */
+  readonly deepCuts?: readonly (readonly [promptStep: number, step: number])[];
 }
 
 export interface OneAnswerCase {
@@ -27,11 +29,12 @@ export interface OneAnswerCase {
   readonly path: string;
   readonly isa: X64Isa;
   readonly precision: 'fast' | 'f32';
+  /** Where packed weights are kept; left out: nowhere. */
+  readonly planCacheFolder?: string | null;
 }
 
-/** Tokens that are decoded one by one behind the deep context. */
-const DECODED = 6;
-const DEEP_CHUNK = 128;
+/** Rows of logits that are compared at the end of a deep context. */
+const LAST_ROWS = 10;
 
 /** Ids below 61, which every model has; the same for the same `seed`. */
 function text(length: number, seed: number): number[] {
@@ -39,10 +42,10 @@ function text(length: number, seed: number): number[] {
 }
 
 export function oneAnswerSuite(
-  { name, path, isa, precision }: OneAnswerCase,
+  { name, path, isa, precision, planCacheFolder = null }: OneAnswerCase,
   sizes: OneAnswerSizes,
 ) {
-  const { lengths, longLength, chunkSizes, batchSizes, threads, deepLength } = sizes;
+  const { lengths, longLength, chunkSizes, batchSizes, threads, deepLength, deepCuts = [] } = sizes;
   const texts = lengths.map(text);
   const longText = text(longLength, 99);
   const numTokens = lengths.reduce((sum, length) => sum + length, 0);
@@ -51,10 +54,10 @@ export function oneAnswerSuite(
   const limits = {
     maxTokens: modelLen,
     maxSeqs: lengths.length + 1,
-    maxLogitRows: longLength,
+    maxLogitRows: longLength + lengths.length,
     maxModelLen: modelLen,
     // The driver hands blocks out in turn: none comes again while its sequence is in use.
-    numBlocks: Math.ceil(modelLen / 16) + (DECODED + 1) * numBlocks,
+    numBlocks: Math.ceil(modelLen / 16) + (LAST_ROWS + 1) * numBlocks,
   };
 
   describe(`${isa}, ${precision}: ${name}`, { skip: skipOf(isa) }, () => {
@@ -65,7 +68,7 @@ export function oneAnswerSuite(
     let alone: Float32Array[];
     let long: Float32Array[];
     const runnerOn = (numThreads: number) =>
-      nativeRunner(model, { isa, precision, threads: numThreads }, limits);
+      nativeRunner(model, { isa, precision, planCacheFolder, threads: numThreads }, limits);
 
     before(async () => {
       const { config, weights } = resources.use(loadModelDescription(path));
@@ -131,20 +134,22 @@ export function oneAnswerSuite(
     }
 
     if (deepLength === null) return;
-    it('gives the same bits deep in a long context, alone, beside others and on two threads', async () => {
-      const deep = text(deepLength, 5);
-      const expected = lastLogitsOneByOne(driver, deep, deepLength);
-      assertSameBits(lastLogitsOneByOne(driver, deep, DEEP_CHUNK), expected, 'in chunks');
-      const crowd = texts.map((ids) => () => wholeText(driver, ids));
-      assertSameBits(lastLogitsOneByOne(driver, deep, DEEP_CHUNK, crowd), expected, 'in a crowd');
-      const [atOnce] = driver.step([
-        { sequence: driver.newSequence(), tokenIds: deep, logitsOf: [deepLength - 1] },
-      ]);
-      assertSameBits([atOnce!], expected.slice(-1), 'at once');
-      using runner = await runnerOn(2);
-      const other = new StepDriver(runner);
-      assertSameBits(lastLogitsOneByOne(other, deep, deepLength), expected, 'on two threads');
-    });
+    for (const numThreads of [1, 2]) {
+      // Few sequences share out the spans of their contexts, many walk them at once; prompts walk them at once, or from where the last step ended.
+      it(`gives the same bits deep in a long context, however it is cut, on ${numThreads} threads`, async () => {
+        const deep = text(deepLength, 5);
+        const expected = lastRows(driver, deep, { promptStep: deepLength, step: LAST_ROWS });
+        using runner = await runnerOn(numThreads);
+        const other = new StepDriver(runner);
+        for (const [promptStep, step] of deepCuts) {
+          for (const besides of [[], [texts[4 % texts.length]!], texts]) {
+            const rows = lastRows(other, deep, { promptStep, step, besides });
+            const what = `prompt by ${promptStep}, then by ${step}, beside ${besides.length}`;
+            assertSameBits(rows, expected, what);
+          }
+        }
+      });
+    }
   });
 }
 
@@ -156,24 +161,32 @@ function lastLogits(driver: StepDriver, tokenIds: readonly number[]): Float32Arr
   return driver.step([wholeText(driver, tokenIds)])[0]!;
 }
 
-/**
- * Runs all but the last tokens in chunks, then these one by one, and gives the logits of each of them.
- * @param crowd makes what else is in these steps
- */
-function lastLogitsOneByOne(
+interface Cut {
+  /** Tokens of a step before the last rows, and of a step with them. */
+  readonly promptStep: number;
+  readonly step: number;
+  /** Texts that are in the steps of the last rows too, each time from their beginning. */
+  readonly besides?: readonly (readonly number[])[];
+}
+
+/** Logits of the last rows of a text. */
+function lastRows(
   driver: StepDriver,
   tokenIds: readonly number[],
-  chunkSize: number,
-  crowd: readonly (() => ReturnType<typeof wholeText>)[] = [],
+  { promptStep, step, besides = [] }: Cut,
 ): Float32Array[] {
   const sequence = driver.newSequence();
-  const split = tokenIds.length - DECODED;
-  for (let start = 0; start < split; start += chunkSize) {
-    const chunk = tokenIds.slice(start, Math.min(split, start + chunkSize));
+  const prompt = tokenIds.length - LAST_ROWS;
+  for (let at = 0; at < prompt; at += promptStep) {
+    const chunk = tokenIds.slice(at, Math.min(prompt, at + promptStep));
     driver.step([{ sequence, tokenIds: chunk, logitsOf: [] }]);
   }
-  return tokenIds.slice(split).map((tokenId) => {
-    const own = { sequence, tokenIds: [tokenId], logitsOf: [0] };
-    return driver.step([own, ...crowd.map((make) => make())])[0]!;
-  });
+  const rows: Float32Array[] = [];
+  for (let at = prompt; at < tokenIds.length; at += step) {
+    const chunk = tokenIds.slice(at, at + step);
+    const own = { sequence, tokenIds: chunk, logitsOf: chunk.map((_, i) => i) };
+    const others = besides.map((ids) => wholeText(driver, ids));
+    rows.push(...driver.step([own, ...others]).slice(0, chunk.length));
+  }
+  return rows;
 }

@@ -37,6 +37,12 @@ for (const isa of X64_ISAS) {
         batchSizes: [1, 2, 5, 17],
         threads: THREADS.filter((n) => isCrowded || n <= availableParallelism()),
         deepLength: isCrowded ? 700 : null,
+        deepCuts: [
+          [700, 1],
+          [100, 2],
+          [256, 5],
+          [300, 10],
+        ],
       },
     );
   }
