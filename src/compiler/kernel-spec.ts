@@ -11,6 +11,7 @@ import {
 import { embedKernel } from '../kernels/embed.ts';
 import type { KernelProgram, VectorMachine } from '../kernels/kernel-ir.ts';
 import { matmulKernel } from '../kernels/matmul.ts';
+import { matmulFewKernel } from '../kernels/matmul-few.ts';
 import { matvecKernel } from '../kernels/matvec.ts';
 import { mergeAttentionKernel } from '../kernels/merge-attention.ts';
 import { layerNormKernel, rmsNormKernel } from '../kernels/norm.ts';
@@ -28,6 +29,7 @@ const FAMILIES = {
   gatedActivation: gatedActivationKernel,
   layerNorm: layerNormKernel,
   matmul: matmulKernel,
+  matmulFew: matmulFewKernel,
   matvec: matvecKernel,
   mergeAttention: mergeAttentionKernel,
   pagedAttention: pagedAttentionKernel,

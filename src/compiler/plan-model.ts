@@ -41,6 +41,8 @@ const MIN_CHUNK_BYTES = 48 * 1024;
 const CHUNKS_PER_THREAD = 4;
 /** Up to here reading weights is a large part of the time: they are asked for ahead, and a chunk has several units. */
 const FEW_ROWS = 64;
+/** Up to here weights are taken apart in registers for some rows at a time; beyond, expanding them into scratch first pays. */
+const STREAMED_ROWS = 16;
 /** Rows of queries (tokens times heads that share a KV head) that attention works on at a time. */
 const TARGET_TILE_ROWS = 16;
 const MAX_TILE_TOKENS = 16;
@@ -438,18 +440,22 @@ class Planner {
     const variants: CommandVariant[] = [];
     if (activation === 'q8' && info.format.kind === 'quantized') {
       const groupsPerChunk = this.#perChunk(numRowGroups, groupStride);
+      const streamed: Params = {
+        ...common,
+        numGroups: { kind: 'value', value: numRowGroups },
+        groupsPerChunk: { kind: 'value', value: groupsPerChunk },
+        numBlocks: { kind: 'value', value: info.columns / 32 },
+        numRows: { kind: 'rows', rows },
+      };
+      const kernelShape = { ...shape, format: info.format };
+      const count = Math.ceil(numRowGroups / groupsPerChunk);
+      const chunks: ChunkRule = { kind: 'fixed', rows, count };
       variants.push(
-        this.#variant(
-          { family: 'matvec', shape: { ...shape, format: info.format } },
-          {
-            ...common,
-            numGroups: { kind: 'value', value: numRowGroups },
-            groupsPerChunk: { kind: 'value', value: groupsPerChunk },
-            numBlocks: { kind: 'value', value: info.columns / 32 },
-          },
-          { kind: 'fixed', rows, count: Math.ceil(numRowGroups / groupsPerChunk) },
-          [0, 1],
-        ),
+        this.#variant({ family: 'matvec', shape: kernelShape }, streamed, chunks, [0, 1]),
+        this.#variant({ family: 'matmulFew', shape: kernelShape }, streamed, chunks, [
+          2,
+          STREAMED_ROWS,
+        ]),
       );
     }
     const { unitRows } = matmulTile(this.#options.machine, { format: info.format, activation });
@@ -474,7 +480,10 @@ class Planner {
       );
     const fewRows = this.#perChunk(numUnits, (unitRows / ROW_GROUP) * groupStride);
     variants.push(
-      matmul(fewRows, activation === 'q8', [variants.length === 0 ? 0 : 2, FEW_ROWS]),
+      matmul(fewRows, activation === 'q8', [
+        variants.length === 0 ? 0 : STREAMED_ROWS + 1,
+        FEW_ROWS,
+      ]),
       matmul(1, false, [FEW_ROWS + 1, ANY_ROWS]),
     );
     this.#command(node, rows, variants, {

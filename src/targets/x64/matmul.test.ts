@@ -4,6 +4,7 @@ import { test } from 'node:test';
 import { RowGroupPacker } from '../../compiler/pack.ts';
 import { encodeQ8Row, q8RowBytes } from '../../kernels/activation-format.ts';
 import { matmulBlockInputs, matmulKernel, matmulTile } from '../../kernels/matmul.ts';
+import { matmulFewKernel } from '../../kernels/matmul-few.ts';
 import { matvecKernel } from '../../kernels/matvec.ts';
 import {
   PACKED_FORMATS,
@@ -189,6 +190,36 @@ function runMatmul(
   return result;
 }
 
+function runMatmulFew(machine: Parameters<typeof matmulKernel>[0], c: Case): Float32Array {
+  const { dtype, rows, columns, tokens } = c;
+  const format = PACKED_FORMATS[dtype];
+  if (format.kind !== 'quantized') throw new Error('matmulFew is for quantized weights');
+  const data = setUp(c, 'q8');
+  const kernel = nativeKernel(matmulFewKernel(machine, { format, bias: true, residual: true }));
+  const outRow = paddedRows(rows);
+  const out = new NativeBuffer(4 * outRow * tokens);
+  const numGroups = outRow / ROW_GROUP;
+  kernel.run(
+    {
+      weight: packed(dtype, data.stored, rows, columns),
+      groupStride: rowGroupBytes(format, columns),
+      numGroups,
+      groupsPerChunk: 2,
+      numBlocks: columns / 32,
+      x: NativeBuffer.of(data.xBytes),
+      xStride: data.stride,
+      out,
+      outStride: 4 * outRow,
+      numRows: tokens,
+      bias: NativeBuffer.of(data.bias),
+      residual: NativeBuffer.of(data.residual),
+      residualStride: 4 * outRow,
+    },
+    Math.ceil(numGroups / 2),
+  );
+  return out.f32(outRow * tokens);
+}
+
 function runMatvec(machine: Parameters<typeof matmulKernel>[0], c: Case): Float32Array {
   const { dtype, rows, columns } = c;
   const format = PACKED_FORMATS[dtype];
@@ -236,6 +267,11 @@ for (const { name, machine } of machines) {
       for (const tokens of [1, 2, 3, 4, 5, 6, 7, 13]) {
         const c = { dtype, rows: 72, columns: 1280, tokens };
         const result = runMatmul(machine, c, 'q8');
+        const few = runMatmulFew(machine, c);
+        for (let t = 0; t < tokens; t++) {
+          const row = (values: Float32Array) => values.slice(t * 96, t * 96 + 72);
+          assert.deepEqual(row(few), row(result), `${dtype}: ${tokens} rows, row ${t}`);
+        }
         if (tokens === 1) first = result;
       }
       const vector = runMatvec(machine, { dtype, rows: 72, columns: 1280, tokens: 1 });
