@@ -210,6 +210,27 @@ export class NativeRunner implements ModelRunner {
     return DONE;
   }
 
+  /**
+   * Runs only the commands [from, to) of the batch; buffers hold what earlier commands or `buffer` put there. For tools that walk through a model in parts.
+   */
+  runCommands(from: number, to: number): void {
+    this.#prepare();
+    if (!(from >= 0 && from <= to && to <= this.plan.commands.length)) {
+      throw new InternalError(`commands ${from} to ${to} of ${this.plan.commands.length}`);
+    }
+    const { address } = this.#commandMemory;
+    this.#team.setCommands(address + BigInt(COMMAND_BYTES * from), to - from);
+    this.#run();
+    this.#team.setCommands(address, this.plan.commands.length);
+  }
+
+  /** Memory of a buffer of the plan, f32 [rows, strideBytes / 4]; the same memory serves other buffers before and after its commands. */
+  buffer(index: number): Float32Array {
+    this.#checkAlive();
+    const { offsetBytes, sizeBytes } = this.plan.buffers[index]!;
+    return f32(this.#arena.address + BigInt(offsetBytes), Math.floor(sizeBytes / 4));
+  }
+
   /** Runs the batch and returns how long each command took on the calling thread. */
   profile(): CommandTime[] {
     this.#prepare();

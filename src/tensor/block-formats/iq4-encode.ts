@@ -12,15 +12,17 @@ const weights = new Float32Array(32);
 const scales = new Float32Array(8);
 const codes = new Uint8Array(256);
 
+/** For floor(2 * value) from -256 to 255: how many midpoints (whole numbers, once doubled) lie at or below it. */
+const INDEX_OF_TWICE = Uint8Array.from({ length: 512 }, (_, i) => {
+  let index = 0;
+  while (index < 15 && i - 256 >= IQ4_TABLE[index]! + IQ4_TABLE[index + 1]!) index++;
+  return index;
+});
+
 /** Index of the table's value nearest to `value`; a value half-way goes to the larger. */
 function nearestIndex(value: number): number {
-  const twice = fround(value + value);
-  let index = 0;
-  for (let step = 8; step > 0; step >>= 1) {
-    const j = index + step;
-    if (twice >= IQ4_TABLE[j - 1]! + IQ4_TABLE[j]!) index = j;
-  }
-  return index;
+  const twice = Math.floor(fround(value + value));
+  return INDEX_OF_TWICE[twice < -256 ? 0 : twice > 255 ? 511 : twice + 256]!;
 }
 
 /** Scales of `numGroups` groups of 32 from `o`, and the one of largest magnitude. */

@@ -1,0 +1,106 @@
+/** What a linear's inputs look like over the calibration text: their second moments and mean magnitudes. */
+import { type Matrix, type MatrixMath, packTransposed } from './matrix-math.ts';
+
+/** Rows of the moments that are summed in one product; below the diagonal within them is wasted work. */
+const ROWS_AT_ONCE = 256;
+
+export class InputStatistics implements Disposable {
+  readonly width: number;
+  readonly #math: MatrixMath;
+  /** Sums of x xᵀ, on and above the diagonal; the product is not made in place, so there are two that change places. */
+  #moments: Matrix;
+  #next: Matrix;
+  readonly #magnitudes: Float64Array;
+  #numTokens = 0;
+  #isFinished = false;
+
+  constructor(math: MatrixMath, width: number) {
+    this.#math = math;
+    this.width = width;
+    this.#moments = math.matrix(width, width);
+    this.#next = math.matrix(width, width);
+    this.#magnitudes = new Float64Array(width);
+  }
+
+  get numTokens(): number {
+    return this.#numTokens;
+  }
+
+  /** @param inputs f32 [numTokens, stride], the first `width` columns count */
+  add(inputs: Float32Array, stride: number, numTokens: number): void {
+    const { width } = this;
+    using transposed = this.#math.matrix(width, numTokens);
+    using rows = this.#math.matrix(numTokens, width);
+    using packed = this.#math.packed(width, numTokens);
+    for (let t = 0; t < numTokens; t++) {
+      const row = inputs.subarray(t * stride, t * stride + width);
+      rows.values.set(row, t * rows.stride);
+      for (let j = 0; j < width; j++) this.#magnitudes[j]! += Math.abs(row[j]!);
+    }
+    transpose(rows, transposed, numTokens, width);
+    packTransposed(packed, 0, rows, { row: 0, column: 0, count: numTokens });
+    for (let row = 0; row < width; row += ROWS_AT_ONCE) {
+      this.#math.multiply({
+        ...{ a: transposed, aRow: row, b: packed, bRow: row },
+        ...{ m: Math.min(ROWS_AT_ONCE, width - row), n: width - row, k: numTokens },
+        ...{ out: this.#next, outRow: row, outColumn: row, residual: this.#moments },
+      });
+    }
+    [this.#moments, this.#next] = [this.#next, this.#moments];
+    this.#numTokens += numTokens;
+    this.#isFinished = false;
+  }
+
+  /** Mean of x xᵀ, f32 [width, width], whole. Valid until more is added or this is disposed of. */
+  moments(): Matrix {
+    if (!this.#isFinished) this.#finish();
+    return this.#next;
+  }
+
+  #finish(): void {
+    const { width } = this;
+    const { values: sums, stride } = this.#moments;
+    const out = this.#next.values;
+    const scale = 1 / Math.max(1, this.#numTokens);
+    for (let i = 0; i < width; i++) {
+      for (let j = i; j < width; j++) {
+        const mean = sums[i * stride + j]! * scale;
+        out[i * stride + j] = mean;
+        out[j * stride + i] = mean;
+      }
+    }
+    this.#isFinished = true;
+  }
+
+  /** Mean of x², f32 [width]: ggml's importance. */
+  meanSquares(): Float32Array {
+    const { values, stride } = this.moments();
+    return Float32Array.from({ length: this.width }, (_, i) => values[i * stride + i]!);
+  }
+
+  /** Mean of |x|, f32 [width]. */
+  meanMagnitudes(): Float32Array {
+    return Float32Array.from(this.#magnitudes, (sum) => sum / Math.max(1, this.#numTokens));
+  }
+
+  [Symbol.dispose](): void {
+    this.#moments[Symbol.dispose]();
+    this.#next[Symbol.dispose]();
+  }
+}
+
+/** In tiles that stay in the cache. */
+function transpose(from: Matrix, into: Matrix, rows: number, columns: number): void {
+  const tile = 32;
+  for (let r0 = 0; r0 < rows; r0 += tile) {
+    const r1 = Math.min(rows, r0 + tile);
+    for (let c0 = 0; c0 < columns; c0 += tile) {
+      const c1 = Math.min(columns, c0 + tile);
+      for (let c = c0; c < c1; c++) {
+        for (let r = r0; r < r1; r++) {
+          into.values[c * into.stride + r] = from.values[r * from.stride + c]!;
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,292 @@
+/**
+ * Walks a model through the calibration text layer by layer, in f32: every window stands at the same command of the plan, and all of them are moved on
+ * together. What is alive at that command (the residual stream, mostly) is kept per window; weights are brought into memory when their layer is reached
+ * and given back after it, so that a few layers' weights are there at a time. Linears on the way can be looked at, and their weights exchanged.
+ */
+
+import { emitKernels } from '../compiler/emit.ts';
+import type { Command, Plan, PlannedWeight } from '../compiler/plan.ts';
+import type { ModelConfig } from '../models/model-config.ts';
+import { InternalError } from '../platform/errors.ts';
+import { allocate, type NativeRegion } from '../platform/native-memory.ts';
+import { planRunner, resolveTarget } from '../runtime/create-runner.ts';
+import { NativeRunner } from '../runtime/native-runner.ts';
+import { packWeights } from '../runtime/packed-weights.ts';
+import { machineOf } from '../targets/x64/isa.ts';
+import { CompressError } from './errors.ts';
+import type { F32Weights } from './f32-weights.ts';
+
+/** Rows of a stored tensor. */
+export interface TensorRows {
+  readonly tensor: string;
+  readonly rowStart: number;
+  readonly rowEnd: number;
+}
+
+/** A linear of the plan; several of the model that share their input are one. */
+export interface LinearSite {
+  /** Such as `layers.3.mlp.down_proj`. */
+  readonly label: string;
+  readonly command: number;
+  readonly weight: number;
+  readonly parts: readonly TensorRows[];
+  readonly rows: number;
+  readonly columns: number;
+  /** Where its input stands. */
+  readonly input: { readonly buffer: number; readonly offsetBytes: number };
+}
+
+export interface WalkedLayer {
+  readonly index: number;
+  /** Commands [start, end). */
+  readonly start: number;
+  readonly end: number;
+  readonly sites: readonly LinearSite[];
+}
+
+/** A linear's inputs for one window: f32 [numTokens, stride], valid during the call. */
+export type InputVisitor = (inputs: Float32Array, stride: number, numTokens: number) => void;
+
+export interface WalkerOptions {
+  readonly weights: F32Weights;
+  readonly config: ModelConfig;
+  /** Token ids of each window; each is a text of its own. */
+  readonly windows: readonly (readonly number[])[];
+  readonly threads: number | 'auto';
+}
+
+/** What is alive between two commands, of one window. */
+type Snapshot = ReadonlyMap<number, Float32Array>;
+
+export class LayerWalker implements Disposable {
+  readonly plan: Plan;
+  readonly layers: readonly WalkedLayer[];
+  readonly #weights: F32Weights;
+  readonly #windows: readonly (readonly number[])[];
+  readonly #runner: NativeRunner;
+  readonly #image: NativeRegion;
+  readonly #loaded = new Set<number>();
+  #position = 0;
+  #snapshots: Snapshot[];
+
+  private constructor(
+    options: WalkerOptions,
+    parts: { plan: Plan; runner: NativeRunner; image: NativeRegion },
+  ) {
+    this.#weights = options.weights;
+    this.#windows = options.windows;
+    this.plan = parts.plan;
+    this.#runner = parts.runner;
+    this.#image = parts.image;
+    this.layers = layersOf(parts.plan);
+    this.#snapshots = options.windows.map(() => new Map());
+  }
+
+  /** @throws {CompressError} where no native code can run */
+  static create(options: WalkerOptions): LayerWalker {
+    const target = resolveTarget('auto');
+    if (target.kind !== 'x64') {
+      throw new CompressError(
+        `calibration needs native code, which cannot run here: ${target.reason}`,
+      );
+    }
+    const longest = options.windows.reduce((most, ids) => Math.max(most, ids.length), 1);
+    const runnerOptions = {
+      ...{ source: options.weights, config: options.config, target: 'auto' as const },
+      ...{ precision: 'f32' as const, threads: options.threads, maxModelLen: longest },
+      ...{ maxTokensPerStep: longest, maxSeqs: 1, maxLogitRows: 1, planCacheFolder: null },
+    };
+    const { plan, numBlocks } = planRunner(runnerOptions, target.isa);
+    // Pages that are never written take no memory.
+    const image = allocate(plan.weightBytes);
+    const kernels = emitKernels(plan, machineOf(target.isa));
+    const runner = new NativeRunner({
+      ...{ plan, kernels, numBlocks },
+      image: { address: image.address, [Symbol.dispose]: () => image.free() },
+    });
+    return new LayerWalker(options, { plan, runner, image });
+  }
+
+  /** The command that all windows stand before. */
+  get position(): number {
+    return this.#position;
+  }
+
+  /** Values of a linear's weight as they are now, f32 [rows, columns]. */
+  readWeight({ parts, rows, columns }: LinearSite, into: Float32Array, stride: number): void {
+    let row = 0;
+    for (const { tensor, rowStart, rowEnd } of parts) {
+      const bytes = this.#weights.readRows(tensor, rowStart, rowEnd);
+      const values = new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+      for (let r = 0; r < rowEnd - rowStart; r++, row++) {
+        into.set(values.subarray(r * columns, (r + 1) * columns), row * stride);
+      }
+    }
+    if (row !== rows) throw new InternalError(`${row} of ${rows} rows`);
+  }
+
+  /** Puts values in the place of a linear's weight: in the source, and in memory for what runs from now on. */
+  writeWeight(site: LinearSite, values: Float32Array): void {
+    let row = 0;
+    for (const { tensor, rowStart, rowEnd } of site.parts) {
+      const { columns } = site;
+      let whole = this.#weights.replaced.get(tensor);
+      if (whole === undefined) {
+        whole = this.#weights.readF32(tensor);
+        this.#weights.replace(tensor, whole);
+      }
+      const count = rowEnd - rowStart;
+      whole.set(values.subarray(row * columns, (row + count) * columns), rowStart * columns);
+      row += count;
+    }
+    this.reload(site.weight);
+  }
+
+  /** Reads a weight from the source again, after its tensor was replaced. */
+  reload(weight: number): void {
+    this.#loaded.delete(weight);
+    this.#load(weight);
+  }
+
+  #load(index: number): void {
+    if (this.#loaded.has(index)) return;
+    const weight: PlannedWeight = this.plan.weights[index]!;
+    const bytes = this.#image.bytes();
+    packWeights([weight], this.#weights, (offset, piece) => bytes.set(piece, offset));
+    this.#loaded.add(index);
+  }
+
+  /** Gives the memory of weights before `command` back. */
+  #unloadBefore(command: number): void {
+    const later = new Set(this.plan.commands.slice(command).flatMap((c) => weightsOf(c)));
+    for (const index of this.#loaded) {
+      const { offsetBytes, sizeBytes, kind } = this.plan.weights[index]!;
+      // Vectors share pages with others, and are small.
+      if (later.has(index) || kind === 'vector') continue;
+      this.#image.advise('dontNeed', offsetBytes, sizeBytes);
+      this.#loaded.delete(index);
+    }
+  }
+
+  /**
+   * Runs all windows up to `command`.
+   *
+   * @param visit called at linears on the way, `command` itself included, by their command
+   * @param keep false to come back to where they stood
+   */
+  moveTo(
+    command: number,
+    visit: ReadonlyMap<number, InputVisitor> = new Map(),
+    { keep = true, onWindow }: { keep?: boolean; onWindow?: (done: number) => void } = {},
+  ): void {
+    const from = this.#position;
+    if (command < from) throw new InternalError(`from command ${from} back to ${command}`);
+    const sites = new Map(
+      this.layers.flatMap((layer) => layer.sites).map((site) => [site.command, site]),
+    );
+    const stops = [...visit.keys()]
+      .filter((stop) => stop >= from && stop <= command)
+      .sort((a, b) => a - b);
+    for (const c of this.plan.commands.slice(from, command)) {
+      for (const index of weightsOf(c)) this.#load(index);
+    }
+    for (const [w, tokenIds] of this.#windows.entries()) {
+      this.#fillBatch(tokenIds);
+      this.#restore(this.#snapshots[w]!);
+      let at = from;
+      for (const stop of stops) {
+        this.#runner.runCommands(at, stop);
+        at = stop;
+        const site = sites.get(stop)!;
+        const { strideBytes } = this.plan.buffers[site.input.buffer]!;
+        const memory = this.#runner.buffer(site.input.buffer);
+        const inputs = memory.subarray(site.input.offsetBytes / 4);
+        visit.get(stop)!(inputs, strideBytes / 4, tokenIds.length);
+      }
+      this.#runner.runCommands(at, command);
+      if (keep) this.#snapshots[w] = this.#snapshot(command, tokenIds.length);
+      onWindow?.(w + 1);
+    }
+    if (!keep) return;
+    this.#position = command;
+    this.#unloadBefore(command);
+  }
+
+  #fillBatch(tokenIds: readonly number[]): void {
+    const { batch, limits } = this.#runner;
+    for (let i = 0; i < tokenIds.length; i++) {
+      batch.tokenIds[i] = tokenIds[i]!;
+      batch.positions[i] = i;
+      batch.slotMapping[i] = i;
+    }
+    for (let block = 0; block * limits.blockSize < tokenIds.length; block++) {
+      batch.blockTables[block] = block;
+    }
+    batch.numTokens = tokenIds.length;
+    batch.numSeqs = 1;
+    batch.queryStarts[0] = 0;
+    batch.queryStarts[1] = tokenIds.length;
+    batch.contextLens[0] = tokenIds.length;
+    batch.numLogitRows = 1;
+    batch.logitRows[0] = tokenIds.length - 1;
+  }
+
+  #snapshot(command: number, numTokens: number): Snapshot {
+    const alive = new Map<number, Float32Array>();
+    for (const [index, buffer] of this.plan.buffers.entries()) {
+      if (!(buffer.firstCommand < command && buffer.lastCommand >= command)) continue;
+      const rows = buffer.rows === 'T' ? numTokens : buffer.rows === 'R' ? 1 : buffer.rows;
+      const memory = this.#runner.buffer(index);
+      alive.set(index, memory.slice(0, (rows * buffer.strideBytes) / 4));
+    }
+    return alive;
+  }
+
+  #restore(snapshot: Snapshot): void {
+    for (const [index, values] of snapshot) this.#runner.buffer(index).set(values);
+  }
+
+  [Symbol.dispose](): void {
+    this.#snapshots = [];
+    this.#runner[Symbol.dispose]();
+  }
+}
+
+function weightsOf(command: Command): number[] {
+  return command.variants.flatMap((variant) =>
+    Object.values(variant.params).flatMap((param) =>
+      param.kind === 'weight' ? [param.weight] : [],
+    ),
+  );
+}
+
+/** Layers by the labels of their commands, `layers.3.…`. */
+function layersOf(plan: Plan): WalkedLayer[] {
+  const layers: { index: number; start: number; end: number; sites: LinearSite[] }[] = [];
+  for (const [i, command] of plan.commands.entries()) {
+    const match = /^layers\.(\d+)\./.exec(command.label);
+    if (match === null) continue;
+    const index = Number(match[1]);
+    let layer = layers.at(-1);
+    if (layer?.index !== index) {
+      layer = { index, start: i, end: i, sites: [] };
+      layers.push(layer);
+    }
+    layer.end = i + 1;
+    if (command.op === 'linear') layer.sites.push(siteOf(plan, i));
+  }
+  return layers;
+}
+
+function siteOf(plan: Plan, command: number): LinearSite {
+  const { label, variants } = plan.commands[command]!;
+  const { weight, x } = variants[0]!.params;
+  if (weight?.kind !== 'weight' || x?.kind !== 'buffer') {
+    throw new InternalError(`${label}: a linear without weight or input`);
+  }
+  const planned = plan.weights[weight.weight]!;
+  if (planned.kind !== 'matrix') throw new InternalError(`${label}: its weight is no matrix`);
+  const { rows, columns, ref } = planned;
+  const input = { buffer: x.buffer, offsetBytes: x.offsetBytes };
+  return { label, command, weight: weight.weight, parts: ref.parts, rows, columns, input };
+}

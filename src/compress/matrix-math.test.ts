@@ -1,0 +1,112 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { inverseFactor } from './factorize.ts';
+import { type Matrix, MatrixMath, packRows, packTransposed } from './matrix-math.ts';
+
+let state = 1;
+function random(): number {
+  state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+  return state / 2 ** 31 - 1;
+}
+
+function fill(matrix: Matrix): void {
+  for (let i = 0; i < matrix.rows; i++) {
+    for (let j = 0; j < matrix.columns; j++) matrix.values[i * matrix.stride + j] = random();
+  }
+}
+
+for (const isReference of [false, true]) {
+  describe(isReference ? 'MatrixMath in plain TypeScript' : 'MatrixMath on native code', () => {
+    it('multiplies as the definition says, at ragged sizes and offsets', () => {
+      using math = new MatrixMath(2, isReference);
+      for (const [m, n, k] of [
+        [1, 1, 1],
+        [7, 33, 5],
+        [40, 64, 128],
+        [13, 96, 300],
+      ] as const) {
+        using a = math.matrix(m + 2, k + 3);
+        using b = math.matrix(n, k);
+        using packed = math.packed(n, k + 1);
+        using out = math.matrix(m + 1, n + 32);
+        using residual = math.matrix(m + 1, n + 32);
+        for (const each of [a, b, residual]) fill(each);
+        packRows(packed, b, { row: 0, column: 0, rows: n, count: k, sign: -1 });
+        math.multiply({
+          ...{ a, aRow: 2, aColumn: 3, b: packed, m, n, k },
+          ...{ out, outRow: 1, outColumn: 32, residual },
+        });
+        for (let i = 0; i < m; i++) {
+          for (let j = 0; j < n; j++) {
+            let sum = residual.values[(1 + i) * residual.stride + 32 + j]!;
+            for (let t = 0; t < k; t++) {
+              sum -= a.values[(2 + i) * a.stride + 3 + t]! * b.values[j * b.stride + t]!;
+            }
+            const seen = out.values[(1 + i) * out.stride + 32 + j]!;
+            assert.ok(Math.abs(seen - sum) < 1e-4, `${m} ${n} ${k}: [${i}, ${j}] ${seen} ${sum}`);
+          }
+        }
+      }
+    });
+
+    it('adds to its own output', () => {
+      using math = new MatrixMath(2, isReference);
+      using a = math.matrix(50, 128);
+      using w = math.matrix(50, 96);
+      using u = math.matrix(128, 96);
+      using packed = math.packed(96, 128);
+      for (const each of [a, w, u]) fill(each);
+      const before = w.values.slice();
+      packTransposed(packed, 0, u, { row: 0, column: 0, count: 128 });
+      math.multiply({ a, b: packed, m: 50, n: 96, k: 128, out: w, residual: w });
+      for (let i = 0; i < 50; i++) {
+        for (let j = 0; j < 96; j++) {
+          let sum = before[i * w.stride + j]!;
+          for (let t = 0; t < 128; t++) sum += a.values[i * 128 + t]! * u.values[t * u.stride + j]!;
+          assert.ok(Math.abs(w.values[i * w.stride + j]! - sum) < 1e-4);
+        }
+      }
+    });
+
+    for (const n of [32, 128, 160, 416]) {
+      it(`inverseFactor: Uᵀ U is the inverse, n = ${n}`, () => {
+        using math = new MatrixMath(2, isReference);
+        using x = math.matrix(n, 2 * n);
+        fill(x);
+        using h = math.matrix(n, n);
+        for (let i = 0; i < n; i++) {
+          for (let j = 0; j < n; j++) {
+            let sum = i === j ? 0.05 * n : 0;
+            for (let t = 0; t < 2 * n; t++)
+              sum += x.values[i * x.stride + t]! * x.values[j * x.stride + t]!;
+            h.values[i * h.stride + j] = sum;
+          }
+        }
+        const original = h.values.slice();
+        using u = inverseFactor(math, h, n)!;
+        // H · Uᵀ U = 1, checked on some columns
+        for (const column of [0, 1, n >> 1, n - 1]) {
+          const z = new Float64Array(n);
+          for (let j = 0; j < n; j++) {
+            for (let i = 0; i < n; i++) {
+              z[j]! += u.values[i * u.stride + j]! * u.values[i * u.stride + column]!;
+            }
+          }
+          for (let i = 0; i < n; i++) {
+            let sum = 0;
+            for (let j = 0; j < n; j++) sum += original[i * h.stride + j]! * z[j]!;
+            assert.ok(Math.abs(sum - (i === column ? 1 : 0)) < 2e-3, `[${i}, ${column}] ${sum}`);
+          }
+        }
+        assert.equal(u.values[(n - 1) * u.stride], 0);
+      });
+    }
+
+    it('inverseFactor says when the matrix is not positive definite', () => {
+      using math = new MatrixMath(1, isReference);
+      using h = math.matrix(64, 64);
+      for (let i = 0; i < 64; i++) h.values[i * h.stride + i] = i === 40 ? -1 : 1;
+      assert.equal(inverseFactor(math, h, 64), null);
+    });
+  });
+}

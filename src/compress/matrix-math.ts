@@ -1,0 +1,249 @@
+/**
+ * Products of large f32 matrices on all cores, with the kernel that runs models (kernels/matmul.ts): out = a · bᵀ + residual. What calibration needs:
+ * XᵀX, rank updates, Cholesky factors. Where there is no native code, a plain loop does the same, slowly.
+ */
+import { kernelProgram } from '../compiler/kernel-spec.ts';
+import { matmulBlockInputs, matmulTile } from '../kernels/matmul.ts';
+import { floatFormat, ROW_GROUP } from '../kernels/packed-format.ts';
+import { InternalError } from '../platform/errors.ts';
+import { allocate, f32, type NativeRegion, u32, u64 } from '../platform/native-memory.ts';
+import { cpuTopology } from '../platform/topology.ts';
+import { resolveTarget } from '../runtime/create-runner.ts';
+import { ThreadTeam } from '../runtime/thread-team.ts';
+import { machineOf } from '../targets/x64/isa.ts';
+import { type LoadedCode, loadCode } from '../targets/x64/loader.ts';
+import { lowerToX64 } from '../targets/x64/lower.ts';
+import { COMMAND, COMMAND_BYTES } from '../targets/x64/team-driver.ts';
+
+/** Columns are filled up to the unit of the widest kernel. */
+const COLUMN_PADDING = 32;
+
+/** f32 [rows, stride] in memory that kernels can reach; columns from `columns` to `stride` are for their overhang. */
+export interface Matrix extends Disposable {
+  readonly rows: number;
+  readonly columns: number;
+  /** In elements. */
+  readonly stride: number;
+  readonly values: Float32Array;
+  readonly address: bigint;
+}
+
+/** The right factor of a product, [rows n, columns k], in the kernels' layout: element (n, k) at (n div 16 * capacity + k) * 16 + n mod 16. */
+export interface PackedMatrix extends Disposable {
+  readonly rows: number;
+  /** Most columns that there is room for. */
+  readonly capacity: number;
+  readonly values: Float32Array;
+  readonly address: bigint;
+}
+
+export function paddedColumns(columns: number): number {
+  return Math.ceil(columns / COLUMN_PADDING) * COLUMN_PADDING;
+}
+
+/** One product: out[m][n] = sum over k of a[m][k] * b[n][k] (+ residual[m][n]). */
+export interface Product {
+  readonly a: Matrix;
+  /** First row and column of `a`; defaults 0. */
+  readonly aRow?: number;
+  readonly aColumn?: number;
+  readonly b: PackedMatrix;
+  /** First row of `b`, a multiple of 32; default 0. */
+  readonly bRow?: number;
+  readonly m: number;
+  /** Taken up to the next multiple of 32: `out` must have room for it. */
+  readonly n: number;
+  readonly k: number;
+  readonly out: Matrix;
+  readonly outRow?: number;
+  readonly outColumn?: number;
+  /** Added; at the same place as `out`. May be `out` itself where k is at most 128. */
+  readonly residual?: Matrix;
+}
+
+/** Largest k for which a product may be added to its own output. */
+export const IN_PLACE_INPUTS = 128;
+
+export class MatrixMath implements Disposable {
+  readonly isNative: boolean;
+  readonly #team: ThreadTeam | null = null;
+  readonly #code: LoadedCode | null = null;
+  readonly #memory: NativeRegion | null = null;
+  readonly #params: readonly (readonly string[])[] = [];
+  readonly #addresses: readonly bigint[] = [];
+  readonly #unitRows: number = ROW_GROUP;
+  readonly #numThreads: number;
+
+  /** @param threads null for as many as there are cores */
+  constructor(threads: number | null = null, forceReference = false) {
+    this.#numThreads = threads ?? cpuTopology().usableCores;
+    const target = resolveTarget(forceReference ? 'reference' : 'auto');
+    this.isNative = target.kind === 'x64';
+    if (target.kind !== 'x64') return;
+    const machine = machineOf(target.isa);
+    const format = floatFormat('f32');
+    this.#unitRows = matmulTile(machine, { format, activation: 'f32' }).unitRows;
+    const programs = [false, true].map((residual) => {
+      const shape = { format, activation: 'f32', bias: false, residual, prefetch: false } as const;
+      return kernelProgram({ family: 'matmul', shape }, machine);
+    });
+    const scratchBytes = Math.max(...programs.map((program) => program.scratchBytes));
+    this.#team = new ThreadTeam(this.#numThreads, scratchBytes);
+    this.#code = loadCode(programs.map((p, i) => ({ name: `m${i}`, code: lowerToX64(p) })));
+    this.#params = programs.map((program) => program.params);
+    this.#addresses = programs.map((_, i) => this.#code!.address(`m${i}`));
+    this.#memory = allocate(COMMAND_BYTES + 8 * 32);
+  }
+
+  matrix(rows: number, columns: number): Matrix {
+    const stride = paddedColumns(columns);
+    return { rows, columns, stride, ...this.#memoryOf(Math.max(1, rows) * stride) };
+  }
+
+  packed(rows: number, capacity: number): PackedMatrix {
+    return { rows, capacity, ...this.#memoryOf(paddedColumns(rows) * Math.max(1, capacity)) };
+  }
+
+  #memoryOf(elements: number): { values: Float32Array; address: bigint } & Disposable {
+    if (!this.isNative) {
+      return { values: new Float32Array(elements), address: 0n, [Symbol.dispose]: () => {} };
+    }
+    // A cache line more: kernels may read a vector past the end.
+    const region = allocate(4 * elements + 64, { hugePages: elements > 1 << 20 });
+    return {
+      values: f32(region.address, elements),
+      address: region.address,
+      [Symbol.dispose]: () => region.free(),
+    };
+  }
+
+  multiply(product: Product): void {
+    const { b, k, n, out, residual, bRow = 0 } = product;
+    if (k > b.capacity || bRow % COLUMN_PADDING !== 0) {
+      throw new InternalError(`product over ${k} of ${b.capacity}, from row ${bRow}`);
+    }
+    if (residual === out && k > IN_PLACE_INPUTS) {
+      throw new InternalError(`a product over ${k} cannot be added in place`);
+    }
+    const width = paddedColumns(n);
+    if ((product.outColumn ?? 0) + width > out.stride || k === 0) {
+      throw new InternalError(`no room for ${width} columns`);
+    }
+    if (this.isNative) this.#multiplyNative(product, width);
+    else multiplyPlainly(product, width);
+  }
+
+  #multiplyNative(product: Product, width: number): void {
+    const { a, aRow = 0, aColumn = 0, b, bRow = 0, m, k, out, outRow = 0, outColumn = 0 } = product;
+    const { residual } = product;
+    const which = residual === undefined ? 0 : 1;
+    const numUnits = width / this.#unitRows;
+    const unitsPerChunk = Math.max(1, Math.ceil(numUnits / (this.#numThreads * 8)));
+    const at = (matrix: Matrix, row: number, column: number): bigint =>
+      matrix.address + BigInt(4 * (row * matrix.stride + column));
+    const values: Record<string, bigint> = {
+      weight: b.address + BigInt(4 * bRow * b.capacity),
+      groupStride: BigInt(4 * ROW_GROUP * b.capacity),
+      numUnits: BigInt(numUnits),
+      unitsPerChunk: BigInt(unitsPerChunk),
+      inputs: BigInt(k),
+      blockInputs: BigInt(matmulBlockInputs('f32', k)),
+      x: at(a, aRow, aColumn),
+      xStride: BigInt(4 * a.stride),
+      out: at(out, outRow, outColumn),
+      outStride: BigInt(4 * out.stride),
+      numRows: BigInt(m),
+    };
+    if (residual !== undefined) {
+      values.residual = at(residual, outRow, outColumn);
+      values.residualStride = BigInt(4 * residual.stride);
+    }
+    const { address } = this.#memory!;
+    const table = u64(address + BigInt(COMMAND_BYTES), 32);
+    for (const [i, name] of this.#params[which]!.entries()) {
+      const value = values[name];
+      if (value === undefined) throw new InternalError(`matmul takes ${name}`);
+      table[i] = value;
+    }
+    const quads = u64(address, COMMAND_BYTES / 8);
+    quads[COMMAND.kernel >> 3] = this.#addresses[which]!;
+    quads[COMMAND.table >> 3] = address + BigInt(COMMAND_BYTES);
+    u32(address, COMMAND_BYTES / 4)[COMMAND.numChunks >> 2] = Math.ceil(numUnits / unitsPerChunk);
+    this.#team!.setCommands(address, 1);
+    this.#team!.run(this.#numThreads);
+  }
+
+  [Symbol.dispose](): void {
+    this.#team?.[Symbol.dispose]();
+    this.#code?.dispose();
+    this.#memory?.free();
+  }
+}
+
+function multiplyPlainly(product: Product, width: number): void {
+  const { a, aRow = 0, aColumn = 0, b, bRow = 0, m, k, out, outRow = 0, outColumn = 0 } = product;
+  const { residual } = product;
+  for (let i = 0; i < m; i++) {
+    const aAt = (aRow + i) * a.stride + aColumn;
+    const outAt = (outRow + i) * out.stride + outColumn;
+    for (let j = 0; j < width; j++) {
+      const row = bRow + j;
+      const bAt = (row >> 4) * b.capacity * ROW_GROUP + (row & 15);
+      let sum = 0;
+      for (let t = 0; t < k; t++) sum += a.values[aAt + t]! * b.values[bAt + t * ROW_GROUP]!;
+      const before =
+        residual === undefined
+          ? 0
+          : residual.values[(outRow + i) * residual.stride + outColumn + j]!;
+      out.values[outAt + j] = before + sum;
+    }
+  }
+}
+
+/**
+ * Rows of `from` become columns of `into`: into(n, k) = sign * from(row + k, column + n), for k < count and n < into.rows.
+ * @param at first column of `into`
+ */
+export function packTransposed(
+  into: PackedMatrix,
+  at: number,
+  from: Matrix,
+  { row, column, count, sign = 1 }: { row: number; column: number; count: number; sign?: 1 | -1 },
+): void {
+  const { values, capacity } = into;
+  const numGroups = paddedColumns(into.rows) / ROW_GROUP;
+  const source = from.values;
+  for (let k = 0; k < count; k++) {
+    let s = (row + k) * from.stride + column;
+    let d = (at + k) * ROW_GROUP;
+    for (let g = 0; g < numGroups; g++, s += ROW_GROUP, d += capacity * ROW_GROUP) {
+      for (let r = 0; r < ROW_GROUP; r++) values[d + r] = sign * source[s + r]!;
+    }
+  }
+}
+
+/** Rows stay rows: into(n, k) = sign * from(row + n, column + k), for n < into.rows and k < count; rows past `rows` become 0. */
+export function packRows(
+  into: PackedMatrix,
+  from: Matrix,
+  { row, column, rows, count, sign = 1 }: PackRange,
+): void {
+  const { values, capacity } = into;
+  for (let n = 0; n < paddedColumns(into.rows); n++) {
+    let d = (n >> 4) * capacity * ROW_GROUP + (n & 15);
+    if (n >= rows) {
+      for (let k = 0; k < count; k++, d += ROW_GROUP) values[d] = 0;
+      continue;
+    }
+    const s = (row + n) * from.stride + column;
+    for (let k = 0; k < count; k++, d += ROW_GROUP) values[d] = sign * from.values[s + k]!;
+  }
+}
+
+export interface PackRange {
+  readonly row: number;
+  readonly column: number;
+  readonly rows: number;
+  readonly count: number;
+  readonly sign?: 1 | -1;
+}
