@@ -1,5 +1,5 @@
 /**
- * One answer, bit for bit (DESIGN decision 12), as a suite for any model: the logits of a token do not depend on what else is in the step, on how its text was
+ * One answer, bit for bit (docs/architecture.md, principle 5), as a suite for any model: the logits of a token do not depend on what else is in the step, on how its text was
  * cut into steps, on the number of threads, or on which rows of logits were wanted.
  */
 import { after, before, describe, it } from 'node:test';

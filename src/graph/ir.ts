@@ -1,7 +1,7 @@
 /**
  * The graph: what a model computes for one ragged step, as immutable nodes.
  *
- * A step sees T tokens of S sequences and gives logits for R of those tokens (DESIGN decision 1). Every activation is two-dimensional,
+ * A step sees T tokens of S sequences and gives logits for R of those tokens. Every activation is two-dimensional,
  * `[T or R, width]`, row-major; heads are laid side by side inside a row (head h at columns `h * headDim`), so that merging q, k and v into
  * one matrix, or taking one of them out again, is a column range and never a copy. Ops are pure; the one exception is the store into the
  * KV cache (`ropeKvStore`), whose result value is what attention takes as its query, so that the order follows from the data.
@@ -16,7 +16,7 @@ export type Shape = readonly Dim[];
 
 /**
  * Element types of activations. `q8`: rows of blocks of 32 values, each block int8 codes with one f32 scale and the sum of its codes
- * (DESIGN decision 7); what `linear` takes for quantized weights in fast mode.
+ *; what `linear` takes for quantized weights in fast mode.
  */
 export type ElementType = 'f32' | 'i32' | 'q8';
 

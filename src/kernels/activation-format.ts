@@ -1,5 +1,5 @@
 /**
- * The q8 row format of activations: what kernels with a quantized output write and what matmul on quantized weights reads (DESIGN decision 7).
+ * The q8 row format of activations: what kernels with a quantized output write and what matmul on quantized weights reads.
  *
  * A row is ceil(width / 32) blocks of 48 bytes; a last block of fewer values is filled up with zeros:
  *

@@ -7,7 +7,7 @@
  *     m' = max(m, mₛ)    l' = l 2^(m - m') + lₛ 2^(mₛ - m')    o' = o 2^(m - m') + oₛ 2^(mₛ - m')
  *
  * by `mergeSpan` and by nothing else. So it does not matter for its bits whether one thread walks all spans or each is done by a thread of its own and
- * merged later (DESIGN decision 12). A span of which a row sees nothing has m = LOWEST_MAX, l = 0, o = 0 and changes nothing.
+ * merged later (docs/architecture.md, principle 5). A span of which a row sees nothing has m = LOWEST_MAX, l = 0, o = 0 and changes nothing.
  *
  * Also the list entries that say which tile of queries sees which spans. Knows nothing of keys and values.
  *

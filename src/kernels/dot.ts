@@ -1,5 +1,5 @@
 /**
- * Integer dot products of packed weight codes (unsigned) with q8 activations (signed), for machines with and without 8-bit dots (DESIGN decision 14).
+ * Integer dot products of packed weight codes (unsigned) with q8 activations (signed), for machines with and without 8-bit dots.
  *
  * A `DotAccumulator` holds the sums of one output vector over one block. With VNNI that is one i32 register. Without, products of u8 and i8 are summed
  * in i16, which holds floor(32767 / (2 * 127 * maxCode)) of them, then widened; full 8-bit codes do not fit in i16 at all and are taken as two nibbles.

@@ -3,7 +3,7 @@
  *
  * The weights of a unit (16 or 32 rows) are expanded once per block of inputs into thread scratch that stays in L1 (u8 codes and f32 scales for q8 activations,
  * f32 values for f32 ones), and then used for all activation rows, a register tile of up to `tileColumns` at a time. A new weight format only needs
- * an expander (DESIGN §4). Partial sums over the blocks of inputs stand in the output.
+ * an expander. Partial sums over the blocks of inputs stand in the output.
  *
  * Order of operations per output: blocks ascending, `sum += (dot * scale) * d`, `sum += min * dsum`, then bias, then residual: as in matvec.ts, whatever the tile.
  */

@@ -2,7 +2,7 @@
  * One q8 activation row times a packed quantized matrix: the decode kernel.
  *
  * Bound by memory: it reads each weight once, straight on, and keeps everything else in registers and L1. Lane = row, so there is no horizontal sum.
- * For each output it does the same operations in the same order as matmul.ts does for many rows, so results are equal bit for bit (DESIGN decision 12).
+ * For each output it does the same operations in the same order as matmul.ts does for many rows, so results are equal bit for bit (docs/architecture.md, principle 5).
  */
 import { Q8_BLOCK_BYTES, Q8_BLOCK_VALUES, Q8_D_OFFSET } from './activation-format.ts';
 import { KernelBuilder } from './builder.ts';

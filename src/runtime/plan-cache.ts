@@ -1,5 +1,5 @@
 /**
- * The cache of packed weights: the second start maps a file and begins, instead of repacking the model (DESIGN decision 5).
+ * The cache of packed weights: the second start maps a file and begins, instead of repacking the model.
  *
  * A file holds the weight image and the list of weights that it was packed from, never code and never the plan itself: the plan is made anew from the model
  * and must ask for exactly the stored list, so a file from elsewhere can at most hold wrong numbers. Its name is a digest of the list and of what

@@ -66,7 +66,7 @@ export class StepInputs implements Disposable {
   }
 
   /**
-   * Checks the batch: kernels trust every index in it (DESIGN decision 9).
+   * Checks the batch: kernels trust every index in it.
    * @throws {StepError}
    */
   check(): void {

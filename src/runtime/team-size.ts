@@ -1,5 +1,5 @@
 /**
- * How many threads the next step runs on. Results do not depend on it (DESIGN decision 12), so it may change from step to step.
+ * How many threads the next step runs on. Results do not depend on it (docs/architecture.md, principle 5), so it may change from step to step.
  *
  * Where another process wants a core, a thread of the team is held up at every barrier, and a short step on all threads takes several times as long as on
  * one fewer. That shows as threads falling asleep at barriers, which a quiet machine never does in a short step. Then the team shrinks for a while,

@@ -2,7 +2,7 @@
  * Real registers for the virtual ones of a kernel program: live intervals, then a linear scan.
  *
  * Kernel code is structured (counted loops, ifs without jumps out), so an interval is one range from the first write to the last use, stretched over every loop
- * that it enters from outside. Nothing is spilled: a program that needs more than the machine has is refused (DESIGN decision 4).
+ * that it enters from outside. Nothing is spilled: a program that needs more than the machine has is refused.
  * Linear scan: Poletto & Sarkar 1999, doi:10.1145/330249.330250.
  */
 import type {

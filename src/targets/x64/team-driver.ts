@@ -1,6 +1,6 @@
 /**
  * The native side of the thread team: machine code that walks a command list on every thread, shares out the chunks of each command, and meets at a barrier
- * behind it. One call from TypeScript runs a whole step; nothing is allocated and no TypeScript runs in between (DESIGN decision 6).
+ * behind it. One call from TypeScript runs a whole step; nothing is allocated and no TypeScript runs in between.
  *
  * Chunks are claimed one at a time from an atomic counter, so a thread that is held up takes fewer of them. Waiting spins for a bounded time,
  * then sleeps in futex(2): with more threads than cores spinning would take the core from the thread that is waited for.
