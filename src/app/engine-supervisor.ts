@@ -5,7 +5,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import type { EngineApi } from '../engine/engine.ts';
-import { EngineClient } from '../engine/engine-client.ts';
+import { EngineClient, type EngineObserver } from '../engine/engine-client.ts';
 import { InternalError } from '../platform/errors.ts';
 import { EngineChild } from './engine-child.ts';
 import {
@@ -31,6 +31,8 @@ export type SupervisorEvent =
 
 export interface SupervisorOptions {
   readonly onEvent?: (event: SupervisorEvent) => void;
+  /** Sees every request and every event of it. */
+  readonly observer?: EngineObserver;
 }
 
 /** The first restart comes at once; the pause doubles from the second within a minute on. */
@@ -50,6 +52,7 @@ export function restartPauseMs(numDeaths: number): number {
 
 export class EngineSupervisor implements EngineKeeper {
   readonly #onEvent: (event: SupervisorEvent) => void;
+  readonly #observer: EngineObserver | undefined;
   readonly #gate = new SuspectGate();
   readonly #failure = Promise.withResolvers<Error>();
   readonly #closing = new AbortController();
@@ -62,8 +65,9 @@ export class EngineSupervisor implements EngineKeeper {
   #deathTimes: number[] = [];
   #numRestarts = 0;
 
-  constructor({ onEvent = () => {} }: SupervisorOptions = {}) {
+  constructor({ onEvent = () => {}, observer }: SupervisorOptions = {}) {
     this.#onEvent = onEvent;
+    this.#observer = observer;
   }
 
   /** Engines started after the first. */
@@ -98,6 +102,7 @@ export class EngineSupervisor implements EngineKeeper {
       child.tellText(this.#text);
       this.#client = await EngineClient.connect(this.#gate.connect(child.port), {
         defaults,
+        observer: this.#observer,
         onDisconnect: () => {
           this.#restarting = this.#restart();
         },

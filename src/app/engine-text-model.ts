@@ -1,10 +1,12 @@
 /** A `TextModel` over an engine, wherever that runs: prompts are encoded here, text comes back with the engine's events. */
 import type { EngineApi } from '../engine/engine.ts';
+import type { EngineStats } from '../engine/engine-stats.ts';
 import type { EngineEvent, FinishEvent, TokenEvent } from '../engine/events.ts';
 import type { RequestHandle } from '../engine/request-handle.ts';
 import { HastenError, InternalError } from '../platform/errors.ts';
 import { ChatTemplate } from '../tokenizer/chat-template.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import { infillMarks } from './infill.ts';
 import { NoTokenizerError } from './open-model.ts';
 import type {
   ChatRenderOptions,
@@ -13,6 +15,7 @@ import type {
   GenerationPart,
   GenerationRequest,
   GenerationResult,
+  ModelLimits,
   TextModel,
   TokenLogprobs,
 } from './text-model.ts';
@@ -91,6 +94,30 @@ export class EngineTextModel implements TextModel {
 
   decode(tokenIds: readonly number[]): string {
     return this.#requireTokenizer().decode(tokenIds);
+  }
+
+  encodeInfill(prefix: string, suffix: string): number[] | null {
+    const tokenizer = this.#requireTokenizer();
+    const marks = infillMarks(tokenizer);
+    if (marks === null) return null;
+    const { bosTokenId } = tokenizer;
+    const encode = (text: string): number[] => tokenizer.encode(text, { parseSpecial: false });
+    return [
+      ...(tokenizer.addsBos && bosTokenId !== null ? [bosTokenId] : []),
+      marks.prefix,
+      ...encode(prefix),
+      marks.suffix,
+      ...encode(suffix),
+      marks.middle,
+    ];
+  }
+
+  stats(): Promise<EngineStats> {
+    return this.engine.stats();
+  }
+
+  get limits(): ModelLimits {
+    return this.engine.limits;
   }
 
   generate({ tokenIds, sampling, signal }: GenerationRequest): Generation {

@@ -2,6 +2,7 @@
  * What a shell (command line, server, library) sees of a loaded model: text in, text out, with tokens, logprobs and timings beside it.
  * Knows nothing of HTTP or terminals, nor of how tokens come to be.
  */
+import type { EngineStats } from '../engine/engine-stats.ts';
 import type { SamplingParamsInput } from '../engine/sampling-params.ts';
 
 export type FinishReason = 'stop' | 'length' | 'abort';
@@ -65,6 +66,8 @@ export interface ChatTurn {
 }
 
 export interface ChatRenderOptions {
+  /** Functions that the model may call, as in the OpenAI API. */
+  readonly tools?: readonly unknown[] | undefined;
   /** Ends the prompt with the beginning of an answer. Default true. */
   readonly addGenerationPrompt?: boolean;
   /** Further variables for the template, such as `enable_thinking`. */
@@ -88,4 +91,20 @@ export interface TextModel {
    * @throws {RequestError | RequestTooLongError} at once if the request can never be done
    */
   generate(request: GenerationRequest): Generation;
+  /**
+   * The prompt that lets a model fill in what stands between two texts; null if it was not trained for that.
+   */
+  encodeInfill(prefix: string, suffix: string): number[] | null;
+  /** Figures of the engine now. @throws {EngineClosedError} while there is none */
+  stats(): Promise<EngineStats>;
+  /** What the engine was started with. */
+  readonly limits: ModelLimits;
+}
+
+export interface ModelLimits {
+  /** Sequences that run side by side. */
+  readonly maxSeqs: number;
+  readonly numBlocks: number;
+  /** Tokens per KV block. */
+  readonly blockSize: number;
 }

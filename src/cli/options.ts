@@ -90,7 +90,8 @@ export function samplingFromFlags(flags: SamplingFlags): SamplingParamsInput {
   return { temperature, topK, topP, minP, seed, stop, ...penalties };
 }
 
-function collect(value: string, previous: string[] | undefined): string[] {
+/** For an option that may be given again. */
+export function collect(value: string, previous: string[] | undefined): string[] {
   return [...(previous ?? []), value];
 }
 

@@ -14,6 +14,12 @@ import { type EngineRequest, type PreparedRequest, prepareRequest } from './requ
 import { RequestHandle } from './request-handle.ts';
 import type { SamplingParams } from './sampling-params.ts';
 
+/** Sees all that passes, when it passes; for figures. */
+export interface EngineObserver {
+  submitted(request: PreparedRequest): void;
+  delivered(event: EngineEvent): void;
+}
+
 export interface EngineClientOptions {
   /** What parameters that a request leaves out mean. */
   readonly defaults?: SamplingParams;
@@ -21,6 +27,7 @@ export interface EngineClientOptions {
    * Told when the port closes unasked. The open requests then wait for `attach`; without this callback they end with an error.
    */
   readonly onDisconnect?: () => void;
+  readonly observer?: EngineObserver | undefined;
 }
 
 interface OpenRequest {
@@ -95,6 +102,7 @@ export class EngineClient implements EngineApi {
     }
     const handle = new RequestHandle(prepared, () => this.#abort(requestId));
     this.#open.set(requestId, { handle, outputTokenIds: [...prepared.outputTokenIds] });
+    this.#options.observer?.submitted(prepared);
     this.#send({ type: 'submit', request: prepared });
     abortWith(handle, options.signal);
     return handle;
@@ -157,6 +165,7 @@ export class EngineClient implements EngineApi {
     if (event.type === 'token') open.outputTokenIds.push(event.tokenId);
     else this.#open.delete(event.requestId);
     open.handle.deliver(event);
+    this.#options.observer?.delivered(event);
   }
 
   #abort(requestId: string): void {

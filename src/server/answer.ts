@@ -4,8 +4,9 @@
  */
 import type { FastifyReply } from 'fastify';
 import type { Generation, GenerationPart, GenerationResult } from '../app/text-model.ts';
-import { toApiError } from './errors.ts';
-import { EventStream } from './sse.ts';
+import { type ApiError, toApiError } from './errors.ts';
+import type { RequestScope } from './request-scope.ts';
+import { EventStream, SlowReaderError } from './sse.ts';
 
 /** One answer, whole. */
 export interface Choice {
@@ -50,16 +51,15 @@ export interface ChunkShapes {
 /**
  * Streams the choices as they come. A fault after the head was sent goes into the stream as an `error` event, and the stream ends without
  * `[DONE]`.
- * @param signal aborted when nobody reads any more: ends quietly
+ * @param scope ends when nobody reads any more, and the stream then ends quietly
  */
 export async function streamChoices(
   reply: FastifyReply,
   generations: readonly Generation[],
   shapes: ChunkShapes,
-  signal: AbortSignal,
+  scope: RequestScope,
 ): Promise<void> {
-  reply.hijack();
-  const stream = new EventStream(reply.raw, signal);
+  const stream = openStream(reply, scope);
   const send = (value: unknown) => (value === undefined ? undefined : stream.send(value));
   try {
     const results = await Promise.all(
@@ -73,9 +73,44 @@ export async function streamChoices(
     );
     await send(shapes.usage(results));
     await stream.finish();
+    noteFigures(reply, results);
   } catch (error) {
-    if (reply.raw.destroyed) return;
-    reply.log.error({ err: error }, 'a stream ended with an error');
-    reply.raw.end(`data: ${JSON.stringify(toApiError(error).toBody())}\n\n`);
+    endFailedStream(reply, error, (apiError) => `data: ${JSON.stringify(apiError.toBody())}\n\n`);
   }
+}
+
+/** Takes the answer out of fastify's hands and begins an event stream. */
+export function openStream(reply: FastifyReply, scope: RequestScope): EventStream {
+  const headers = Object.fromEntries(
+    Object.entries(reply.getHeaders()).map(([name, value]) => [name, String(value)]),
+  );
+  reply.hijack();
+  return new EventStream(reply.raw, scope.signal, { slowReaderMs: scope.slowReaderMs, headers });
+}
+
+/** The last words of a stream that has failed, if there is anybody to hear them. */
+export function endFailedStream(
+  reply: FastifyReply,
+  error: unknown,
+  write: (error: ApiError) => string,
+): void {
+  if (reply.raw.destroyed || reply.raw.writableEnded) {
+    if (error instanceof SlowReaderError) reply.log.warn(error.message);
+    return;
+  }
+  reply.log.error({ err: error }, 'a stream ended with an error');
+  reply.raw.end(write(toApiError(error)));
+}
+
+/** For the log line of the request. */
+export function noteFigures(reply: FastifyReply, results: readonly GenerationResult[]): void {
+  const sum = (pick: (result: GenerationResult) => number): number =>
+    results.reduce((total, result) => total + pick(result), 0);
+  reply.request.figures = {
+    promptTokens: results[0]?.timings.promptTokens ?? 0,
+    cachedTokens: results[0]?.cachedTokens ?? 0,
+    outputTokens: sum(({ timings }) => timings.outputTokens),
+    ttftMs: Math.round(results[0]?.timings.ttftMs ?? 0),
+    finishReasons: results.map(({ finishReason }) => finishReason).join(','),
+  };
 }

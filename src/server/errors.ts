@@ -26,17 +26,26 @@ export class ApiError extends HastenError {
   readonly param: string | null;
   /** What clients branch on; null where the type says it all. */
   readonly apiCode: string | null;
+  /** Of the answer, beside the usual ones. */
+  readonly headers: Readonly<Record<string, string>>;
 
   constructor(
     status: number,
     message: string,
-    details: { type?: string; param?: string; code?: string; cause?: unknown } = {},
+    details: {
+      type?: string;
+      param?: string;
+      code?: string;
+      cause?: unknown;
+      headers?: Readonly<Record<string, string>>;
+    } = {},
   ) {
     super('api_error', message, { cause: details.cause });
     this.status = status;
     this.type = details.type ?? (status < 500 ? 'invalid_request_error' : 'server_error');
     this.param = details.param ?? null;
     this.apiCode = details.code ?? null;
+    this.headers = details.headers ?? {};
   }
 
   toBody(): ErrorBody {

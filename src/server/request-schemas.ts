@@ -37,14 +37,14 @@ const shared = {
   user: z.string().optional(),
 };
 
-const message = z.looseObject({
+export const messageSchema = z.looseObject({
   role: z.enum(['system', 'developer', 'user', 'assistant', 'tool', 'function']),
   content: z.unknown(),
 });
 
 const chatSchema = z.object({
   ...shared,
-  messages: z.array(message).min(1),
+  messages: z.array(messageSchema).min(1),
   max_completion_tokens: z.int().min(1).optional(),
   logprobs: z.boolean().optional(),
   top_logprobs: z.int().min(0).max(20).optional(),
@@ -127,7 +127,8 @@ export function parseCompletionRequest(body: unknown): ParsedRequest<CompletionR
   return parsed;
 }
 
-function parseBody<T extends z.ZodRawShape>(
+/** @throws {ApiError} 400 naming the field */
+export function parseBody<T extends z.ZodRawShape>(
   body: unknown,
   schema: z.ZodObject<T>,
 ): ParsedRequest<z.infer<z.ZodObject<T>>> {

@@ -1,38 +1,53 @@
 /**
  * The HTTP server: routes, guards, errors and an orderly end. Knows nothing of how the model came to be, nor of the command line.
  */
+import { randomUUID } from 'node:crypto';
 import type { Socket } from 'node:net';
 import {
   type FastifyBaseLogger,
   type FastifyInstance,
   type FastifyReply,
+  type FastifyRequest,
   fastify,
   LogController,
 } from 'fastify';
 import type { Logger } from 'pino';
 import { HastenError } from '../platform/errors.ts';
+import { Admission, type AdmissionLimits, DEFAULT_ADMISSION_LIMITS } from './admission.ts';
+import { type ApiKey, ApiKeys } from './api-keys.ts';
+import { CorsPolicy } from './cors.ts';
 import { ApiError, BODY_LIMIT_BYTES, type ErrorBody, toApiError } from './errors.ts';
 import { assertTrustedOrigin, isLoopbackAddress } from './host-guard.ts';
-import { ClientGoneError } from './request-scope.ts';
+import { ClientGoneError, RequestScope } from './request-scope.ts';
 import { chatCompletionsRoute } from './routes/chat-completions.ts';
 import { completionsRoute } from './routes/completions.ts';
-import type { Route } from './routes/context.ts';
+import type { Route, RouteContext } from './routes/context.ts';
 import { healthRoute } from './routes/health.ts';
+import { metricsRoute } from './routes/metrics.ts';
 import { modelsRoute } from './routes/models.ts';
 import { pageRoute } from './routes/page.ts';
+import { tokensRoute } from './routes/tokens.ts';
 import { ServedModel } from './served-model.ts';
+import { Telemetry } from './telemetry.ts';
 
 /** Time for the last words to clients whose requests were cut off. */
 const CUT_OFF_MS = 500;
 const SWEEP_MS = 20;
+const SLOW_READER_MS = 30_000;
 
-const PROBES: ReadonlySet<string> = new Set(['/healthz', '/readyz']);
+const PROBES: ReadonlySet<string> = new Set(['/healthz', '/readyz', '/metrics', '/dashboard/data']);
+/** What is answered without a key: probes, and pages that hold nothing of their own. */
+const OPEN_PATHS = /^\/(?:healthz|readyz|dashboard|page\/[\w.-]+)?$/;
+/** Beyond the time that a request may take. */
+const IDLE_CONNECTION_MS = 60_000;
 
 const ROUTES: readonly Route[] = [
   modelsRoute,
   chatCompletionsRoute,
   completionsRoute,
+  tokensRoute,
   healthRoute,
+  metricsRoute,
   pageRoute,
 ];
 
@@ -41,6 +56,28 @@ export interface ServerOptions {
   /** 0 lets the system choose. */
   readonly port: number;
   readonly logger: Logger;
+  /** Who may ask; none: everybody. */
+  readonly apiKeys?: readonly ApiKey[];
+  /** Whether /metrics is answered without a key. */
+  readonly hasOpenMetrics?: boolean;
+  readonly admission?: Partial<AdmissionLimits>;
+  /** Time for one request; null: no limit. */
+  readonly requestTimeoutMs?: number | null;
+  /** Time after which a reader that reads nothing is given up. */
+  readonly slowReaderMs?: number;
+  /** Origins whose pages may use the API; `*` for all. */
+  readonly corsOrigins?: readonly string[];
+  /** Certificate chain and private key, PEM. */
+  readonly tls?: { readonly cert: string; readonly key: string } | undefined;
+}
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** Name of the API key, or the client's address where none is needed. */
+    caller: string;
+    /** For the log line. */
+    figures: object | null;
+  }
 }
 
 /** The address cannot be listened on. */
@@ -57,13 +94,18 @@ export class ListenError extends HastenError {
 
 export class HttpServer implements AsyncDisposable {
   readonly served = new ServedModel();
+  readonly telemetry = new Telemetry();
   readonly #app: FastifyInstance;
   readonly #options: ServerOptions;
   readonly #shutdown = new AbortController();
 
   constructor(options: ServerOptions) {
     this.#options = options;
-    this.#app = createApp(options, this.served, this.#shutdown.signal);
+    this.#app = createApp(options, {
+      served: this.served,
+      telemetry: this.telemetry,
+      shutdown: this.#shutdown.signal,
+    });
   }
 
   /**
@@ -109,12 +151,24 @@ export class HttpServer implements AsyncDisposable {
   }
 }
 
-function createApp(
-  options: ServerOptions,
-  served: ServedModel,
-  shutdown: AbortSignal,
-): FastifyInstance {
+interface AppParts {
+  readonly served: ServedModel;
+  readonly telemetry: Telemetry;
+  /** Aborts when the server stops waiting for running requests. */
+  readonly shutdown: AbortSignal;
+}
+
+function createApp(options: ServerOptions, parts: AppParts): FastifyInstance {
+  const { served, telemetry } = parts;
+  const { requestTimeoutMs = null } = options;
   const app = fastify({
+    ...(options.tls !== undefined && { https: options.tls }),
+    // Only connections on which nothing moves for longer than a request may take: those who never read a whole answer.
+    connectionTimeout: requestTimeoutMs === null ? 0 : requestTimeoutMs + IDLE_CONNECTION_MS,
+    genReqId: ({ headers }) => {
+      const given = String(headers['x-request-id'] ?? '');
+      return /^[\w.:-]{1,128}$/.test(given) ? given : randomUUID();
+    },
     loggerInstance: options.logger as FastifyBaseLogger,
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: BODY_LIMIT_BYTES,
@@ -127,15 +181,40 @@ function createApp(
   app.removeContentTypeParser('text/plain');
   const methodsAt = rememberRoutes(app);
   const isLoopbackServer = isLoopbackAddress(options.host);
-  app.addHook('onRequest', async (request) => {
+  const cors = new CorsPolicy(options.corsOrigins ?? []);
+  const keys = new ApiKeys(options.apiKeys ?? []);
+  app.decorateRequest('caller', '');
+  app.decorateRequest('figures', null);
+  app.addHook('onRequest', async (request, reply) => {
     const { host, origin, 'sec-fetch-site': fetchSite } = request.headers;
-    assertTrustedOrigin({ host, origin, fetchSite: String(fetchSite ?? '') }, isLoopbackServer);
+    reply.header('x-request-id', request.id);
+    if (cors.allows(origin)) {
+      reply.headers(cors.headers(String(origin)));
+      if (isPreflight(request)) {
+        const asked = request.headers['access-control-request-headers'];
+        return reply
+          .code(204)
+          .headers(cors.preflightHeaders(String(origin), asked))
+          .send();
+      }
+    } else {
+      assertTrustedOrigin({ host, origin, fetchSite: String(fetchSite ?? '') }, isLoopbackServer);
+    }
+    request.caller = request.ip;
+    const path = pathOf(request);
+    const isOpen =
+      OPEN_PATHS.test(path) || (path === '/metrics' && options.hasOpenMetrics === true);
+    if (keys.isRequired && !isOpen) request.caller = keys.nameOf(request.headers);
+    return undefined;
   });
   app.addHook('onResponse', async (request, reply) => {
     const durationMs = Math.round(reply.elapsedTime);
+    const handler = request.routeOptions.url ?? 'none';
+    telemetry.metrics.answered(request.method, handler, reply.statusCode);
     // Probes ask every few seconds.
-    const level = PROBES.has(request.url) ? 'debug' : 'info';
-    const figures = { status: reply.statusCode, durationMs };
+    const level = PROBES.has(pathOf(request)) ? 'debug' : 'info';
+    const who = keys.isRequired ? { key: request.caller } : {};
+    const figures = { status: reply.statusCode, durationMs, ...who, ...request.figures };
     request.log[level](figures, `${request.method} ${request.url}`);
   });
   app.addHook('onRequestAbort', async (request) => {
@@ -149,7 +228,7 @@ function createApp(
     return sendError(reply, apiError);
   });
   app.setNotFoundHandler((request, reply) => {
-    const path = request.url.split('?', 1)[0] ?? '/';
+    const path = pathOf(request);
     const allowed = methodsAt(path);
     if (allowed.length === 0) {
       return sendError(
@@ -161,8 +240,35 @@ function createApp(
     reply.header('allow', allowed.join(', '));
     return sendError(reply, new ApiError(405, message, { code: 'method_not_allowed' }));
   });
-  for (const route of ROUTES) route(app, { served, shutdown });
+  const enter = entrance(options, parts);
+  for (const route of ROUTES) route(app, { served, telemetry, enter });
   return app;
+}
+
+function entrance(options: ServerOptions, parts: AppParts): RouteContext['enter'] {
+  const { served, telemetry, shutdown } = parts;
+  const admission = new Admission({
+    limits: { ...DEFAULT_ADMISSION_LIMITS, ...options.admission },
+    maxRunning: () => (served.state.kind === 'ready' ? served.state.model.limits.maxSeqs : 0),
+    typicalRequestMs: () => telemetry.typicalRequestMs,
+    onRejected: (reason) => telemetry.metrics.rejected(reason),
+  });
+  return (request, reply, numAnswers) =>
+    new RequestScope(reply.raw, {
+      shutdown,
+      timeoutMs: options.requestTimeoutMs ?? null,
+      slowReaderMs: options.slowReaderMs ?? SLOW_READER_MS,
+      release: admission.admit(request.caller, numAnswers),
+    });
+}
+
+function pathOf(request: FastifyRequest): string {
+  return request.url.split('?', 1)[0] ?? '/';
+}
+
+/** A browser asks whether it may ask. */
+function isPreflight(request: FastifyRequest): boolean {
+  return request.method === 'OPTIONS' && 'access-control-request-method' in request.headers;
 }
 
 /** Which methods a path takes, for an answer to the wrong one. A route's URL is a path, or a prefix ending in `*`. */
@@ -178,7 +284,10 @@ function rememberRoutes(app: FastifyInstance): (path: string) => string[] {
 }
 
 function sendError(reply: FastifyReply, error: ApiError): FastifyReply {
-  return reply.code(error.status).send(error.toBody() satisfies ErrorBody);
+  return reply
+    .code(error.status)
+    .headers(error.headers)
+    .send(error.toBody() satisfies ErrorBody);
 }
 
 /** What is no HTTP at all is answered on the bare socket. */

@@ -5,12 +5,20 @@ import type { Logger } from 'pino';
 import { EngineSupervisor, type SupervisorEvent } from '../../app/engine-supervisor.ts';
 import type { FoundModel } from '../../app/find-model.ts';
 import type { RunningModel } from '../../app/running-model.ts';
+import { parseApiKeyFile, parseApiKeys } from '../../server/api-keys.ts';
 import { isLoopbackAddress } from '../../server/host-guard.ts';
 import { createLogger, LOG_LEVELS, type LogLevel } from '../../server/log.ts';
 import { HttpServer } from '../../server/server.ts';
-import { CommandError } from '../errors.ts';
+import { CommandError, UsageError } from '../errors.ts';
 import { findModelWithProgress, startFoundModel } from '../model-command.ts';
-import { addEngineOptions, type EngineFlags, parseInteger, parseNumber } from '../options.ts';
+import {
+  addEngineOptions,
+  collect,
+  type EngineFlags,
+  parseInteger,
+  parseNumber,
+  readTextFile,
+} from '../options.ts';
 import { note, printLine, styled, styledError } from '../output.ts';
 
 interface ServeFlags extends EngineFlags {
@@ -20,6 +28,18 @@ interface ServeFlags extends EngineFlags {
   readonly maxNumSeqs: number;
   readonly logLevel: LogLevel;
   readonly gracePeriod: number;
+  readonly apiKey?: string[];
+  readonly apiKeyFile?: string;
+  readonly allowUnauthenticated: boolean;
+  readonly openMetrics: boolean;
+  readonly maxQueue: number;
+  readonly maxConcurrencyPerKey?: number;
+  readonly rateLimit?: number;
+  readonly requestTimeout: number;
+  readonly slowReaderTimeout: number;
+  readonly corsOrigin?: string[];
+  readonly sslCertfile?: string;
+  readonly sslKeyfile?: string;
 }
 
 export function define(command: Command): void {
@@ -35,6 +55,23 @@ export function define(command: Command): void {
       parseNumber(0, 3600),
       10,
     )
+    .option('--api-key <key>', 'who may ask: SECRET or NAME:SECRET; may be given again', collect)
+    .option('--api-key-file <file>', 'a file of such keys, one a line')
+    .option('--allow-unauthenticated', 'listen beyond this machine without a key', false)
+    .option('--open-metrics', 'answer /metrics without a key', false)
+    .option('--max-queue <n>', 'answers that may wait; beyond them 429', parseInteger(0), 1024)
+    .option('--max-concurrency-per-key <n>', 'answers of one key at once', parseInteger(1))
+    .option('--rate-limit <n>', 'requests of one key in a minute', parseInteger(1))
+    .option('--request-timeout <seconds>', 'for one request; 0: none', parseNumber(0, 86400), 3600)
+    .option(
+      '--slow-reader-timeout <seconds>',
+      'after which a client that reads nothing is cut off',
+      parseNumber(0.1, 3600),
+      30,
+    )
+    .option('--cors-origin <origin>', 'whose pages may ask, * for all; may be given again', collect)
+    .option('--ssl-certfile <file>', 'certificate chain, PEM; serves HTTPS')
+    .option('--ssl-keyfile <file>', 'its private key, PEM')
     .addOption(
       new Option('--log-level <level>', 'what to log').choices(LOG_LEVELS).default('info'),
     );
@@ -42,8 +79,9 @@ export function define(command: Command): void {
     .addHelpText(
       'after',
       `
-Serves POST /v1/chat/completions and /v1/completions, GET /v1/models, /healthz, /readyz, and a chat
-page at /.
+Serves the APIs of OpenAI (/v1/chat/completions, /v1/completions, /v1/responses, /v1/models) and of
+Anthropic (/v1/messages), /tokenize, /detokenize, /healthz, /readyz, /metrics for Prometheus, a chat
+page at / and a dashboard at /dashboard. HASTEN_API_KEY holds further keys, separated by commas.
 
 Example:
   $ hasten serve smollm2 --port 8000
@@ -60,7 +98,9 @@ function parsePort(text: string): number {
 
 async function serve(spec: string | undefined, flags: ServeFlags): Promise<void> {
   const logger = createLogger(flags.logLevel);
-  const server = new HttpServer({ host: flags.host, port: flags.port, logger });
+  const options = await serverOptions(flags);
+  if (!isLoopbackAddress(flags.host) && options.apiKeys.length === 0) assertMayBeOpen(flags);
+  const server = new HttpServer({ ...options, host: flags.host, port: flags.port, logger });
   const shutdown = new AbortController();
   const onSignal = (signal: NodeJS.Signals): void => {
     if (shutdown.signal.aborted) process.exit(130);
@@ -74,7 +114,6 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
   let model: RunningModel | undefined;
   try {
     const url = await server.listen();
-    if (!isLoopbackAddress(flags.host)) warnOfOpenHost(flags.host);
     logger.info(`loading ${spec ?? 'the default model'}`);
     const found = await findModelWithProgress(spec, {
       offline: flags.offline,
@@ -82,7 +121,9 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
       onPhase,
     });
     const supervisor = new EngineSupervisor({
+      observer: server.telemetry,
       onEvent: (event) => {
+        if (event.type === 'restarted') server.telemetry.metrics.restarted();
         server.served.setOutage(outageOf(event));
         logSupervisor(logger, event);
       },
@@ -94,6 +135,7 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
       onPhase,
     });
     const names = namesOf(found, spec, flags);
+    server.telemetry.metrics.setModel(names[0] ?? found.name, model.limits);
     server.served.setState({ kind: 'ready', model, names });
     logger.info({ enginePid: supervisor.pid }, 'the engine is ready');
     await announce(url, found, names[0] ?? found.name, spec);
@@ -166,9 +208,43 @@ async function announce(
   await printLine(`Chat page: ${url}/   API base: ${url}/v1   Ctrl-C stops.`);
 }
 
-function warnOfOpenHost(host: string): void {
+/** @throws {UsageError} unless the user has said that this is wanted */
+function assertMayBeOpen({ host, allowUnauthenticated }: ServeFlags): void {
+  if (!allowUnauthenticated) {
+    throw new UsageError(
+      `--host ${host} lets every machine that reaches this one use the model. Ask for a key with --api-key, --api-key-file or HASTEN_API_KEY, or say --allow-unauthenticated if that is wanted`,
+    );
+  }
   note(
     styledError('yellow', 'warning:') +
-      ` --host ${host} lets every machine that reaches this one use the model; there is no password yet`,
+      ` --host ${host} lets every machine that reaches this one use the model, and no key is asked for`,
   );
+}
+
+/** @throws {CommandError | ApiKeyError} if a file or a key is no good */
+async function serverOptions(flags: ServeFlags) {
+  const { sslCertfile, sslKeyfile, apiKeyFile } = flags;
+  if ((sslCertfile === undefined) !== (sslKeyfile === undefined)) {
+    throw new UsageError('--ssl-certfile and --ssl-keyfile belong together');
+  }
+  const fromEnvironment = (process.env.HASTEN_API_KEY ?? '').split(',').filter((key) => key);
+  return {
+    apiKeys: [
+      ...parseApiKeys([...(flags.apiKey ?? []), ...fromEnvironment]),
+      ...(apiKeyFile === undefined ? [] : parseApiKeyFile(await readTextFile(apiKeyFile))),
+    ],
+    hasOpenMetrics: flags.openMetrics,
+    admission: {
+      maxQueue: flags.maxQueue,
+      maxConcurrencyPerKey: flags.maxConcurrencyPerKey ?? null,
+      requestsPerMinutePerKey: flags.rateLimit ?? null,
+    },
+    requestTimeoutMs: flags.requestTimeout === 0 ? null : flags.requestTimeout * 1000,
+    slowReaderMs: flags.slowReaderTimeout * 1000,
+    corsOrigins: flags.corsOrigin ?? [],
+    tls:
+      sslCertfile === undefined || sslKeyfile === undefined
+        ? undefined
+        : { cert: await readTextFile(sslCertfile), key: await readTextFile(sslKeyfile) },
+  };
 }

@@ -1,20 +1,19 @@
 /** POST /v1/chat/completions: a conversation in, the next message out. */
 import { randomUUID } from 'node:crypto';
 import type { ChatTurn, GenerationResult } from '../../app/text-model.ts';
-import { type Choice, collectChoices, streamChoices } from '../answer.ts';
+import { type Choice, collectChoices, noteFigures, streamChoices } from '../answer.ts';
 import { samplingOf } from '../generation-options.ts';
 import { chatLogprobs } from '../logprobs.ts';
 import { type ChatRequest, contentText, parseChatRequest } from '../request-schemas.ts';
-import { RequestScope } from '../request-scope.ts';
 import { usageOf } from '../usage.ts';
 import { type Route, warnOfUnknownFields } from './context.ts';
 
-export const chatCompletionsRoute: Route = (server, { served, shutdown }) => {
+export const chatCompletionsRoute: Route = (server, { served, enter }) => {
   server.post('/v1/chat/completions', async (request, reply) => {
     const { request: body, unknownFields } = parseChatRequest(request.body);
     warnOfUnknownFields(request, unknownFields);
     const { model, name } = served.use(body.model);
-    const tokenIds = model.encodeChat(chatTurns(body), {
+    const tokenIds = model.encodeChat(chatTurns(body.messages), {
       addGenerationPrompt: body.add_generation_prompt,
       variables: body.chat_template_kwargs,
     });
@@ -23,7 +22,7 @@ export const chatCompletionsRoute: Route = (server, { served, shutdown }) => {
       maxTokens: body.max_completion_tokens ?? body.max_tokens ?? null,
       logprobs: body.logprobs ? (body.top_logprobs ?? 0) : null,
     };
-    using scope = new RequestScope(reply.raw, shutdown);
+    using scope = enter(request, reply, numChoices);
     const { signal } = scope;
     const generations = Array.from({ length: numChoices }, (_, choice) =>
       model.generate({ tokenIds, sampling: samplingOf(body, limits, choice), signal }),
@@ -31,17 +30,21 @@ export const chatCompletionsRoute: Route = (server, { served, shutdown }) => {
     const shapes = new ChatShapes(name, body);
 
     if (body.stream) {
-      await streamChoices(reply, generations, shapes, signal);
+      await streamChoices(reply, generations, shapes, scope);
       return reply;
     }
     const choices = await collectChoices(generations, signal);
+    noteFigures(
+      reply,
+      choices.map(({ result }) => result),
+    );
     return shapes.whole(choices);
   });
 };
 
 /** Messages as templates read them: plain text contents, and `system` for what OpenAI now calls `developer`. */
-function chatTurns(body: ChatRequest): ChatTurn[] {
-  return body.messages.map((message, index) => ({
+export function chatTurns(messages: ChatRequest['messages']): ChatTurn[] {
+  return messages.map((message, index) => ({
     ...message,
     role: message.role === 'developer' ? 'system' : message.role,
     content: contentText(message.content, `messages[${index}].content`),

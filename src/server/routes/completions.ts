@@ -1,18 +1,17 @@
 /** POST /v1/completions: a text (or several) in, its continuation out. */
 import { randomUUID } from 'node:crypto';
 import type { GenerationPart, GenerationResult, TextModel } from '../../app/text-model.ts';
-import { type Choice, collectChoices, streamChoices } from '../answer.ts';
+import { type Choice, collectChoices, noteFigures, streamChoices } from '../answer.ts';
 import { samplingOf } from '../generation-options.ts';
 import { completionLogprobs } from '../logprobs.ts';
 import { type CompletionRequest, parseCompletionRequest } from '../request-schemas.ts';
-import { RequestScope } from '../request-scope.ts';
 import { usageOf } from '../usage.ts';
 import { type Route, warnOfUnknownFields } from './context.ts';
 
 /** OpenAI's default. */
 const DEFAULT_MAX_TOKENS = 16;
 
-export const completionsRoute: Route = (server, { served, shutdown }) => {
+export const completionsRoute: Route = (server, { served, enter }) => {
   server.post('/v1/completions', async (request, reply) => {
     const { request: body, unknownFields } = parseCompletionRequest(request.body);
     warnOfUnknownFields(request, unknownFields);
@@ -23,7 +22,7 @@ export const completionsRoute: Route = (server, { served, shutdown }) => {
       maxTokens: body.max_tokens ?? DEFAULT_MAX_TOKENS,
       logprobs: body.logprobs ?? null,
     };
-    using scope = new RequestScope(reply.raw, shutdown);
+    using scope = enter(request, reply, prompts.length * choicesPerPrompt);
     const { signal } = scope;
     const generations = prompts.flatMap(({ tokenIds }) =>
       Array.from({ length: choicesPerPrompt }, (_, choice) =>
@@ -36,10 +35,14 @@ export const completionsRoute: Route = (server, { served, shutdown }) => {
     const shapes = new CompletionShapes(name, body, echoes, choicesPerPrompt);
 
     if (body.stream) {
-      await streamChoices(reply, generations, shapes, signal);
+      await streamChoices(reply, generations, shapes, scope);
       return reply;
     }
     const choices = await collectChoices(generations, signal);
+    noteFigures(
+      reply,
+      choices.map(({ result }) => result),
+    );
     return shapes.whole(choices);
   });
 };

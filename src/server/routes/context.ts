@@ -1,11 +1,17 @@
 /** What every route is given. */
-import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { RequestScope } from '../request-scope.ts';
 import type { ServedModel } from '../served-model.ts';
+import type { Telemetry } from '../telemetry.ts';
 
 export interface RouteContext {
   readonly served: ServedModel;
-  /** Aborts when the server stops waiting for running requests. */
-  readonly shutdown: AbortSignal;
+  readonly telemetry: Telemetry;
+  /**
+   * Lets in a request for so many answers; its work goes on for as long as the scope.
+   * @throws {ApiError} 429 if there is no room for it
+   */
+  enter(request: FastifyRequest, reply: FastifyReply, numAnswers: number): RequestScope;
 }
 
 export type Route = (server: FastifyInstance, context: RouteContext) => void;

@@ -12,10 +12,31 @@ import type {
   GenerationResult,
   TextModel,
 } from '../../app/text-model.ts';
+import type { EngineStats } from '../../engine/engine-stats.ts';
 import { RequestTooLongError } from '../../engine/errors.ts';
 import { parseSamplingParams, type SamplingParams } from '../../engine/sampling-params.ts';
 
 const VOCAB_SIZE = 256;
+const ECHO_STATS: EngineStats = {
+  numRunning: 0,
+  numWaiting: 0,
+  numBlocks: 64,
+  numFreeBlocks: 48,
+  numSealedBlocks: 8,
+  numSteps: 10,
+  numPromptTokens: 0,
+  numCachedTokens: 0,
+  numOutputTokens: 0,
+  numPreemptions: 3,
+  numFinished: { stop: 0, length: 0, abort: 0, error: 0 },
+  speculation: {
+    numDrafts: 2,
+    numDraftTokens: 8,
+    numAcceptedTokens: 5,
+    numAcceptedTokensPerPos: [2, 2, 1],
+  },
+  lastStep: { numTokens: 3, numSequences: 3, stepMs: 1 },
+};
 
 export interface EchoModelOptions {
   /** Pause before each token. */
@@ -29,6 +50,7 @@ export interface EchoModelOptions {
 export class EchoModel implements TextModel {
   readonly name = 'echo';
   readonly maxModelLen = 4096;
+  readonly limits = { maxSeqs: 4, numBlocks: 64, blockSize: 16 };
   numRunning = 0;
   numAborted = 0;
   readonly samplings: SamplingParams[] = [];
@@ -48,6 +70,14 @@ export class EchoModel implements TextModel {
 
   encodeChat(messages: readonly ChatTurn[]): number[] {
     return this.tokenize(messages.map(({ role, content }) => `${role}: ${content}`).join('\n'));
+  }
+
+  encodeInfill(prefix: string, suffix: string): number[] {
+    return this.tokenize(`<P>${prefix}<S>${suffix}<M>`);
+  }
+
+  async stats(): Promise<EngineStats> {
+    return ECHO_STATS;
   }
 
   decode(tokenIds: readonly number[]): string {

@@ -1,7 +1,7 @@
 /** A running server with a silent log, for tests. */
 import { pino } from 'pino';
 import type { TextModel } from '../../app/text-model.ts';
-import { HttpServer } from '../server.ts';
+import { HttpServer, type ServerOptions } from '../server.ts';
 
 export interface TestServer extends AsyncDisposable {
   readonly server: HttpServer;
@@ -11,10 +11,13 @@ export interface TestServer extends AsyncDisposable {
   readonly logLines: string[];
 }
 
-export async function startTestServer(model?: TextModel): Promise<TestServer> {
+export async function startTestServer(
+  model?: TextModel,
+  options: Partial<ServerOptions> = {},
+): Promise<TestServer> {
   const logLines: string[] = [];
   const logger = pino({ level: 'warn' }, { write: (line) => void logLines.push(line) });
-  const server = new HttpServer({ host: '127.0.0.1', port: 0, logger });
+  const server = new HttpServer({ host: '127.0.0.1', port: 0, logger, ...options });
   if (model) server.served.setState({ kind: 'ready', model, names: [model.name, 'alias'] });
   const url = await server.listen();
   const port = Number(new URL(url).port);

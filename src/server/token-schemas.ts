@@ -1,0 +1,35 @@
+/** What the bodies of /tokenize and /detokenize may hold: vLLM's fields, and llama.cpp's. */
+import * as z from 'zod';
+import { badRequest } from './errors.ts';
+import { messageSchema, parseBody } from './request-schemas.ts';
+
+const tokenizeSchema = z.object({
+  model: z.string().optional(),
+  prompt: z.string().optional(),
+  content: z.string().optional(),
+  messages: z.array(messageSchema).min(1).optional(),
+  add_special_tokens: z.boolean().optional(),
+  add_special: z.boolean().optional(),
+  add_generation_prompt: z.boolean().optional(),
+  chat_template_kwargs: z.record(z.string(), z.unknown()).optional(),
+});
+
+const detokenizeSchema = z.object({
+  model: z.string().optional(),
+  tokens: z.array(z.int().min(0)),
+});
+
+/** @throws {ApiError} 400 naming the field */
+export function parseTokenizeRequest(body: unknown): z.infer<typeof tokenizeSchema> {
+  const { request } = parseBody(body, tokenizeSchema);
+  const { prompt, content, messages } = request;
+  if ([prompt, content, messages].filter((each) => each !== undefined).length !== 1) {
+    throw badRequest('prompt', 'expected one of prompt, content and messages');
+  }
+  return request;
+}
+
+/** @throws {ApiError} 400 naming the field */
+export function parseDetokenizeRequest(body: unknown): z.infer<typeof detokenizeSchema> {
+  return parseBody(body, detokenizeSchema).request;
+}

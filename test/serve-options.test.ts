@@ -1,0 +1,72 @@
+/** Options of `hasten serve` that guard it, with the process as users start it. */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { request } from 'node:https';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { runHasten } from './run-hasten.ts';
+import { end, serve } from './serve-process.ts';
+
+test('does not listen beyond this machine without a key, unless told to', async () => {
+  const refused = await runHasten(['serve', 'tiny', '--host', '0.0.0.0', '--port', '0']);
+  assert.equal(refused.code, 2);
+  assert.match(refused.stderr, /--allow-unauthenticated/);
+  const { child, output } = await serve(['tiny', '--host', '0.0.0.0', '--allow-unauthenticated']);
+  assert.match(output().stderr, /no key is asked for/);
+  assert.equal(await end(child, 'SIGTERM'), 0);
+});
+
+test('takes keys from options, environment and a file, and logs their names only', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'hasten-keys-'));
+  try {
+    const file = join(folder, 'keys');
+    writeFileSync(file, '# staff\ncarol:sk-file\n');
+    const { child, url, output } = await serve(
+      ['tiny', '--host', '0.0.0.0', '--api-key', 'alice:sk-option', '--api-key-file', file],
+      { HASTEN_API_KEY: 'sk-environment,bob:sk-environment-2' },
+    );
+    const statusWith = async (key: string) =>
+      (await fetch(`${url}/v1/models`, { headers: { authorization: `Bearer ${key}` } })).status;
+    for (const key of ['sk-option', 'sk-file', 'sk-environment', 'sk-environment-2']) {
+      assert.equal(await statusWith(key), 200, key);
+    }
+    assert.equal(await statusWith('sk-other'), 401);
+    assert.equal(await end(child, 'SIGTERM'), 0);
+    assert.match(output().stderr, /"key":"carol"/);
+    assert.doesNotMatch(output().stderr, /sk-/);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test('serves HTTPS with a certificate', async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'hasten-tls-'));
+  try {
+    const [cert, key] = [join(folder, 'cert.pem'), join(folder, 'key.pem')];
+    try {
+      const subject = ['-subj', '/CN=localhost', '-days', '2', '-nodes', '-newkey', 'rsa:2048'];
+      const files = ['-keyout', key, '-out', cert];
+      execFileSync('openssl', ['req', '-x509', ...subject, ...files], { stdio: 'ignore' });
+    } catch {
+      t.skip('there is no openssl to make a certificate with');
+      return;
+    }
+    const half = await runHasten(['serve', 'tiny', '--ssl-certfile', cert]);
+    assert.equal(half.code, 2);
+    const { child, url } = await serve(['tiny', '--ssl-certfile', cert, '--ssl-keyfile', key]);
+    assert.match(url, /^https:/);
+    const status = await new Promise((resolve, reject) => {
+      request(`${url}/readyz`, { rejectUnauthorized: false }, ({ statusCode }) =>
+        resolve(statusCode),
+      )
+        .on('error', reject)
+        .end();
+    });
+    assert.equal(status, 200);
+    assert.equal(await end(child, 'SIGTERM'), 0);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
