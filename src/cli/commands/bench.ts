@@ -14,11 +14,13 @@ import { addEngineOptions, type EngineFlags, parseCounts, parseInteger } from '.
 import { formatTable, printJson, printLine } from '../output.ts';
 import { ProgressReporter } from '../progress.ts';
 
-interface BenchFlags extends Omit<EngineFlags, 'threads'> {
+export interface BenchFlags extends Omit<EngineFlags, 'threads'> {
   readonly promptTokens: number[];
   readonly genTokens: number[];
   readonly threads?: number[];
   readonly repetitions: number;
+  /** True without a file. */
+  readonly profile?: string | true;
   readonly json: boolean;
 }
 
@@ -43,6 +45,10 @@ export function define(command: Command): void {
     .option('-n, --gen-tokens <n>', 'tokens of a decode test, or several', parseBenchCounts, [128])
     .option('-t, --threads <n>', 'compute threads, or several: 1,2', parseCounts)
     .option('-r, --repetitions <n>', 'repetitions of each test', parseInteger(1), 5)
+    .option(
+      '--profile [file]',
+      'time every command of a step instead; a chart goes to the file (HTML)',
+    )
     .option('--json', 'print one JSON object', false)
     .addHelpText(
       'after',
@@ -52,6 +58,7 @@ tokens one by one after an empty context; neither tokenizes nor samples. -p 0 or
 
 Example:
   $ hasten bench smollm2 -p 512 -n 128 -t 1,2
+  $ hasten bench smollm2 --profile step.html
 `,
     )
     .action(bench);
@@ -63,6 +70,11 @@ function parseBenchCounts(text: string): number[] {
 }
 
 async function bench(spec: string, flags: BenchFlags): Promise<void> {
+  if (flags.profile !== undefined) {
+    const { benchProfile } = await import('./bench-profile.ts');
+    await benchProfile(spec, flags);
+    return;
+  }
   const tests: BenchmarkTest[] = [
     ...flags.promptTokens.map((numTokens) => ({ kind: 'pp' as const, numTokens })),
     ...flags.genTokens.map((numTokens) => ({ kind: 'tg' as const, numTokens })),
