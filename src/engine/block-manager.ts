@@ -160,6 +160,15 @@ export class BlockManager {
     return shared;
   }
 
+  /** Blocks that would be free if the table let go of all of its own. */
+  numFreedBy(table: BlockTable): number {
+    let count = 0;
+    for (let index = 0; index < table.numBlocks; index++) {
+      if (this.#refCounts[table.ids[index]!] === 1) count++;
+    }
+    return count;
+  }
+
   /** Lets go of the blocks beyond those that `numTokens` tokens take. */
   trim(table: BlockTable, numTokens: number): void {
     const numWanted = this.blocksFor(numTokens);

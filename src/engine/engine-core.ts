@@ -20,6 +20,7 @@ import {
   PrefillPacer,
   type PrefillPacerOptions,
 } from './prefill-pacer.ts';
+import { DEFAULT_PRIORITY_OPTIONS, type PriorityOptions } from './priority.ts';
 import { RandomStream, randomUnit } from './random.ts';
 import { type PreparedRequest, prepareRequest } from './request.ts';
 import { Sampler } from './sampler.ts';
@@ -40,6 +41,7 @@ export interface EngineCoreOptions {
   /** Whether equal prefixes share blocks. Default true. */
   readonly hasPrefixCache?: boolean;
   readonly pacing?: Partial<PrefillPacerOptions>;
+  readonly priorities?: Partial<PriorityOptions>;
   /** Where drafted tokens come from: `ngram` (default) finds them in the request's own tokens, `off` is none. */
   readonly speculation?: Speculation;
   /** Milliseconds from any origin; for tests. */
@@ -89,7 +91,13 @@ export class EngineCore {
       options.speculation === 'off'
         ? null
         : new Speculator(new NgramDraftSource(), limits.maxLogitRows);
-    this.#scheduler = new Scheduler(limits, this.#blocks, this.#pacer, this.#speculator);
+    this.#scheduler = new Scheduler({
+      limits,
+      blocks: this.#blocks,
+      pacer: this.#pacer,
+      speculator: this.#speculator,
+      priorities: { ...DEFAULT_PRIORITY_OPTIONS, ...options.priorities },
+    });
     this.#row = new SlicedLogits(limits.vocabSize, sliceSize);
     this.#sampler = new Sampler(this.#row);
   }
@@ -147,7 +155,7 @@ export class EngineCore {
     this.#stepStartMs = this.#now();
     let output: SchedulerOutput;
     try {
-      output = this.#scheduler.schedule();
+      output = this.#scheduler.schedule(this.#stepStartMs);
       if (output.numSequences === 0) {
         throw new InternalError(`${this.#sequences.size} requests are open, but no step was found`);
       }

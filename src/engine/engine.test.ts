@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import { Engine, type EngineOptions } from './engine.ts';
 import { EngineClosedError, RequestError, RequestTooLongError } from './errors.ts';
 import type { EngineEvent } from './events.ts';
+import { PRIORITIES } from './priority.ts';
 import type { EngineRequest } from './request.ts';
 import type { RequestResult } from './request-handle.ts';
 import { byteTokenizer } from './testing/byte-decoder.ts';
@@ -75,6 +76,8 @@ const setupArbitrary = fc.record({
   minTokens: fc.constantFrom(1, 4),
   speculation: fc.constantFrom<'ngram' | 'off'>('ngram', 'ngram', 'off'),
   isRepetitive: fc.boolean(),
+  /** From hardly any time and service between two changes of mind to plenty. */
+  patience: fc.constantFrom(1, 10, 1000),
 });
 
 test('any mix of requests, pool and limits: each gives what it gives alone, and nothing is lost', async () => {
@@ -84,6 +87,8 @@ test('any mix of requests, pool and limits: each gives what it gives alone, and 
       fc.array(
         fc.record({
           request: requestArbitrary,
+          priority: fc.constantFrom(...PRIORITIES),
+          tenant: fc.constantFrom('', 'a'),
           /** Step before which it comes, and after how many of its events it is aborted. */
           arrival: fc.nat({ max: 30 }),
           abortAfter: fc.option(fc.nat({ max: 12 }), { freq: 4 }),
@@ -92,7 +97,7 @@ test('any mix of requests, pool and limits: each gives what it gives alone, and 
       ),
       async (setup, planned) => {
         const { numSpareBlocks, blockSize, isAsync, hasPrefixCache, minTokens, ...rest } = setup;
-        const { speculation, isRepetitive, ...sizes } = rest;
+        const { speculation, isRepetitive, patience, ...sizes } = rest;
         const editLogits = isRepetitive ? repeatLogits : undefined;
         let nowMs = 0;
         const largest = Math.max(
@@ -111,16 +116,23 @@ test('any mix of requests, pool and limits: each gives what it gives alone, and 
             hasPrefixCache,
             pacing: { minTokens, targetStepMs: 0, maxStepMs: 0 },
             speculation,
+            priorities: {
+              sinkTokens: 2 * patience,
+              climbMs: patience,
+              maxPauseMs: patience,
+              starvationMs: 3 * patience,
+              escortTokens: 4,
+            },
             // All steps take the same time, so whatever is found is drafted.
             now: () => nowMs++,
           },
         );
         const results = await Promise.all(
-          planned.map(async ({ request, arrival, abortAfter }) => {
+          planned.map(async ({ request, priority, tenant, arrival, abortAfter }) => {
             while (runner.numSteps < arrival && (await engine.stats()).numRunning > 0) {
               await new Promise((resolve) => setImmediate(resolve));
             }
-            const handle = engine.submit(request);
+            const handle = engine.submit({ ...request, priority, tenant });
             if (abortAfter === 0) handle.abort();
             const events: EngineEvent[] = [];
             for await (const event of handle) {

@@ -6,6 +6,7 @@
 import { randomUUID } from 'node:crypto';
 import type { RunnerLimits } from '../targets/model-runner.ts';
 import { RequestError, RequestTooLongError } from './errors.ts';
+import { PRIORITIES, type Priority } from './priority.ts';
 import { freshSeed } from './random.ts';
 import {
   parseSamplingParams,
@@ -24,6 +25,10 @@ export interface EngineRequest {
   readonly outputTokenIds?: ArrayLike<number>;
   /** Whether the engine may draft tokens ahead for it. The text is the same either way. Default true. */
   readonly isSpeculative?: boolean;
+  /** Default `normal`. */
+  readonly priority?: Priority;
+  /** On whose behalf: tenants (API keys, say) share the machine fairly. Default: one nameless tenant for all. */
+  readonly tenant?: string;
 }
 
 /** A checked request with nothing left open: plain data that gives the same text wherever it runs. */
@@ -33,6 +38,8 @@ export interface PreparedRequest {
   readonly outputTokenIds: Int32Array;
   readonly samplingParams: SamplingParams & { readonly seed: number; readonly maxTokens: number };
   readonly isSpeculative: boolean;
+  readonly priority: Priority;
+  readonly tenant: string;
 }
 
 /** What a request is held against. */
@@ -47,6 +54,8 @@ const REQUEST_KEYS: ReadonlySet<string> = new Set<keyof EngineRequest>([
   'samplingParams',
   'outputTokenIds',
   'isSpeculative',
+  'priority',
+  'tenant',
 ]);
 
 /**
@@ -96,8 +105,25 @@ export function prepareRequest(
       `isSpeculative: expected true or false, got ${String(isSpeculative)}`,
     );
   }
-  const samplingParams = { ...params, maxTokens, seed: params.seed ?? freshSeed() };
-  return { requestId, promptTokenIds, outputTokenIds, samplingParams, isSpeculative };
+  const { priority = 'normal', tenant = '' } = request;
+  if (!PRIORITIES.includes(priority)) {
+    throw new RequestError(
+      'priority',
+      `priority: expected one of ${PRIORITIES.join(', ')}, got ${String(priority)}`,
+    );
+  }
+  if (typeof tenant !== 'string') {
+    throw new RequestError('tenant', `tenant: expected a text, got ${typeof tenant}`);
+  }
+  return {
+    requestId,
+    promptTokenIds,
+    outputTokenIds,
+    samplingParams: { ...params, maxTokens, seed: params.seed ?? freshSeed() },
+    isSpeculative,
+    priority,
+    tenant,
+  };
 }
 
 function tokenIdsOf(param: string, ids: ArrayLike<number>, vocabSize: number): Int32Array {

@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { BlockManager } from './block-manager.ts';
 import { PrefillPacer } from './prefill-pacer.ts';
-import { prepareRequest } from './request.ts';
+import { DEFAULT_PRIORITY_OPTIONS } from './priority.ts';
+import { type EngineRequest, prepareRequest } from './request.ts';
 import { Scheduler, type SchedulerOutput } from './scheduler.ts';
 import { Sequence } from './sequence.ts';
 import { byteTokenizer } from './testing/byte-decoder.ts';
@@ -23,17 +24,25 @@ function setUp(limits: Partial<typeof LIMITS> = {}) {
   const blocks = new BlockManager({ ...all, hasPrefixCache: true });
   const pacer = new PrefillPacer({ targetStepMs: 0, maxStepMs: 0, fullQueue: 1, minTokens: 6 });
   pacer.observe(1, 6, 1);
-  const scheduler = new Scheduler(all, blocks, pacer);
-  const add = (name: string, promptTokenIds: number[], maxTokens = 5): Sequence => {
+  const scheduler = new Scheduler({ limits: all, blocks, pacer });
+  const add = (
+    name: string,
+    promptTokenIds: number[],
+    maxTokens = 5,
+    more: Partial<EngineRequest> = {},
+  ): Sequence => {
     const samplingParams = { maxTokens };
-    const request = prepareRequest({ requestId: name, promptTokenIds, samplingParams }, all);
+    const request = prepareRequest(
+      { requestId: name, promptTokenIds, samplingParams, ...more },
+      all,
+    );
     const sequence = new Sequence(request, byteTokenizer, 0);
     scheduler.add(sequence);
     return sequence;
   };
   /** One step, as the engine would take it. Returns who computed how much. */
-  const step = (): Record<string, number> => {
-    const output = scheduler.schedule();
+  const step = (nowMs = 0): Record<string, number> => {
+    const output = scheduler.schedule(nowMs);
     const shares: Record<string, number> = {};
     for (let s = 0; s < output.numSequences; s++) {
       const sequence = output.sequences[s]!;
@@ -105,7 +114,7 @@ test('an equal prompt computes its last token only, into a copy of the last bloc
   const a = add('a', range(0, 8));
   step();
   const b = add('b', range(0, 8));
-  const output: SchedulerOutput = scheduler.schedule();
+  const output: SchedulerOutput = scheduler.schedule(0);
   const index = output.sequences.indexOf(b);
   assert.equal(output.numNewTokens[index], 1);
   assert.equal(output.numCopies, 1);
@@ -119,4 +128,70 @@ test('an equal prompt computes its last token only, into a copy of the last bloc
 
 test('with nothing to do the step is empty', () => {
   assert.deepEqual(setUp().step(), {});
+});
+
+test('a request of a higher class takes the place of the least urgent, and others of lower classes pause for its prompt', () => {
+  const { add, step } = setUp({ maxLogitRows: 2 });
+  const a = add('a', [1, 2], 20, { priority: 'low' });
+  const b = add('b', [3, 4], 20, { priority: 'low' });
+  assert.deepEqual(step(), { a: 2, b: 2 });
+  add('normal', range(10, 20), 5);
+  // The prompt has the whole step, and the next one, too.
+  assert.deepEqual(step(), { normal: 16 });
+  assert.deepEqual([a.numPreemptions, b.numPreemptions], [0, 1]);
+  assert.deepEqual(step(), { normal: 4 });
+  assert.deepEqual(step(), { normal: 1, a: 1 });
+});
+
+test('requests of one class do not displace each other, unless one has sunk far', () => {
+  const { add, step, scheduler } = setUp({ maxLogitRows: 1 });
+  const first = add('first', [1, 2], 30);
+  assert.deepEqual(step(), { first: 2 });
+  add('second', [3, 4], 30);
+  assert.deepEqual(step(), { first: 1 });
+  first.numServed = 4 * DEFAULT_PRIORITY_OPTIONS.sinkTokens;
+  assert.deepEqual(step(), { first: 1 });
+  assert.deepEqual(step(), { second: 2 });
+  assert.equal(first.numPreemptions, 1);
+  assert.equal(scheduler.numWaiting, 1);
+});
+
+test('a pause ends after its time, for streams and for prompts', () => {
+  const { add, step } = setUp({ numBlocks: 40 });
+  add('stream', [1], 20, { priority: 'low' });
+  add('prompt', range(2, 36), 20, { priority: 'low' });
+  assert.deepEqual(step(), { stream: 1, prompt: 15 });
+  add('high', range(40, 60), 5, { priority: 'high' });
+  assert.deepEqual(step(), { high: 16 });
+  assert.deepEqual(step(999), { high: 16 });
+  assert.deepEqual(step(1000), { stream: 1, prompt: 6 });
+  assert.deepEqual(step(1001), { high: 16 });
+});
+
+test('a class that nobody was taken in of for long gets one in, past those of higher classes', () => {
+  const { add, step } = setUp({ maxLogitRows: 1, numBlocks: 100 });
+  add('high', [1, 2], 150, { priority: 'high' });
+  const low = add('low', [3, 4], 100, { priority: 'low' });
+  const start = DEFAULT_PRIORITY_OPTIONS.starvationMs;
+  assert.deepEqual(step(), { high: 2 });
+  assert.deepEqual(step(start - 1), { high: 1 });
+  assert.deepEqual(step(start), { low: 2 });
+  for (let i = 1; i < DEFAULT_PRIORITY_OPTIONS.escortTokens; i++) {
+    assert.deepEqual(step(start + i), { low: 1 });
+  }
+  assert.equal(low.numOutputTokens, 64);
+  // It has given what it was let in for, and goes back.
+  assert.deepEqual(Object.keys(step(start + 64)), ['high']);
+});
+
+test('displacing is not begun where it would not make room', () => {
+  const { add, step, scheduler } = setUp({ numBlocks: 8 });
+  add('high', range(0, 16), 5, { priority: 'high' });
+  const low = add('low', [50, 51], 5, { priority: 'low' });
+  assert.deepEqual(step(), { high: 16 });
+  assert.deepEqual(step(), { high: 1, low: 2 });
+  add('large', range(60, 16), 5, { priority: 'high' });
+  assert.deepEqual(step(), { high: 1, low: 1 });
+  assert.equal(low.numPreemptions, 0);
+  assert.equal(scheduler.numWaiting, 1);
 });

@@ -2,19 +2,31 @@
  * Decides what the next step computes: which sequences, how many tokens of each. Owns the queues and moves blocks; runs nothing, samples nothing.
  *
  * One rule under a token budget (vLLM v1's): every sequence has tokens still to compute. In order:
- *   1. running sequences that lack one token get it (decode first); where no block is free for it, the youngest running sequence gives all of
- *      its blocks back and waits to be computed again;
- *   2. running sequences that lack more get a chunk;
- *   3. waiting ones are taken in, oldest first, if blocks for all of their tokens are free, and get a first chunk.
- * The oldest running sequence is never preempted and every sequence fits alone, so every step brings something to its end.
+ *   1. waiting sequences are taken in, the most urgent first, while there are blocks for all of their tokens and budget for some; one that is more
+ *      urgent by a class takes the place of the least urgent running ones;
+ *   2. running sequences that lack one token get it; where no block is free for it, the least urgent gives all of its blocks back and waits to be
+ *      computed again;
+ *   3. those streams get drafted tokens to check, where that pays;
+ *   4. running sequences that lack more get a chunk, the most urgent first.
+ * While prompts are computed, sequences of a lower class are left out, for a while at most. The most urgent running sequence is never preempted and
+ * every sequence fits alone, so every step brings something to its end.
  */
 
 import { InternalError } from '../platform/errors.ts';
 import type { RunnerLimits } from '../targets/model-runner.ts';
 import { type BlockManager, PrefixMatch } from './block-manager.ts';
 import type { PrefillPacer } from './prefill-pacer.ts';
+import {
+  DEFAULT_PRIORITY_OPTIONS,
+  LEVELS_PER_CLASS,
+  PRIORITIES,
+  type PriorityOptions,
+  sinkOf,
+} from './priority.ts';
 import type { Sequence } from './sequence.ts';
 import type { Speculator } from './speculator.ts';
+import { OUTPUT_WEIGHT, TenantShares } from './tenant-shares.ts';
+import { WaitingQueue } from './waiting-queue.ts';
 
 /** The decision. One object for all steps: valid until the next `schedule`. */
 export interface SchedulerOutput {
@@ -37,29 +49,49 @@ export interface SchedulerOutput {
   numPreempted: number;
 }
 
+export interface SchedulerOptions {
+  readonly limits: RunnerLimits;
+  readonly blocks: BlockManager;
+  readonly pacer: PrefillPacer;
+  /** `null`: nothing is drafted. */
+  readonly speculator?: Speculator | null;
+  readonly priorities?: PriorityOptions;
+}
+
+/** Prompt tokens of a paused sequence whose time is up, beside those of a more urgent one. */
+const OVERDUE_CHUNK = 16;
+
 export class Scheduler {
   readonly #blocks: BlockManager;
   readonly #pacer: PrefillPacer;
   readonly #speculator: Speculator | null;
+  readonly #priorities: PriorityOptions;
   readonly #maxTokens: number;
   readonly #maxLogitRows: number;
   readonly #maxRunning: number;
+  readonly #shares = new TenantShares();
+  /** The most urgent first, then in order of arrival. */
   readonly #running: Sequence[] = [];
-  readonly #waiting: Sequence[] = [];
+  readonly #waiting: WaitingQueue;
   readonly #match = new PrefixMatch();
   readonly #output: SchedulerOutput;
+  #lastOrder = 0;
+  /** When a sequence of each class was last taken in. */
+  readonly #lastAdmittedMs = PRIORITIES.map(() => Number.NEGATIVE_INFINITY);
+  #nowMs = 0;
+  /** Level and class of the most urgent prompt in this step; of nobody: as if there were none. */
+  #urgentLevel = Number.POSITIVE_INFINITY;
+  #urgentClass = Number.POSITIVE_INFINITY;
 
-  constructor(
-    limits: RunnerLimits,
-    blocks: BlockManager,
-    pacer: PrefillPacer,
-    speculator: Speculator | null = null,
-  ) {
-    this.#blocks = blocks;
-    this.#pacer = pacer;
-    this.#speculator = speculator;
-    this.#maxLogitRows = limits.maxLogitRows;
+  constructor(options: SchedulerOptions) {
+    const { limits } = options;
+    this.#blocks = options.blocks;
+    this.#pacer = options.pacer;
+    this.#speculator = options.speculator ?? null;
+    this.#priorities = options.priorities ?? DEFAULT_PRIORITY_OPTIONS;
+    this.#waiting = new WaitingQueue(this.#shares, this.#priorities.climbMs);
     this.#maxTokens = limits.maxTokens;
+    this.#maxLogitRows = limits.maxLogitRows;
     // Every running sequence can then have its token and its row of logits in every step.
     this.#maxRunning = Math.min(limits.maxSeqs, limits.maxLogitRows, limits.maxTokens);
     this.#output = {
@@ -86,20 +118,25 @@ export class Scheduler {
 
   /** Queues a new sequence. */
   add(sequence: Sequence): void {
+    sequence.order = ++this.#lastOrder;
+    sequence.waitingSinceMs = sequence.arrivalMs;
+    this.#shares.enter(sequence.tenant);
     this.#waiting.push(sequence);
   }
 
   /** Takes a sequence out, wherever it stands, and frees its blocks. */
   remove(sequence: Sequence): void {
-    for (const queue of [this.#running, this.#waiting]) {
-      const index = queue.indexOf(sequence);
-      if (index >= 0) queue.splice(index, 1);
+    if (!this.#waiting.remove(sequence)) {
+      const index = this.#running.indexOf(sequence);
+      if (index < 0) return;
+      this.#running.splice(index, 1);
     }
+    this.#shares.leave(sequence.tenant);
     this.#blocks.releaseAll(sequence.blockTable);
   }
 
   /** Decides the next step. With nothing to do, `numSequences` is 0. */
-  schedule(): SchedulerOutput {
+  schedule(nowMs: number): SchedulerOutput {
     const output = this.#output;
     output.numSequences = 0;
     output.numTokens = 0;
@@ -107,31 +144,62 @@ export class Scheduler {
     output.numStreams = 0;
     output.numCopies = 0;
     output.numPreempted = 0;
+    this.#nowMs = nowMs;
 
+    this.#sortRunning();
+    this.#findUrgentPrompt();
+    if (this.#waiting.length > 0) this.#admit();
     for (let index = 0; index < this.#running.length; index++) {
       const sequence = this.#running[index]!;
-      if (sequence.numTokens - sequence.numComputedTokens === 1 && this.#makeRoom(sequence)) {
-        this.#schedule(sequence, 1);
-        output.numStreams++;
-      }
+      if (!isStream(sequence) || this.#isPaused(sequence)) continue;
+      if (!this.#makeRoom(sequence)) continue;
+      this.#schedule(sequence, 1);
+      output.numStreams++;
     }
     const numWaiting = this.#running.length - output.numStreams + this.#waiting.length;
     this.#draft(numWaiting > 0);
-    let promptBudget = Math.min(
-      this.#pacer.promptTokens(output.numStreams, numWaiting),
-      this.#maxTokens - output.numTokens,
-    );
-    for (const sequence of this.#running) {
-      const numMissing = sequence.numTokens - sequence.numComputedTokens;
-      if (numMissing < 2 || promptBudget === 0) continue;
-      promptBudget -= this.#schedule(sequence, Math.min(numMissing, promptBudget));
-    }
-    while (promptBudget > 0 && output.numPreempted === 0 && this.#admitNext()) {
-      const sequence = this.#running.at(-1)!;
-      const numMissing = sequence.numTokens - sequence.numComputedTokens;
-      promptBudget -= this.#schedule(sequence, Math.min(numMissing, promptBudget));
-    }
+    this.#schedulePrompts(numWaiting);
     return output;
+  }
+
+  /** Insertion sort of a list that hardly ever changes. */
+  #sortRunning(): void {
+    const running = this.#running;
+    for (let i = 1; i < running.length; i++) {
+      const sequence = running[i]!;
+      let at = i;
+      for (; at > 0 && isBefore(sequence, running[at - 1]!); at--) running[at] = running[at - 1]!;
+      running[at] = sequence;
+    }
+  }
+
+  #findUrgentPrompt(): void {
+    this.#urgentLevel = Number.POSITIVE_INFINITY;
+    this.#urgentClass = Number.POSITIVE_INFINITY;
+    for (const sequence of this.#running) if (!isStream(sequence)) this.#noteUrgency(sequence);
+  }
+
+  /** An escorted sequence is urgent for its own sake only: nobody is paused for it. */
+  #noteUrgency(sequence: Sequence): void {
+    if (sequence.level < 0 || sequence.level >= this.#urgentLevel) return;
+    this.#urgentLevel = sequence.level;
+    this.#urgentClass = sequence.classIndex;
+  }
+
+  /** Whether the sequence is left out of this step in favour of a prompt of a higher class. */
+  #isPaused(sequence: Sequence): boolean {
+    return this.#isOutranked(sequence) && !this.#isOverdue(sequence);
+  }
+
+  #isOutranked(sequence: Sequence): boolean {
+    return (
+      sequence.classIndex > this.#urgentClass &&
+      sequence.level >= this.#urgentLevel + LEVELS_PER_CLASS
+    );
+  }
+
+  #isOverdue(sequence: Sequence): boolean {
+    return this.#nowMs - sequence.lastServedMs >= this.#priorities.maxPauseMs;
   }
 
   #schedule(sequence: Sequence, numNewTokens: number): number {
@@ -139,10 +207,45 @@ export class Scheduler {
     output.sequences[output.numSequences] = sequence;
     output.numNewTokens[output.numSequences] = numNewTokens;
     output.numDrafts[output.numSequences] = 0;
-    sequence.numDrafts = 0;
     output.numSequences++;
     output.numTokens += numNewTokens;
+    sequence.numDrafts = 0;
+    sequence.lastServedMs = this.#nowMs;
+    sequence.numServed += numNewTokens;
+    sequence.sink = sinkOf(sequence.numServed, this.#priorities.sinkTokens);
+    this.#shares.charge(
+      sequence.tenant,
+      isStream(sequence) ? OUTPUT_WEIGHT * numNewTokens : numNewTokens,
+    );
     return numNewTokens;
+  }
+
+  #schedulePrompts(numWaiting: number): void {
+    const output = this.#output;
+    let budget = Math.min(
+      this.#pacer.promptTokens(output.numStreams, numWaiting),
+      this.#maxTokens - output.numTokens,
+    );
+    const numScheduled = output.numSequences;
+    // Those whose pause is over get a little at once, lest the more urgent ones take all there is.
+    for (const sequence of this.#running) {
+      if (isStream(sequence) || !this.#isOutranked(sequence) || !this.#isOverdue(sequence))
+        continue;
+      if (budget === 0) return;
+      budget -= this.#schedule(sequence, Math.min(numMissing(sequence), OVERDUE_CHUNK, budget));
+    }
+    const numOverdue = output.numSequences - numScheduled;
+    for (const sequence of this.#running) {
+      if (budget === 0) return;
+      if (isStream(sequence) || this.#isPaused(sequence)) continue;
+      if (numOverdue > 0 && this.#isScheduledFrom(sequence, numScheduled)) continue;
+      budget -= this.#schedule(sequence, Math.min(numMissing(sequence), budget));
+    }
+  }
+
+  #isScheduledFrom(sequence: Sequence, start: number): boolean {
+    const index = this.#output.sequences.indexOf(sequence, start);
+    return index >= 0 && index < this.#output.numSequences;
   }
 
   /** Adds drafts to the streams, as far as logits and blocks reach without taking them from anyone. */
@@ -150,9 +253,9 @@ export class Scheduler {
     const output = this.#output;
     const { numStreams, sequences } = output;
     if (this.#speculator === null || numStreams === 0) return;
-    // Every other sequence may catch up in this step and want its row.
+    // Every other running sequence may catch up in this step and want its row.
     const numRows = Math.min(
-      this.#maxLogitRows - this.#maxRunningSoon(),
+      this.#maxLogitRows - this.#running.length,
       this.#maxTokens - output.numTokens,
     );
     const promptTokenMs = hasPrompts
@@ -176,56 +279,143 @@ export class Scheduler {
     }
   }
 
-  /** Sequences that may be running at the end of this step. */
-  #maxRunningSoon(): number {
-    return Math.min(this.#running.length + this.#waiting.length, this.#maxRunning);
-  }
-
-  /** Gets the block for one more token, from the youngest if need be. Returns false if that is this sequence itself. */
+  /** Gets the block for one more token, from the least urgent if need be. Returns false if that is this sequence itself. */
   #makeRoom(sequence: Sequence): boolean {
     while (!this.#blocks.grow(sequence.blockTable, sequence.numTokens)) {
-      const youngest = this.#running.at(-1)!;
-      if (youngest === sequence && this.#running.length === 1) {
+      const last = this.#running.at(-1)!;
+      if (last === sequence && this.#running.length === 1) {
         const { numTokens } = sequence;
         throw new InternalError(`${numTokens} tokens of one sequence do not fit an empty KV cache`);
       }
-      this.#preempt(youngest);
-      if (youngest === sequence) return false;
+      this.#preempt(last);
+      if (last === sequence) return false;
     }
     return true;
   }
 
   /** Preemption by recompute: what it has computed survives only as far as the prefix cache keeps it. */
   #preempt(sequence: Sequence): void {
-    this.#running.pop();
+    this.#running.splice(this.#running.indexOf(sequence), 1);
     this.#blocks.releaseAll(sequence.blockTable);
     sequence.numComputedTokens = 0;
     sequence.numPreemptions++;
+    sequence.waitingSinceMs = this.#nowMs;
     this.#waiting.unshift(sequence);
     this.#output.numPreempted++;
   }
 
-  /**
-   * Moves the oldest waiting sequence to the running ones, with blocks for all of its tokens.
-   *
-   * @returns false if there is none, or no room for it
-   */
-  #admitNext(): boolean {
-    const sequence = this.#waiting[0];
-    if (sequence === undefined || this.#running.length >= this.#maxRunning) return false;
-    const { numTokens } = sequence;
-    // Everything may be cached, but the last token is computed in any case: its logits are wanted. Where a block can be spared, that is
-    // one token into a copy of the last block; else the last block is computed as a whole.
-    if (!this.#takeBlocks(sequence, numTokens) && !this.#takeBlocks(sequence, numTokens - 1)) {
-      return false;
+  /** Takes waiting sequences in, while there is room and prompt budget for them. */
+  #admit(): void {
+    const starving = this.#starving();
+    if (starving !== null) this.#escort(starving);
+    for (;;) {
+      const sequence = this.#waiting.best(this.#nowMs);
+      if (sequence === null || this.#isOutranked(sequence)) return;
+      const victimLevel = sequence.level + LEVELS_PER_CLASS;
+      if (this.#running.length >= this.#maxRunning && !this.#hasVictim(victimLevel)) return;
+      if (!this.#hasBudgetFor(sequence)) return;
+      if (!this.#takeBlocks(sequence) && !this.#displaceFor(sequence, victimLevel)) return;
+      this.#run(sequence);
     }
-    this.#waiting.shift();
-    this.#running.push(sequence);
-    sequence.numCachedTokens ??= Math.min(sequence.numComputedTokens, sequence.numPromptTokens);
-    return true;
   }
 
-  #takeBlocks(sequence: Sequence, maxCached: number): boolean {
+  /** Whether the step would have prompt tokens left for the sequence, after those that come before it. */
+  #hasBudgetFor(sequence: Sequence): boolean {
+    const outranked = sequence.level + LEVELS_PER_CLASS;
+    let numStreams = 0;
+    let numPrompts = 0;
+    let numTokensBefore = 0;
+    for (const other of this.#running) {
+      const isPrompt = !isStream(other);
+      if (isPrompt) numPrompts++;
+      if (other.classIndex > sequence.classIndex && other.level >= outranked) continue;
+      if (!isPrompt) numStreams++;
+      else if (other.level <= sequence.level) numTokensBefore += numMissing(other);
+    }
+    const budget = Math.min(
+      this.#pacer.promptTokens(numStreams, numPrompts + this.#waiting.length),
+      this.#maxTokens - numStreams,
+    );
+    return numTokensBefore < budget;
+  }
+
+  /** The first in line of a class that has had nobody taken in for too long. */
+  #starving(): Sequence | null {
+    const { starvationMs } = this.#priorities;
+    for (let c = 1; c < PRIORITIES.length; c++) {
+      if (this.#nowMs - this.#lastAdmittedMs[c]! < starvationMs) continue;
+      const first = this.#waiting.bestOfClass(c, this.#nowMs);
+      if (first !== null && this.#nowMs - first.waitingSinceMs >= starvationMs) return first;
+    }
+    return null;
+  }
+
+  /** Takes a sequence in ahead of everybody, for a while; in the place of others if need be. */
+  #escort(sequence: Sequence): void {
+    if (this.#running.some(({ level }) => level < 0)) return; // One at a time.
+    if (!this.#takeBlocks(sequence) && !this.#displaceFor(sequence, 0)) return;
+    sequence.escortEnd = sequence.numOutputTokens + this.#priorities.escortTokens;
+    this.#run(sequence);
+  }
+
+  /** Moves a sequence that has its blocks from the waiting to the running ones. */
+  #run(sequence: Sequence): void {
+    this.#waiting.remove(sequence);
+    this.#running.push(sequence);
+    this.#sortRunning();
+    sequence.lastServedMs = this.#nowMs;
+    sequence.numCachedTokens ??= Math.min(sequence.numComputedTokens, sequence.numPromptTokens);
+    this.#lastAdmittedMs[sequence.classIndex] = this.#nowMs;
+    this.#noteUrgency(sequence);
+  }
+
+  /** Whether a sequence of this level or a less urgent one is running. */
+  #hasVictim(level: number): boolean {
+    const last = this.#running.at(-1);
+    return last !== undefined && last.level >= level;
+  }
+
+  /**
+   * Sends running sequences back to wait, the least urgent first, and takes blocks for `sequence` instead.
+   *
+   * @param level only sequences of this level and less urgent ones go
+   * @returns false if that would not be enough; then all stay
+   */
+  #displaceFor(sequence: Sequence, level: number): boolean {
+    const blocks = this.#blocks;
+    let numFree = blocks.numFreeBlocks;
+    let numLeft = this.#running.length;
+    for (const other of this.#running) {
+      if (other.level < level) continue;
+      numFree += blocks.numFreedBy(other.blockTable);
+      numLeft--;
+    }
+    if (numLeft === this.#running.length || numLeft >= this.#maxRunning) return false;
+    // Whatever of it is cached needs no block more, but may be counted among the free ones: so all of it is counted.
+    if (blocks.blocksFor(sequence.numTokens) > numFree - numLeft) return false;
+    while (this.#hasVictim(level)) {
+      this.#preempt(this.#running.at(-1)!);
+      if (this.#takeBlocks(sequence)) return true;
+    }
+    return false;
+  }
+
+  /**
+   * Blocks for all tokens of a sequence that is to run, cached ones first. Everything may be cached, but the last token is computed in any case:
+   * its logits are wanted. Where a block can be spared, that is one token into a copy of the last block; else the last block is computed as a whole.
+   *
+   * @returns false if there is no room for it
+   */
+  #takeBlocks(sequence: Sequence): boolean {
+    if (this.#running.length >= this.#maxRunning) return false;
+    const { numTokens } = sequence;
+    return (
+      this.#takeBlocksAfter(sequence, numTokens) || this.#takeBlocksAfter(sequence, numTokens - 1)
+    );
+  }
+
+  /** @param maxCached most tokens that may come from the cache */
+  #takeBlocksAfter(sequence: Sequence, maxCached: number): boolean {
     const { blockTable, numTokens } = sequence;
     const blocks = this.#blocks;
     const match = this.#match;
@@ -251,4 +441,17 @@ export class Scheduler {
     output.copies[2 * output.numCopies + 1] = sequence.blockTable.blockId(index);
     output.numCopies++;
   }
+}
+
+function numMissing(sequence: Sequence): number {
+  return sequence.numTokens - sequence.numComputedTokens;
+}
+
+/** Whether all but its latest token of output is computed. */
+function isStream(sequence: Sequence): boolean {
+  return numMissing(sequence) === 1 && sequence.numOutputTokens > 0;
+}
+
+function isBefore(a: Sequence, b: Sequence): boolean {
+  return a.level !== b.level ? a.level < b.level : a.order < b.order;
 }

@@ -7,6 +7,7 @@ import { BlockTable } from './block-manager.ts';
 import type { Drafter } from './draft-source.ts';
 import { RequestError } from './errors.ts';
 import { Penalties } from './penalties.ts';
+import { LEVELS_PER_CLASS, PRIORITIES } from './priority.ts';
 import type { PreparedRequest } from './request.ts';
 import type { SamplingParams } from './sampling-params.ts';
 import { StopStrings } from './stop-strings.ts';
@@ -31,6 +32,19 @@ export class Sequence {
   numComputedTokens = 0;
   readonly blockTable = new BlockTable();
   readonly penalties: Penalties | null;
+
+  /** Index of its class in `PRIORITIES`. */
+  readonly classIndex: number;
+  readonly tenant: string;
+  /** Place in the order of arrival. Given by the scheduler, like the rest down to the blank line. */
+  order = 0;
+  /** Levels that it has sunk below its class, and tokens computed for it. */
+  sink = 0;
+  numServed = 0;
+  waitingSinceMs = 0;
+  lastServedMs = 0;
+  /** Taken in ahead of everybody until its output is this long; 0: not. */
+  escortEnd = 0;
 
   /** Whether its tokens may be drafted. */
   readonly isSpeculative: boolean;
@@ -61,6 +75,8 @@ export class Sequence {
     this.requestId = request.requestId;
     this.params = request.samplingParams;
     this.isSpeculative = request.isSpeculative;
+    this.classIndex = PRIORITIES.indexOf(request.priority);
+    this.tenant = request.tenant;
     this.tokens = new TokenList(request.promptTokenIds);
     this.numPromptTokens = request.promptTokenIds.length;
     this.penalties = Penalties.of(request.samplingParams, request.promptTokenIds);
@@ -76,6 +92,13 @@ export class Sequence {
         );
       }
     }
+  }
+
+  /** How urgent it is: less is more. */
+  get level(): number {
+    return this.numOutputTokens < this.escortEnd
+      ? -1
+      : LEVELS_PER_CLASS * this.classIndex + this.sink;
   }
 
   get numTokens(): number {
