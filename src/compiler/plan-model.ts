@@ -472,7 +472,10 @@ class Planner {
           numUnits: { kind: 'value', value: numUnits },
           unitsPerChunk: { kind: 'value', value: unitsPerChunk },
           inputs: { kind: 'value', value: info.columns },
-          blockInputs: { kind: 'value', value: matmulBlockInputs(activation, info.columns) },
+          blockInputs: {
+            kind: 'value',
+            value: matmulBlockInputs(activation, info.format, info.columns),
+          },
           numRows: { kind: 'rows', rows },
         },
         { kind: 'fixed', rows, count: Math.ceil(numUnits / unitsPerChunk) },

@@ -17,6 +17,8 @@ import { COMMAND, COMMAND_BYTES } from '../targets/x64/team-driver.ts';
 
 /** Columns are filled up to the unit of the widest kernel. */
 const COLUMN_PADDING = 32;
+/** Of the right factor. */
+const FORMAT = floatFormat('f32');
 
 /** f32 [rows, stride] in memory that kernels can reach; columns from `columns` to `stride` are for their overhang. */
 export interface Matrix extends Disposable {
@@ -81,10 +83,15 @@ export class MatrixMath implements Disposable {
     this.isNative = target.kind === 'x64';
     if (target.kind !== 'x64') return;
     const machine = machineOf(target.isa);
-    const format = floatFormat('f32');
-    this.#unitRows = matmulTile(machine, { format, activation: 'f32' }).unitRows;
+    this.#unitRows = matmulTile(machine, { format: FORMAT, activation: 'f32' }).unitRows;
     const programs = [false, true].map((residual) => {
-      const shape = { format, activation: 'f32', bias: false, residual, prefetch: false } as const;
+      const shape = {
+        format: FORMAT,
+        activation: 'f32',
+        bias: false,
+        residual,
+        prefetch: false,
+      } as const;
       return kernelProgram({ family: 'matmul', shape }, machine);
     });
     const scratchBytes = Math.max(...programs.map((program) => program.scratchBytes));
@@ -147,7 +154,7 @@ export class MatrixMath implements Disposable {
       numUnits: BigInt(numUnits),
       unitsPerChunk: BigInt(unitsPerChunk),
       inputs: BigInt(k),
-      blockInputs: BigInt(matmulBlockInputs('f32', k)),
+      blockInputs: BigInt(matmulBlockInputs('f32', FORMAT, k)),
       x: at(a, aRow, aColumn),
       xStride: BigInt(4 * a.stride),
       out: at(out, outRow, outColumn),

@@ -249,6 +249,12 @@ export class KernelBuilder {
   splatF32(value: number): Vector {
     return this.splatBits(bitsOfF32(value));
   }
+  /** 16 bytes for `i8.lookup16`. */
+  table16(bytes: readonly number[]): Vector {
+    const dst = this.vector();
+    this.#push({ op: 'v.table16', dst, bytes });
+    return dst;
+  }
   /** Low 32 bits of a scalar in every lane. */
   splatScalar(src: Scalar): Vector {
     const dst = this.vector();

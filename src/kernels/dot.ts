@@ -20,21 +20,21 @@ const NIBBLE_MASK = 0x0f0f0f0f;
 
 /** Constants that dots need, made once per kernel. */
 export interface DotConstants {
-  /** 0x0f in every byte, to take codes apart. */
+  /** 0x0f in every byte, to take apart codes that do not fit 16-bit sums. */
   readonly nibbleMask: Vector | null;
   /** 1 in every i16, to widen sums; null with 8-bit dots. */
   readonly ones: Vector | null;
 }
 
-/** @param unpacks whether the kernel takes u4 codes apart itself */
+/** @param nibbleMask of the kernel, if it has one */
 export function dotConstants(
   k: KernelBuilder,
   format: QuantizedPackedFormat,
-  unpacks: boolean,
+  nibbleMask: Vector | null = null,
 ): DotConstants {
   const splits = !k.machine.hasInt8Dot && format.maxCode === 255;
   return {
-    nibbleMask: unpacks || splits ? k.splatBits(NIBBLE_MASK) : null,
+    nibbleMask: nibbleMask ?? (splits ? k.splatBits(NIBBLE_MASK) : null),
     ones: k.machine.hasInt8Dot ? null : k.splatBits(0x00010001),
   };
 }
@@ -76,13 +76,18 @@ export class DotAccumulator {
       const mask = this.#constants.nibbleMask!;
       const high = k.binary('bits.and', k.shift('i16.shr', codes, 4), mask);
       const low = k.binary('bits.and', codes, mask);
-      this.#sum16 = this.#add16(this.#sum16, low, activations);
-      this.#sum16High = this.#add16(this.#sum16High, high, activations);
+      this.addSplit(low, high, activations);
       return;
     }
     this.#sum16 = this.#add16(this.#sum16, codes, activations);
     this.#numIn16++;
     if (this.#numIn16 === Math.floor(32767 / (2 * 127 * this.#maxCode))) this.#widen();
+  }
+
+  /** For codes up to 255 without 8-bit dots: adds products of the codes `low + 16 * high`, both 0..15; up to eight of them. */
+  addSplit(low: Vector, high: Vector, activations: Vector): void {
+    this.#sum16 = this.#add16(this.#sum16, low, activations);
+    this.#sum16High = this.#add16(this.#sum16High, high, activations);
   }
 
   #add16(sum: Vector | null, codes: Vector, activations: Vector): Vector {

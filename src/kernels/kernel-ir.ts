@@ -54,7 +54,9 @@ export type VectorBinaryOp =
   /** i16 lanes: u8 of a times i8 of b, neighbouring products added with saturation */
   | 'i16.dotU8I8'
   /** i32 lanes: i16 of a times i16 of b, neighbouring products added */
-  | 'i32.dotI16';
+  | 'i32.dotI16'
+  /** bytes: byte b[i] of the 16 bytes of a, which are the same in every 128 bits; b[i] is 0..15 */
+  | 'i8.lookup16';
 
 export type VectorUnaryOp =
   | 'move'
@@ -114,6 +116,8 @@ export type Instruction =
   | { readonly op: 'v.zero'; readonly dst: Vector }
   /** the same 32 bits in every lane */
   | { readonly op: 'v.splatBits'; readonly dst: Vector; readonly bits: number }
+  /** the same 16 bytes in every 128 bits */
+  | { readonly op: 'v.table16'; readonly dst: Vector; readonly bytes: readonly number[] }
   | { readonly op: 'v.splatScalar'; readonly dst: Vector; readonly src: Scalar }
   /** lane i holds i, as i32 */
   | { readonly op: 'v.laneIndex'; readonly dst: Vector }

@@ -5,28 +5,26 @@
  * f32 mins `[vectors]`. For f32 activations: f32 weights `[inputs][vectors]`, exactly the dequantized values.
  */
 import type { KernelBuilder } from './builder.ts';
-import type { Scalar, Vector } from './kernel-ir.ts';
+import type { Address, Scalar } from './kernel-ir.ts';
+import { type BlockPlace, GroupValues, PackedCodes } from './packed-codes.ts';
 import {
-  type BlockLayout,
   blockLayout,
+  type FloatPackedFormat,
   type PackedFormat,
+  pieceInputs,
   type QuantizedPackedFormat,
 } from './packed-format.ts';
 
-const CACHE_LINE = 64;
-const NIBBLE_MASK = 0x0f0f0f0f;
-
+/** What one call of an expander reads and writes, and where the parts of an expanded group of inputs stand. */
 export interface ExpandedLayout {
-  /** Inputs of one expanded block, which one call of an expander makes. */
-  readonly inputs: number;
-  readonly sizeBytes: number;
+  /** Inputs of one step. */
+  readonly stepInputs: number;
+  readonly stepBytes: number;
+  /** Packed bytes of one row group behind one step. */
+  readonly sourceStepBytes: number;
+  readonly groupBytes: number;
   readonly scalesOffset: number;
   readonly minsOffset: number;
-  /** Packed bytes of one row group behind one expanded block. */
-  readonly sourceStepBytes: number;
-  /** Packed bytes per `sourceInputs` inputs, to step over any number of inputs. */
-  readonly sourceBytes: number;
-  readonly sourceInputs: number;
 }
 
 export function expandedLayout(
@@ -35,42 +33,29 @@ export function expandedLayout(
   vectors: number,
   lanes: number,
 ): ExpandedLayout {
-  const vectorBytes = 4 * lanes;
+  const unitBytes = 4 * lanes * vectors;
+  const stepInputs = pieceInputs(format);
   if (format.kind === 'float') {
-    const bytes = 16 * (format.element === 'f32' ? 4 : 2);
     return {
-      inputs: 1,
-      sizeBytes: vectors * vectorBytes,
+      stepInputs,
+      stepBytes: unitBytes,
+      sourceStepBytes: 16 * (format.element === 'f32' ? 4 : 2),
+      groupBytes: unitBytes,
       scalesOffset: 0,
       minsOffset: 0,
-      sourceStepBytes: bytes,
-      sourceBytes: bytes,
-      sourceInputs: 1,
     };
   }
-  const { blockBytes } = blockLayout(format);
-  const source = {
-    sourceStepBytes: blockBytes,
-    sourceBytes: blockBytes,
-    sourceInputs: format.groupSize,
-  };
-  if (activation === 'f32') {
-    return {
-      inputs: format.groupSize,
-      sizeBytes: format.groupSize * vectors * vectorBytes,
-      scalesOffset: 0,
-      minsOffset: 0,
-      ...source,
-    };
-  }
-  const scalesOffset = (format.groupSize / 4) * vectors * vectorBytes;
-  const minsOffset = scalesOffset + vectors * vectorBytes;
+  const { groupSize } = format;
+  const scalesOffset = (activation === 'q8' ? groupSize / 4 : groupSize) * unitBytes;
+  const scaleParts = activation === 'f32' ? 0 : format.hasMin ? 2 : 1;
+  const groupBytes = scalesOffset + scaleParts * unitBytes;
   return {
-    inputs: format.groupSize,
-    sizeBytes: minsOffset + (format.hasMin ? vectors * vectorBytes : 0),
+    stepInputs,
+    stepBytes: (stepInputs / groupSize) * groupBytes,
+    sourceStepBytes: blockLayout(format).superBytes,
+    groupBytes,
     scalesOffset,
-    minsOffset,
-    ...source,
+    minsOffset: scalesOffset + unitBytes,
   };
 }
 
@@ -85,79 +70,84 @@ export interface ExpandStep {
 }
 
 /** Which row group vector v of a unit belongs to, and at which lane of it it starts. */
-function sourceOf(k: KernelBuilder, step: ExpandStep, v: number): { group: Scalar; lane: number } {
-  const perGroup = 16 / k.lanes;
-  return { group: v < perGroup ? step.weight : step.second!, lane: (v % perGroup) * k.lanes };
+function sourceOf(lanes: number, v: number): { group: 0 | 1; lane: number } {
+  const perGroup = 16 / lanes;
+  return { group: v < perGroup ? 0 : 1, lane: (v % perGroup) * lanes };
+}
+
+/** Every group of inputs of a step, for every vector of the unit; `put` is an address in the expanded group. */
+function forEachGroup(
+  k: KernelBuilder,
+  step: ExpandStep,
+  codes: PackedCodes,
+  body: (place: BlockPlace, group: number, v: number, put: (offset: number) => Address) => void,
+): void {
+  const { groupsPerBlock, headerBytes, blocksPerSuper, blockBytes } = codes.layout;
+  const headers = step.second ? [step.weight, step.second] : [step.weight];
+  const block = (blocks: readonly Scalar[], target: Scalar): void => {
+    for (let group = 0; group < groupsPerBlock; group++) {
+      const base = group * step.layout.groupBytes;
+      for (let v = 0; v < step.vectors; v++) {
+        const source = sourceOf(k.lanes, v);
+        const place = {
+          at: (offset: number) => k.at(blocks[source.group]!, offset),
+          header: (offset: number) => k.at(headers[source.group]!, offset),
+          lane: source.lane,
+        };
+        body(place, group, v, (offset) => k.at(target, base + offset + 4 * k.lanes * v));
+      }
+    }
+  };
+  if (headerBytes === 0) {
+    block(headers, step.target);
+    return;
+  }
+  const blocks = headers.map((header) => k.add(header, headerBytes));
+  const target = k.copy(step.target);
+  k.loop(blocksPerSuper, () => {
+    block(blocks, target);
+    for (const at of blocks) k.addTo(at, blockBytes);
+    k.addTo(target, groupsPerBlock * step.layout.groupBytes);
+  });
 }
 
 export function expandCodes(k: KernelBuilder, step: ExpandStep): void {
   const format = step.format as QuantizedPackedFormat;
-  const source = blockLayout(format);
-  const vectorBytes = 4 * k.lanes;
-  const mask = format.codes === 'u4' ? k.splatBits(NIBBLE_MASK) : null;
-  for (let v = 0; v < step.vectors; v++) {
-    const { group, lane } = sourceOf(k, step, v);
-    const put = (j: number, codes: Vector): void =>
-      k.store(k.at(step.target, (j * step.vectors + v) * vectorBytes), codes);
-    for (let j = 0; j < source.numCodeVectors; j++) {
-      const codes = k.load(k.at(group, source.codesOffset + CACHE_LINE * j + 4 * lane));
-      if (!mask) put(j, codes);
-      else {
-        put(j, k.binary('bits.and', codes, mask));
-        put(j + source.numCodeVectors, k.binary('bits.and', k.shift('i16.shr', codes, 4), mask));
+  const codes = new PackedCodes(k, format);
+  const unitBytes = 4 * k.lanes * step.vectors;
+  const numQuads = format.groupSize / 4;
+  const numVectors = codes.layout.vectorsPerGroup;
+  forEachGroup(k, step, codes, (place, groupIndex, _, put) => {
+    const group = codes.group(place, groupIndex);
+    for (let j = 0; j < numVectors; j++) {
+      for (let quad = j; quad < numQuads; quad += numVectors) {
+        k.store(put(quad * unitBytes), group.quad(quad));
       }
     }
-    const { scales, mins } = loadScales(k, format, source, group, lane);
-    k.store(k.at(step.target, step.layout.scalesOffset + v * vectorBytes), scales);
-    if (mins) k.store(k.at(step.target, step.layout.minsOffset + v * vectorBytes), mins);
-  }
-}
-
-function loadScales(
-  k: KernelBuilder,
-  format: QuantizedPackedFormat,
-  source: BlockLayout,
-  group: Scalar,
-  lane: number,
-): { scales: Vector; mins: Vector | null } {
-  const loadFormat = format.scaleType === 'f16' ? 'f16' : 'bits';
-  const offset = lane * source.scaleBytes;
-  return {
-    scales: k.load(k.at(group, offset), loadFormat),
-    mins: format.hasMin ? k.load(k.at(group, source.minsOffset + offset), loadFormat) : null,
-  };
+    k.store(put(step.layout.scalesOffset), codes.scales(place, groupIndex));
+    const mins = codes.mins(place, groupIndex);
+    if (mins) k.store(put(step.layout.minsOffset), mins);
+  });
 }
 
 export function expandFloats(k: KernelBuilder, step: ExpandStep): void {
-  const { format, vectors } = step;
-  const vectorBytes = 4 * k.lanes;
-  for (let v = 0; v < vectors; v++) {
-    const { group, lane } = sourceOf(k, step, v);
-    if (format.kind === 'float') {
-      const element = format.element === 'f32' ? 4 : 2;
-      const load = format.element === 'f32' ? 'bits' : format.element;
-      k.store(k.at(step.target, v * vectorBytes), k.load(k.at(group, lane * element), load));
-      continue;
-    }
-    const source = blockLayout(format);
-    const { scales, mins } = loadScales(k, format, source, group, lane);
-    const zero = k.splatF32(format.zero);
-    const byteMask = k.splatBits(format.codes === 'u4' ? 0x0f : 0xff);
-    const put = (input: number, code: Vector): void => {
-      const value = k.unary('f32.fromI32', k.binary('bits.and', code, byteMask));
-      if (format.zero > 0) k.subF(value, zero, value);
-      k.mulF(value, scales, value);
-      if (mins) k.addF(value, mins, value);
-      k.store(k.at(step.target, (input * vectors + v) * vectorBytes), value);
-    };
-    for (let j = 0; j < source.numCodeVectors; j++) {
-      const codes = k.load(k.at(group, source.codesOffset + CACHE_LINE * j + 4 * lane));
-      for (let i = 0; i < 4; i++) {
-        const shifted = (bits: number): Vector =>
-          bits === 0 ? codes : k.shift('i32.shr', codes, bits);
-        put(4 * j + i, shifted(8 * i));
-        if (format.codes === 'u4') put(format.groupSize / 2 + 4 * j + i, shifted(8 * i + 4));
-      }
-    }
+  if (step.format.kind === 'float') {
+    expandElements(k, step, step.format);
+    return;
+  }
+  const codes = new PackedCodes(k, step.format);
+  const values = new GroupValues(k, codes);
+  const unitBytes = 4 * k.lanes * step.vectors;
+  forEachGroup(k, step, codes, (place, group, _, put) => {
+    values.forEach(place, group, (input, value) => k.store(put(input * unitBytes), value));
+  });
+}
+
+function expandElements(k: KernelBuilder, step: ExpandStep, { element }: FloatPackedFormat): void {
+  for (let v = 0; v < step.vectors; v++) {
+    const { group, lane } = sourceOf(k.lanes, v);
+    const from = k.at(group === 0 ? step.weight : step.second!, lane * (element === 'f32' ? 4 : 2));
+    const value = k.load(from, element === 'f32' ? 'bits' : element);
+    k.store(k.at(step.target, 4 * k.lanes * v), value);
   }
 }

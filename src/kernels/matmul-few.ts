@@ -4,11 +4,12 @@
  * Like matvec.ts it streams the packed weights once and takes them apart in registers, now for several rows at a time; matmul.ts, which expands weights into
  * scratch first, pays off only when that is shared by many more rows. Same operations in the same order per output as both (one answer, bit for bit).
  */
-import { Q8_BLOCK_BYTES, Q8_BLOCK_VALUES, Q8_D_OFFSET } from './activation-format.ts';
+import { Q8_BLOCK_BYTES, Q8_D_OFFSET } from './activation-format.ts';
 import { KernelBuilder, type ScalarSlot } from './builder.ts';
 import { ActivationSums, DotAccumulator, type DotConstants, dotConstants } from './dot.ts';
 import type { Address, KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.ts';
-import { blockLayout, type QuantizedPackedFormat, ROW_GROUP } from './packed-format.ts';
+import { type BlockPlace, PackedCodes } from './packed-codes.ts';
+import { type QuantizedPackedFormat, ROW_GROUP } from './packed-format.ts';
 
 const PREFETCH_BYTES = 2048;
 const CACHE_LINE = 64;
@@ -49,6 +50,7 @@ interface TilePlace {
 class FewRowsEmitter {
   readonly #k: KernelBuilder;
   readonly #shape: MatmulFewShape;
+  readonly #codes: PackedCodes;
   readonly #constants: DotConstants;
   readonly #tileRows: number;
 
@@ -56,7 +58,8 @@ class FewRowsEmitter {
     const suffix = `${shape.bias ? '_b' : ''}${shape.residual ? '_r' : ''}`;
     this.#k = new KernelBuilder(`matmulFew_${shape.format.name}${suffix}`, machine);
     this.#shape = shape;
-    this.#constants = dotConstants(this.#k, shape.format, shape.format.codes === 'u4');
+    this.#codes = new PackedCodes(this.#k, shape.format);
+    this.#constants = dotConstants(this.#k, shape.format, this.#codes.nibbleMask);
     this.#tileRows = fewRowsTile(machine, shape.format);
   }
 
@@ -109,9 +112,7 @@ class FewRowsEmitter {
   /** `rows` activation rows by one row group, a vector of it at a time. */
   #tile(rows: number, place: TilePlace): void {
     const k = this.#k;
-    const { format } = this.#shape;
-    const layout = blockLayout(format);
-    const stepBytes = layout.blockBytes * (Q8_BLOCK_VALUES / format.groupSize);
+    const { groupsPerBlock, blockBytes, headerBytes, blocksPerSuper } = this.#codes.layout;
     for (let lane = 0; lane < ROW_GROUP; lane += k.lanes) {
       const sums = Array.from({ length: rows }, () => k.zero());
       const weight = place.weight.get();
@@ -125,60 +126,65 @@ class FewRowsEmitter {
         const base = pointers[Math.floor(row / 3)]!;
         return row % 3 === 0 ? k.at(base, offset) : k.at(base, offset, stride!, (row % 3) as 1 | 2);
       };
+      const prefetch = (bytes: number): void => {
+        for (let line = 0; lane === 0 && line < bytes; line += CACHE_LINE) {
+          k.prefetch(k.at(weight, PREFETCH_BYTES + line));
+        }
+      };
+      const block = (header: Scalar): void => {
+        prefetch(blockBytes);
+        const from = {
+          at: (offset: number) => k.at(weight, offset),
+          header: (offset: number) => k.at(header, offset),
+          lane,
+        };
+        for (let group = 0; group < groupsPerBlock; group++) {
+          this.#block({ place: from, group, at, sums });
+        }
+        k.addTo(weight, blockBytes);
+        for (const pointer of pointers) k.addTo(pointer, Q8_BLOCK_BYTES);
+      };
       k.loop(
-        k.arg('numBlocks'),
+        k.div(k.arg('numBlocks'), blocksPerSuper),
         () => {
-          if (lane === 0) {
-            for (let line = 0; line < stepBytes; line += CACHE_LINE) {
-              k.prefetch(k.at(weight, PREFETCH_BYTES + line));
-            }
+          if (headerBytes === 0) {
+            block(weight);
+            return;
           }
-          for (let sub = 0; sub < Q8_BLOCK_VALUES / format.groupSize; sub++) {
-            this.#block({ weight, lane, sub, at, sums });
-          }
-          k.addTo(weight, stepBytes);
-          for (const pointer of pointers) k.addTo(pointer, Q8_BLOCK_BYTES);
+          const header = k.copy(weight);
+          prefetch(headerBytes);
+          k.addTo(weight, headerBytes);
+          k.loop(blocksPerSuper, () => block(header));
         },
-        { countIsPositive: true },
+        { countIsPositive: true, counterInMemory: headerBytes > 0 },
       );
       this.#finish(sums, lane, place);
     }
   }
 
-  #block({ weight, lane, sub, at, sums }: BlockStep): void {
+  #block({ place, group, at, sums }: BlockStep): void {
     const k = this.#k;
-    const { format } = this.#shape;
-    const layout = blockLayout(format);
-    const base = sub * layout.blockBytes;
-    const half = format.groupSize / 2;
-    const sumsOfX = sums.map((_, row) => new ActivationSums(k, format, sub, (o) => at(row, o)));
+    const { format, layout } = this.#codes;
+    const sumsOfX = sums.map((_, row) => new ActivationSums(k, format, group, (o) => at(row, o)));
     const dots = sumsOfX.map((s) => new DotAccumulator(k, format, this.#constants, s.makeStart));
-    const add = (codes: Vector, input: number): void => {
-      dots.forEach((dot, row) => {
-        dot.add(codes, k.broadcast(at(row, sub * format.groupSize + input)));
-      });
-    };
-    for (let j = 0; j < layout.numCodeVectors; j++) {
-      const codes = k.load(k.at(weight, base + layout.codesOffset + CACHE_LINE * j + 4 * lane));
-      if (format.codes === 'u8') {
-        add(codes, 4 * j);
-        continue;
+    const codes = this.#codes.group(place, group);
+    const numQuads = format.groupSize / 4;
+    for (let j = 0; j < layout.vectorsPerGroup; j++) {
+      for (let quad = j; quad < numQuads; quad += layout.vectorsPerGroup) {
+        const weights = codes.quad(quad);
+        dots.forEach((dot, row) => {
+          dot.add(weights, k.broadcast(at(row, group * format.groupSize + 4 * quad)));
+        });
       }
-      const mask = this.#constants.nibbleMask!;
-      add(k.binary('bits.and', codes, mask), 4 * j);
-      const high = k.shift('i16.shr', codes, 4, codes);
-      add(k.binary('bits.and', high, mask, high), half + 4 * j);
     }
-    const scaleFormat = format.scaleType === 'f16' ? 'f16' : 'bits';
-    const scalesAt = base + lane * layout.scaleBytes;
-    const scales = k.load(k.at(weight, scalesAt), scaleFormat);
+    const scales = this.#codes.scales(place, group);
     dots.forEach((dot, row) => {
       const total = dot.finish();
       const value = k.mulF(k.unary('f32.fromI32', total, total), scales, total);
       k.fmaBroadcastInto(sums[row]!, value, at(row, Q8_D_OFFSET));
     });
-    if (!format.hasMin) return;
-    const mins = k.load(k.at(weight, scalesAt + layout.minsOffset), scaleFormat);
+    const mins = this.#codes.mins(place, group);
+    if (!mins) return;
     sums.forEach((sum, row) => {
       sumsOfX[row]!.addMins(sum, mins);
     });
@@ -203,11 +209,9 @@ class FewRowsEmitter {
 }
 
 interface BlockStep {
-  readonly weight: Scalar;
-  /** First lane of the row group that the vector holds. */
-  readonly lane: number;
+  readonly place: BlockPlace;
   /** Which group of weights inside this block of 32 activations. */
-  readonly sub: number;
+  readonly group: number;
   readonly at: (row: number, offset: number) => Address;
   readonly sums: readonly Vector[];
 }

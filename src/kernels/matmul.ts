@@ -12,7 +12,7 @@ import { KernelBuilder, type ScalarSlot } from './builder.ts';
 import { ActivationSums, DotAccumulator, type DotConstants, dotConstants } from './dot.ts';
 import type { Address, KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.ts';
 import { type ExpandedLayout, expandCodes, expandedLayout, expandFloats } from './matmul-expand.ts';
-import type { PackedFormat, QuantizedPackedFormat } from './packed-format.ts';
+import { type PackedFormat, pieceInputs, type QuantizedPackedFormat } from './packed-format.ts';
 
 export interface MatmulShape {
   readonly format: PackedFormat;
@@ -26,11 +26,26 @@ export interface MatmulShape {
 /** Most inputs expanded at a time, so that the expanded weights stay in a 32 KiB L1 beside the activations. */
 const MAX_BLOCK_INPUTS = { q8: 640, f32: 128 } as const;
 
+/** Inputs of a block are a multiple of this; weights with super-blocks of 256 by f32 activations do not fit a small L1. */
+function blockInputsUnit(format: PackedFormat): number {
+  return Math.max(Q8_BLOCK_VALUES, pieceInputs(format));
+}
+
+function maxBlockInputs(activation: 'q8' | 'f32', format: PackedFormat): number {
+  const unit = blockInputsUnit(format);
+  return Math.max(unit, Math.floor(MAX_BLOCK_INPUTS[activation] / unit) * unit);
+}
+
 /** Inputs of a block: as few blocks as fit, of about equal size. What the plan gives as `blockInputs`. */
-export function matmulBlockInputs(activation: 'q8' | 'f32', inputs: number): number {
-  const most = MAX_BLOCK_INPUTS[activation];
+export function matmulBlockInputs(
+  activation: 'q8' | 'f32',
+  format: PackedFormat,
+  inputs: number,
+): number {
+  const most = maxBlockInputs(activation, format);
+  const unit = blockInputsUnit(format);
   const numBlocks = Math.ceil(inputs / most);
-  return Math.min(most, Math.ceil(inputs / numBlocks / Q8_BLOCK_VALUES) * Q8_BLOCK_VALUES);
+  return Math.min(most, Math.ceil(inputs / numBlocks / unit) * unit);
 }
 const CACHE_LINE = 64;
 
@@ -90,7 +105,8 @@ class MatmulEmitter {
     this.#tile = matmulTile(machine, shape);
     this.#expanded = expandedLayout(shape.format, shape.activation, this.#tile.vectors, k.lanes);
     this.#expandedAt = k.reserveScratch(
-      (MAX_BLOCK_INPUTS[shape.activation] / this.#expanded.inputs) * this.#expanded.sizeBytes,
+      (maxBlockInputs(shape.activation, shape.format) / this.#expanded.stepInputs) *
+        this.#expanded.stepBytes,
     );
     this.#sumsAt = this.#tile.sumsInMemory
       ? k.reserveScratch(this.#tile.vectors * this.#tile.columns * 4 * k.lanes)
@@ -98,9 +114,7 @@ class MatmulEmitter {
     this.#fullTiles = k.slot();
     this.#restColumns = k.slot();
     this.#constants =
-      shape.activation === 'q8'
-        ? dotConstants(k, shape.format as QuantizedPackedFormat, false)
-        : null;
+      shape.activation === 'q8' ? dotConstants(k, shape.format as QuantizedPackedFormat) : null;
   }
 
   emit(): KernelProgram {
@@ -168,8 +182,8 @@ class MatmulEmitter {
   /** Bytes of a row group over `inputs` inputs. */
   #weightBytes(inputs: Scalar): Scalar {
     const k = this.#k;
-    const { sourceBytes, sourceInputs } = this.#expanded;
-    return k.mul(k.div(inputs, sourceInputs), sourceBytes);
+    const { sourceStepBytes, stepInputs } = this.#expanded;
+    return k.mul(k.div(inputs, stepInputs), sourceStepBytes);
   }
 
   #activationBytes(inputs: Scalar): Scalar {
@@ -186,13 +200,13 @@ class MatmulEmitter {
     const options = { format, layout: this.#expanded, vectors: this.#tile.vectors };
     const second = this.#tile.unitRows === 32 ? k.add(weight, k.arg('groupStride')) : null;
     k.loop(
-      k.div(inputs, this.#expanded.inputs),
+      k.div(inputs, this.#expanded.stepInputs),
       () => {
         if (activation === 'q8') expandCodes(k, { ...options, weight, second, target });
         else expandFloats(k, { ...options, weight, second, target });
         k.addTo(weight, this.#expanded.sourceStepBytes);
         if (second) k.addTo(second, this.#expanded.sourceStepBytes);
-        k.addTo(target, this.#expanded.sizeBytes);
+        k.addTo(target, this.#expanded.stepBytes);
       },
       { countIsPositive: true },
     );
@@ -305,11 +319,11 @@ class MatmulEmitter {
     k.loop(
       k.div(step.inputs, Q8_BLOCK_VALUES),
       () => {
-        if (step.ahead) this.#prefetchAhead(step.ahead, Q8_BLOCK_VALUES / format.groupSize);
+        if (step.ahead) this.#prefetchAhead(step.ahead);
         for (let sub = 0; sub < Q8_BLOCK_VALUES / format.groupSize; sub++) {
           this.#q8Block(step, format, sub);
         }
-        k.addTo(step.expanded, this.#expanded.sizeBytes * (Q8_BLOCK_VALUES / format.groupSize));
+        k.addTo(step.expanded, this.#expanded.groupBytes * (Q8_BLOCK_VALUES / format.groupSize));
         k.addTo(step.x0, Q8_BLOCK_BYTES);
         if (step.x3) k.addTo(step.x3, Q8_BLOCK_BYTES);
       },
@@ -317,10 +331,11 @@ class MatmulEmitter {
     );
   }
 
-  /** Asks for `blocks` packed blocks of each row group of the unit and steps on. */
-  #prefetchAhead(ahead: Scalar, blocks: number): void {
+  /** Asks for the packed weights of 32 inputs in each row group of the unit and steps on. */
+  #prefetchAhead(ahead: Scalar): void {
     const k = this.#k;
-    const bytes = blocks * this.#expanded.sourceStepBytes;
+    const { sourceStepBytes, stepInputs } = this.#expanded;
+    const bytes = (sourceStepBytes / stepInputs) * Q8_BLOCK_VALUES;
     const second = this.#tile.unitRows === 32 ? k.add(ahead, k.arg('groupStride')) : null;
     for (let line = 0; line < bytes; line += CACHE_LINE) {
       k.prefetch(k.at(ahead, line));
@@ -333,7 +348,7 @@ class MatmulEmitter {
     const k = this.#k;
     const { vectors } = this.#tile;
     const { columns, column, sums } = step;
-    const base = sub * this.#expanded.sizeBytes;
+    const base = sub * this.#expanded.groupBytes;
     const vectorBytes = 4 * k.lanes;
     const sumsOfX = Array.from(
       { length: columns },

@@ -4,16 +4,12 @@
  * Bound by memory: it reads each weight once, straight on, and keeps everything else in registers and L1. Lane = row, so there is no horizontal sum.
  * For each output it does the same operations in the same order as matmul.ts does for many rows, so results are equal bit for bit (docs/architecture.md, principle 5).
  */
-import { Q8_BLOCK_BYTES, Q8_BLOCK_VALUES, Q8_D_OFFSET } from './activation-format.ts';
+import { Q8_BLOCK_BYTES, Q8_D_OFFSET } from './activation-format.ts';
 import { KernelBuilder } from './builder.ts';
 import { ActivationSums, DotAccumulator, type DotConstants, dotConstants } from './dot.ts';
-import type { KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.ts';
-import {
-  type BlockLayout,
-  blockLayout,
-  type QuantizedPackedFormat,
-  ROW_GROUP,
-} from './packed-format.ts';
+import type { Address, KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.ts';
+import { type BlockPlace, PackedCodes } from './packed-codes.ts';
+import { type QuantizedPackedFormat, ROW_GROUP } from './packed-format.ts';
 
 /** How far ahead of its reads the kernel asks for weights: 7 to 30 % on machines whose prefetcher stops at page ends. */
 const PREFETCH_BYTES = 2048;
@@ -37,8 +33,8 @@ export function matvecKernel(machine: VectorMachine, shape: MatvecShape): Kernel
     `matvec_${format.name}${shape.bias ? '_b' : ''}${shape.residual ? '_r' : ''}`,
     machine,
   );
-  const layout = blockLayout(format);
-  const constants = dotConstants(k, format, format.codes === 'u4');
+  const dots = new BlockDots(k, format);
+  const { blockBytes, headerBytes, blocksPerSuper } = dots.codes.layout;
   const numVectors = ROW_GROUP / k.lanes;
 
   const perChunk = k.arg('groupsPerChunk');
@@ -49,18 +45,23 @@ export function matvecKernel(machine: VectorMachine, shape: MatvecShape): Kernel
   k.loop(count, () => {
     const x = k.arg('x');
     const sums = Array.from({ length: numVectors }, () => k.zero());
+    const block = (header: Scalar): void => {
+      prefetchLines(k, weight, blockBytes);
+      dots.addBlock({ weight, header, x, sums });
+      k.addTo(weight, blockBytes);
+      k.addTo(x, Q8_BLOCK_BYTES);
+    };
     k.loop(
-      k.arg('numBlocks'),
+      k.div(k.arg('numBlocks'), blocksPerSuper),
       () => {
-        const stepBytes = layout.blockBytes * (Q8_BLOCK_VALUES / format.groupSize);
-        for (let line = 0; line < stepBytes; line += CACHE_LINE) {
-          k.prefetch(k.at(weight, PREFETCH_BYTES + line));
+        if (headerBytes === 0) {
+          block(weight);
+          return;
         }
-        for (let sub = 0; sub < Q8_BLOCK_VALUES / format.groupSize; sub++) {
-          addBlock(k, { format, layout, constants, weight, x, sums, sub });
-        }
-        k.addTo(weight, stepBytes);
-        k.addTo(x, Q8_BLOCK_BYTES);
+        const header = k.copy(weight);
+        prefetchLines(k, weight, headerBytes);
+        k.addTo(weight, headerBytes);
+        k.loop(blocksPerSuper, () => block(header));
       },
       { countIsPositive: true },
     );
@@ -75,51 +76,106 @@ export function matvecKernel(machine: VectorMachine, shape: MatvecShape): Kernel
   return k.finish();
 }
 
-interface BlockStep {
-  readonly format: QuantizedPackedFormat;
-  readonly layout: BlockLayout;
-  readonly constants: DotConstants;
-  readonly weight: Scalar;
-  readonly x: Scalar;
-  readonly sums: readonly Vector[];
-  /** Which block of weights inside this block of 32 activations. */
-  readonly sub: number;
+/** Asks for as many bytes as are read next, some way ahead of them. */
+function prefetchLines(k: KernelBuilder, weight: Scalar, bytes: number): void {
+  for (let line = 0; line < bytes; line += CACHE_LINE) {
+    k.prefetch(k.at(weight, PREFETCH_BYTES + line));
+  }
 }
 
-function addBlock(k: KernelBuilder, step: BlockStep): void {
-  const { format, layout, weight, x, sums, sub } = step;
-  const base = sub * layout.blockBytes;
-  const activation = (input: number): Vector =>
-    k.broadcast(k.at(x, sub * format.groupSize + input));
-  const sumsOfX = new ActivationSums(k, format, sub, (offset) => k.at(x, offset));
-  const half = format.groupSize / 2;
-  sums.forEach((sum, v) => {
-    const offset = base + layout.codesOffset + 4 * k.lanes * v;
-    const dot = new DotAccumulator(k, format, step.constants, sumsOfX.makeStart);
-    // With 8-bit dots the high nibbles stay where they are (times 16) and are shifted once at the end.
-    const high = k.machine.hasInt8Dot && format.codes === 'u4' ? k.zero() : null;
-    for (let j = 0; j < layout.numCodeVectors; j++) {
-      const codes = k.load(k.at(weight, offset + CACHE_LINE * j));
-      if (format.codes === 'u8') {
-        dot.add(codes, activation(4 * j));
-        continue;
-      }
-      const mask = step.constants.nibbleMask!;
-      dot.add(k.binary('bits.and', codes, mask), activation(4 * j));
-      if (high) k.dotU8I8Into(high, k.binary('bits.andNot', mask, codes), activation(half + 4 * j));
-      else
-        dot.add(k.binary('bits.and', k.shift('i16.shr', codes, 4), mask), activation(half + 4 * j));
+interface BlockStep {
+  readonly weight: Scalar;
+  readonly header: Scalar;
+  readonly x: Scalar;
+  readonly sums: readonly Vector[];
+}
+
+/** Sums of a block of packed weights times a block of activations. */
+class BlockDots {
+  readonly codes: PackedCodes;
+  readonly #k: KernelBuilder;
+  readonly #constants: DotConstants;
+  /** The low and the high nibbles of the values that codes stand for, where dots take codes apart. */
+  readonly #splitValues: { readonly low: Vector; readonly high: Vector } | null;
+
+  constructor(k: KernelBuilder, format: QuantizedPackedFormat) {
+    const { values } = format;
+    const splits = values !== null && !k.machine.hasInt8Dot;
+    this.#k = k;
+    this.codes = new PackedCodes(k, format, { looksUp: !splits });
+    this.#constants = dotConstants(k, format, this.codes.nibbleMask);
+    this.#splitValues = splits
+      ? {
+          low: k.table16(values.map((value) => value & 15)),
+          high: k.table16(values.map((value) => value >> 4)),
+        }
+      : null;
+  }
+
+  addBlock({ weight, header, x, sums }: BlockStep): void {
+    const k = this.#k;
+    const { groupsPerBlock } = this.codes.layout;
+    for (let group = 0; group < groupsPerBlock; group++) {
+      const sumsOfX = new ActivationSums(k, this.codes.format, group, (offset) => k.at(x, offset));
+      sums.forEach((sum, v) => {
+        const lane = k.lanes * v;
+        const at = (offset: number): Address => k.at(weight, offset);
+        const place = { at, header: (offset: number) => k.at(header, offset), lane };
+        const total = this.#dot(place, group, x, sumsOfX);
+        const value = k.unary('f32.fromI32', total, total);
+        k.mulF(value, this.codes.scales(place, group), value);
+        k.fmaBroadcastInto(sum, value, k.at(x, Q8_D_OFFSET));
+        const mins = this.codes.mins(place, group);
+        if (mins) sumsOfX.addMins(sum, mins);
+      });
     }
-    const total = dot.finish();
-    if (high) k.binary('i32.add', total, k.shift('i32.sar', high, 4, high), total);
-    const lane = k.lanes * v * layout.scaleBytes;
-    const scaleFormat = format.scaleType === 'f16' ? 'f16' : 'bits';
-    const scales = k.load(k.at(weight, base + lane), scaleFormat);
-    const value = k.mulF(k.unary('f32.fromI32', total, total), scales, total);
-    k.fmaBroadcastInto(sum, value, k.at(x, Q8_D_OFFSET));
-    if (format.hasMin) {
-      const mins = k.load(k.at(weight, base + layout.minsOffset + lane), scaleFormat);
-      sumsOfX.addMins(sum, mins);
+  }
+
+  /** The exact sum over a group, as i32. */
+  #dot(place: BlockPlace, group: number, x: Scalar, sumsOfX: ActivationSums): Vector {
+    const k = this.#k;
+    const { format, layout } = this.codes;
+    const codes = this.codes.group(place, group);
+    const dot = new DotAccumulator(k, format, this.#constants, sumsOfX.makeStart);
+    const activation = (quad: number): Vector =>
+      k.broadcast(k.at(x, group * format.groupSize + 4 * quad));
+    const numVectors = layout.vectorsPerGroup;
+    if (this.#splitValues) {
+      const { low, high } = this.#splitValues;
+      eachPair(numVectors, (quad) => {
+        const nibbles = codes.nibbles(quad);
+        const upper = k.binary('i8.lookup16', high, nibbles);
+        dot.addSplit(k.binary('i8.lookup16', low, nibbles, nibbles), upper, activation(quad));
+      });
+      return dot.finish();
     }
-  });
+    const mask = this.codes.nibbleMask;
+    if (k.machine.hasInt8Dot && mask && !format.values) {
+      // High nibbles stay where they are (times 16) and are shifted once at the end; upper bits are added as they are.
+      const highSum = k.zero();
+      eachPair(numVectors, (quad) => {
+        const activations = activation(quad);
+        if (quad < numVectors) dot.add(codes.nibbles(quad), activations);
+        else {
+          const stored = codes.stored(quad - numVectors);
+          k.dotU8I8Into(highSum, k.binary('bits.andNot', mask, stored), activations);
+        }
+        const upper = codes.upperBits(quad);
+        if (upper) dot.add(upper, activations);
+      });
+      const total = dot.finish();
+      return k.binary('i32.add', total, k.shift('i32.sar', highSum, 4, highSum), total);
+    }
+    if (mask) eachPair(numVectors, (quad) => dot.add(codes.quad(quad), activation(quad)));
+    else for (let quad = 0; quad < numVectors; quad++) dot.add(codes.quad(quad), activation(quad));
+    return dot.finish();
+  }
+}
+
+/** The two quads of each vector of nibbles, one after the other. */
+function eachPair(numVectors: number, body: (quad: number) => void): void {
+  for (let j = 0; j < numVectors; j++) {
+    body(j);
+    body(j + numVectors);
+  }
 }

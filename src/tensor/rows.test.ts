@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { DTYPES, type DType, rowBytes } from './dtype.ts';
 import { DTypeError, RowBufferError, UnsupportedDTypeError } from './errors.ts';
-import { f16Bits } from './half.ts';
+import { F16_TO_F32, f16Bits } from './half.ts';
 import {
   canDecode,
   canEncode,
@@ -87,6 +87,16 @@ test('codes of random blocks give the decoded values in every format', () => {
           );
           assert.ok(Object.is(value, decoded[i]), `${dtype}[${i}] ${value} ${decoded[i]}`);
         }
+        if (!row.factors) return;
+        const { d, negatedDmin, scales, mins } = row.factors;
+        row.scales.forEach((scale, g) => {
+          const s = Math.floor((g * row.groupSize) / 256);
+          const product = F16_TO_F32[d[s]!]! * scales[g]!;
+          assert.ok(Object.is(product, scale), `${dtype} scale ${g}: ${product} ${scale}`);
+          if (!mins) return;
+          const min = F16_TO_F32[negatedDmin![s]!]! * mins[g]!;
+          assert.ok(Object.is(min, row.mins![g]), `${dtype} min ${g}: ${min} ${row.mins![g]}`);
+        });
       }),
       { seed: 4, numRuns: 60 },
     );

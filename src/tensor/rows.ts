@@ -2,7 +2,12 @@
  * Rows of stored elements <-> f32, and rows as integer codes for repacking: the checked entry points over block-formats/.
  * Knows nothing of files or tensors; a row is a run of whole blocks in a byte array, at any alignment.
  */
-import type { BlockFormat, UnpackedRow } from './block-formats/block-format.ts';
+import {
+  type BlockFormat,
+  type ScaleFactors,
+  SUPER_BLOCK,
+  type UnpackedRow,
+} from './block-formats/block-format.ts';
 import { IQ4_FORMATS } from './block-formats/iq4-quants.ts';
 import { K_QUANT_FORMATS } from './block-formats/k-quants.ts';
 import { LEGACY_QUANT_FORMATS } from './block-formats/legacy-quants.ts';
@@ -10,7 +15,7 @@ import { PLAIN_FORMATS } from './block-formats/plain-formats.ts';
 import { type DType, rowBytes } from './dtype.ts';
 import { DTypeError, RowBufferError, UnsupportedDTypeError } from './errors.ts';
 
-export type { UnpackedRow } from './block-formats/block-format.ts';
+export type { ScaleFactors, UnpackedRow } from './block-formats/block-format.ts';
 
 const FORMATS: ReadonlyMap<DType, BlockFormat> = new Map(
   [...PLAIN_FORMATS, ...LEGACY_QUANT_FORMATS, ...K_QUANT_FORMATS, ...IQ4_FORMATS].map((format) => [
@@ -163,6 +168,17 @@ export function createUnpackedRow(dtype: DType, elements: number): UnpackedRow {
     scales: new Float32Array(groups),
     mins: access.hasMins ? new Float32Array(groups) : null,
     zero: access.zero,
+    factors: access.hasFactors ? createFactors(elements, groups, access.hasMins) : null,
+  };
+}
+
+function createFactors(elements: number, groups: number, hasMins: boolean): ScaleFactors {
+  const superBlocks = elements / SUPER_BLOCK;
+  return {
+    d: new Uint16Array(superBlocks),
+    negatedDmin: hasMins ? new Uint16Array(superBlocks) : null,
+    scales: new Int8Array(groups),
+    mins: hasMins ? new Int8Array(groups) : null,
   };
 }
 

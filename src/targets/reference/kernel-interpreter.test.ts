@@ -97,6 +97,27 @@ test('8-bit dots, narrow loads and saturating stores', () => {
   assert.equal(memory.view.getInt32(out + 12, true), -1);
 });
 
+test('bytes are looked up in a table of 16, and only there', () => {
+  const memory = new KernelMemory(8192);
+  const [out, indices] = [memory.allocate('out', 64), memory.allocate('indices', 64)];
+  const program = record((k) => {
+    const table = k.table16(Array.from({ length: 16 }, (_, i) => 255 - 3 * i));
+    k.store(k.at(k.arg('out')), k.binary('i8.lookup16', table, k.load(k.at(k.arg('indices')))));
+  });
+  const index = Array.from({ length: 16 }, (_, i) => (i * 7) % 16);
+  new Uint8Array(memory.buffer).set(index, indices);
+  interpretKernel(program, memory, { out, indices }, { chunk: 0, scratch: 0 });
+  assert.deepEqual(
+    Array.from(new Uint8Array(memory.buffer, out, 16)),
+    index.map((i) => 255 - 3 * i),
+  );
+  memory.view.setUint8(indices + 5, 16);
+  assert.throws(
+    () => interpretKernel(program, memory, { out, indices }, { chunk: 0, scratch: 0 }),
+    /lookup of byte 16/,
+  );
+});
+
 test('access outside every buffer is a fault that names the place', () => {
   const memory = new KernelMemory(8192);
   const x = memory.allocate('x', 64);

@@ -317,6 +317,11 @@ class Interpreter {
       case 'v.splatBits':
         this.#forLaneBits(x.dst, () => x.bits);
         return;
+      case 'v.table16': {
+        const words = new Int32Array(Uint8Array.from(x.bytes).buffer);
+        this.#forLaneBits(x.dst, (i) => words[i % 4]!);
+        return;
+      }
       case 'v.splatScalar': {
         const bits = Number(BigInt.asIntN(32, BigInt(this.#scalar(x.src))));
         this.#forLaneBits(x.dst, () => bits);
@@ -432,9 +437,23 @@ class Interpreter {
       case 'f32.min':
         this.#forLanes(x.dst, (i) => minF32(f[a + i]!, f[b + i]!));
         return;
+      case 'i8.lookup16':
+        this.#forLaneBits(x.dst, (i) => this.#lookup16(a + (i & ~3), this.#i32[b + i]!));
+        return;
       default:
         this.#forLaneBits(x.dst, (i) => i32Binary(x.kind, this.#i32[a + i]!, this.#i32[b + i]!));
     }
+  }
+
+  /** Bytes of the 16 from lane `table` on, by the four indices in `indices`. */
+  #lookup16(table: number, indices: number): number {
+    let word = 0;
+    for (let s = 0; s < 32; s += 8) {
+      const index = (indices >>> s) & 255;
+      if (index > 15) throw this.#fault(`lookup of byte ${index} of 16`);
+      word |= ((this.#i32[table + (index >> 2)]! >>> (8 * (index & 3))) & 255) << s;
+    }
+    return word;
   }
 
   #vectorUnary(x: Extract<Instruction, { op: 'v.unary' }>): void {

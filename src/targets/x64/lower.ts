@@ -223,6 +223,9 @@ class Lowering {
         if (x.bits === 0) this.#emit({ op: 'v.zero', dst: x.dst });
         else a.vbroadcastss(this.#v(x.dst), this.#pool.words([x.bits]));
         return;
+      case 'v.table16':
+        a.vmovups(this.#v(x.dst), this.#pool.words(this.#tableWords(x.bytes)));
+        return;
       case 'v.splatScalar':
         if (this.#width === 512) a.vpbroadcastd(this.#v(x.dst), as32(this.#s(x.src)));
         else {
@@ -445,6 +448,9 @@ class Lowering {
       case 'i32.dotI16':
         a.vpmaddwd(d, l, r);
         return;
+      case 'i8.lookup16':
+        a.vpshufb(d, l, r);
+        return;
       default:
         x.kind satisfies never;
     }
@@ -570,6 +576,14 @@ class Lowering {
     if (!isTail) return;
     if (this.#width === 512) a.vmovaps(zeroed(d, this.#tailMask(x.count)), d);
     else a.vandps(d, d, this.#pool.words(this.#laneMask(x.count)));
+  }
+
+  /** 16 bytes as little-endian words, over and over for all lanes. */
+  #tableWords(bytes: readonly number[]): number[] {
+    return Array.from({ length: this.#lanes }, (_, lane) => {
+      const first = 4 * (lane % 4);
+      return bytes.slice(first, first + 4).reduceRight((word, byte) => (word << 8) | byte, 0);
+    });
   }
 
   #laneMask(count: number): number[] {

@@ -46,6 +46,7 @@ function visitRegisters(instruction: Instruction, visit: Visit): void {
     case 'const':
     case 'v.zero':
     case 'v.splatBits':
+    case 'v.table16':
     case 'v.laneIndex':
       visit(instruction.dst, 'define');
       return;

@@ -22,6 +22,22 @@ export interface UnpackedRow {
   readonly mins: Float32Array | null;
   /** The code that stands for 0 (before `mins`). */
   readonly zero: number;
+  /** What scales and mins are products of, where the format stores them as such. */
+  readonly factors: ScaleFactors | null;
+}
+
+/** Elements of a block whose groups share a factor. */
+export const SUPER_BLOCK = 256;
+
+/** `scales[g] = f32(d[s]) * scales[g]` and `mins[g] = f32(negatedDmin[s]) * mins[g]`, s the super-block of group g; exact. */
+export interface ScaleFactors {
+  /** f16 bits, one per super-block. */
+  readonly d: Uint16Array;
+  /** f16 bits of -dmin, one per super-block; null without mins. */
+  readonly negatedDmin: Uint16Array | null;
+  /** One per group, at most 7 bits and a sign. */
+  readonly scales: Int8Array;
+  readonly mins: Int8Array | null;
 }
 
 /** `bytes` from `byteOffset` -> `out[outOffset ..]`, `elements` of them. */
@@ -56,6 +72,8 @@ export interface CodeAccess {
   readonly zero: number;
   readonly signed: boolean;
   readonly hasMins: boolean;
+  /** Groups have {@link ScaleFactors}. */
+  readonly hasFactors?: boolean;
   /** Fills codes, scales and mins of `out` from index 0; `out` was made for this format and is long enough. */
   readonly unpack: (
     bytes: Uint8Array,

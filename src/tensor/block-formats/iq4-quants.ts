@@ -11,11 +11,15 @@ import type { BlockFormat, UnpackedRow } from './block-format.ts';
 import { encodeIq4Nl, encodeIq4Xs } from './iq4-encode.ts';
 import { IQ4_TABLE } from './iq4-table.ts';
 
-function scaleOfGroupXs(bytes: Uint8Array, p: number, g: number): number {
-  const d = F16_TO_F32[bytes[p]! | (bytes[p + 1]! << 8)]!;
+/** Scale of group g without d: -32..31. */
+function scaleFactorXs(bytes: Uint8Array, p: number, g: number): number {
   const high = bytes[p + 2]! | (bytes[p + 3]! << 8);
   const low = (bytes[p + 4 + (g >> 1)]! >> (4 * (g & 1))) & 15;
-  return d * ((low | (((high >> (2 * g)) & 3) << 4)) - 32);
+  return (low | (((high >> (2 * g)) & 3) << 4)) - 32;
+}
+
+function scaleOfGroupXs(bytes: Uint8Array, p: number, g: number): number {
+  return F16_TO_F32[bytes[p]! | (bytes[p + 1]! << 8)]! * scaleFactorXs(bytes, p, g);
 }
 
 function decodeGroup(
@@ -78,8 +82,11 @@ function unpackNl(bytes: Uint8Array, byteOffset: number, elements: number, out: 
 
 function unpackXs(bytes: Uint8Array, byteOffset: number, elements: number, out: UnpackedRow): void {
   let p = byteOffset;
+  const { d, scales } = out.factors!;
   for (let o = 0; o < elements; o += 256, p += 136) {
+    d[o / 256] = bytes[p]! | (bytes[p + 1]! << 8);
     for (let g = 0; g < 8; g++) {
+      scales[o / 32 + g] = scaleFactorXs(bytes, p, g);
       out.scales[o / 32 + g] = scaleOfGroupXs(bytes, p, g);
       unpackGroup(bytes, p + 8 + g * 16, out.codes, o + g * 32);
     }
@@ -99,7 +106,7 @@ export const IQ4_FORMATS: readonly BlockFormat[] = [
   {
     dtype: 'iq4_xs',
     decode: decodeXs,
-    codeAccess: { ...access, unpack: unpackXs },
+    codeAccess: { ...access, hasFactors: true, unpack: unpackXs },
     encode: (values, elements, into, at) => encodeIq4Xs(values, elements, into, at, null),
     encodeWeighted: encodeIq4Xs,
   },

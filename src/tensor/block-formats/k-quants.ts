@@ -19,9 +19,26 @@ const QK = 256;
 /** Scales and mins (already signed, to be added) of the block in work; f64 so that nothing is rounded twice. */
 const groupScale = new Float64Array(16);
 const groupMin = new Float64Array(16);
+/** Their integer factors. */
+const scaleFactor = new Int8Array(16);
+const minFactor = new Int8Array(16);
+
+function f16BitsAt(bytes: Uint8Array, at: number): number {
+  return bytes[at]! | (bytes[at + 1]! << 8);
+}
 
 function f16At(bytes: Uint8Array, at: number): number {
-  return F16_TO_F32[bytes[at]! | (bytes[at + 1]! << 8)]!;
+  return F16_TO_F32[f16BitsAt(bytes, at)]!;
+}
+
+function setGroup(g: number, d: number, scale: number): void {
+  scaleFactor[g] = scale;
+  groupScale[g] = d * scale;
+}
+
+function setMin(g: number, dmin: number, min: number): void {
+  minFactor[g] = min;
+  groupMin[g] = -(dmin * min);
 }
 
 function groupsQ2K(bytes: Uint8Array, p: number): void {
@@ -29,8 +46,8 @@ function groupsQ2K(bytes: Uint8Array, p: number): void {
   const dmin = f16At(bytes, p + 82);
   for (let g = 0; g < 16; g++) {
     const s = bytes[p + g]!;
-    groupScale[g] = d * (s & 15);
-    groupMin[g] = -(dmin * (s >> 4));
+    setGroup(g, d, s & 15);
+    setMin(g, dmin, s >> 4);
   }
 }
 
@@ -40,7 +57,7 @@ function groupsQ3K(bytes: Uint8Array, p: number): void {
   for (let g = 0; g < 16; g++) {
     const low = g < 8 ? bytes[s + g]! & 15 : bytes[s + g - 8]! >> 4;
     const high = (bytes[s + 8 + (g & 3)]! >> (2 * (g >> 2))) & 3;
-    groupScale[g] = d * ((low | (high << 4)) - 32);
+    setGroup(g, d, (low | (high << 4)) - 32);
   }
 }
 
@@ -53,16 +70,16 @@ function groupsQ4K(bytes: Uint8Array, p: number): void {
     const scale = bytes[s + g]!;
     const min = bytes[s + 4 + g]!;
     const both = bytes[s + 8 + g]!;
-    groupScale[g] = d * (scale & 63);
-    groupMin[g] = -(dmin * (min & 63));
-    groupScale[g + 4] = d * ((both & 15) | ((scale >> 2) & 48));
-    groupMin[g + 4] = -(dmin * ((both >> 4) | ((min >> 2) & 48)));
+    setGroup(g, d, scale & 63);
+    setMin(g, dmin, min & 63);
+    setGroup(g + 4, d, (both & 15) | ((scale >> 2) & 48));
+    setMin(g + 4, dmin, (both >> 4) | ((min >> 2) & 48));
   }
 }
 
 function groupsQ6K(bytes: Uint8Array, p: number): void {
   const d = f16At(bytes, p + 208);
-  for (let g = 0; g < 16; g++) groupScale[g] = d * ((bytes[p + 192 + g]! << 24) >> 24);
+  for (let g = 0; g < 16; g++) setGroup(g, d, (bytes[p + 192 + g]! << 24) >> 24);
 }
 
 // ---- decode: hot ----
@@ -205,10 +222,33 @@ function decodeQ6K(
 
 // ---- unpack to codes ----
 
-function storeGroups(out: UnpackedRow, groupIndex: number, count: number): void {
+/**
+ * The groups in work, `count` of them, to super-block `index` of the row.
+ * @param dAt    byte offset of d
+ * @param dminAt byte offset of dmin; any where the format has none
+ */
+function storeGroups(
+  out: UnpackedRow,
+  index: number,
+  count: number,
+  bytes: Uint8Array,
+  dAt: number,
+  dminAt: number,
+): void {
   const { scales, mins } = out;
-  for (let g = 0; g < count; g++) scales[groupIndex + g] = groupScale[g]!;
-  if (mins !== null) for (let g = 0; g < count; g++) mins[groupIndex + g] = groupMin[g]!;
+  const factors = out.factors!;
+  const first = index * count;
+  factors.d[index] = f16BitsAt(bytes, dAt);
+  for (let g = 0; g < count; g++) {
+    scales[first + g] = groupScale[g]!;
+    factors.scales[first + g] = scaleFactor[g]!;
+  }
+  if (mins === null) return;
+  factors.negatedDmin![index] = f16BitsAt(bytes, dminAt) ^ 0x8000;
+  for (let g = 0; g < count; g++) {
+    mins[first + g] = groupMin[g]!;
+    factors.mins![first + g] = minFactor[g]!;
+  }
 }
 
 function unpackQ2K(
@@ -221,7 +261,7 @@ function unpackQ2K(
   let p = byteOffset;
   for (let o = 0; o < elements; o += QK, p += 84) {
     groupsQ2K(bytes, p);
-    storeGroups(out, o / 16, 16);
+    storeGroups(out, o / QK, 16, bytes, p + 80, p + 82);
     for (let i = 0; i < QK; i++) {
       codes[o + i] = (bytes[p + 16 + (i >> 7) * 32 + (i & 31)]! >> (2 * ((i >> 5) & 3))) & 3;
     }
@@ -238,7 +278,7 @@ function unpackQ3K(
   let p = byteOffset;
   for (let o = 0; o < elements; o += QK, p += 110) {
     groupsQ3K(bytes, p);
-    storeGroups(out, o / 16, 16);
+    storeGroups(out, o / QK, 16, bytes, p + 108, p);
     for (let i = 0; i < QK; i++) {
       const low = (bytes[p + 32 + (i >> 7) * 32 + (i & 31)]! >> (2 * ((i >> 5) & 3))) & 3;
       codes[o + i] = low | (((bytes[p + (i & 31)]! >> (i >> 5)) & 1) << 2);
@@ -256,7 +296,7 @@ function unpackQ4K(
   let p = byteOffset;
   for (let o = 0; o < elements; o += QK, p += 144) {
     groupsQ4K(bytes, p);
-    storeGroups(out, o / 32, 8);
+    storeGroups(out, o / QK, 8, bytes, p, p + 2);
     for (let j = 0; j < 128; j++) {
       const b = bytes[p + 16 + j]!;
       const y = o + (j >> 5) * 64 + (j & 31);
@@ -276,7 +316,7 @@ function unpackQ5K(
   let p = byteOffset;
   for (let o = 0; o < elements; o += QK, p += 176) {
     groupsQ4K(bytes, p);
-    storeGroups(out, o / 32, 8);
+    storeGroups(out, o / QK, 8, bytes, p, p + 2);
     for (let j = 0; j < 128; j++) {
       const b = bytes[p + 48 + j]!;
       const high = bytes[p + 16 + (j & 31)]! >> (2 * (j >> 5));
@@ -297,7 +337,7 @@ function unpackQ6K(
   let p = byteOffset;
   for (let o = 0; o < elements; o += QK, p += 210) {
     groupsQ6K(bytes, p);
-    storeGroups(out, o / 16, 16);
+    storeGroups(out, o / QK, 16, bytes, p + 208, p);
     for (let j = 0; j < 64; j++) {
       // j counts the bytes of high bits: two halves of 32.
       const a = bytes[p + (j >> 5) * 64 + (j & 31)]!;
@@ -312,8 +352,8 @@ function unpackQ6K(
   }
 }
 
-const access16 = { groupSize: 16, signed: false } as const;
-const access32 = { groupSize: 32, signed: false } as const;
+const access16 = { groupSize: 16, signed: false, hasFactors: true } as const;
+const access32 = { groupSize: 32, signed: false, hasFactors: true } as const;
 
 export const K_QUANT_FORMATS: readonly BlockFormat[] = [
   {

@@ -1,0 +1,203 @@
+/**
+ * Speed of the decode kernels by weight format: one matrix far larger than the caches times one row, on one thread, all formats in turn in every round.
+ * What counts is the last column: how fast a format's bytes go by, against those of Q4_0 in the same run.
+ *
+ *   node bench/kernels/matvec.ts [--isa avx2] [--formats q4_0,q6_k] [--megabytes 96] [--rounds 15] [--columns 4096] [--activation f32] [--json]
+ */
+import { parseArgs } from 'node:util';
+import { RowGroupPacker } from '../../src/compiler/pack.ts';
+import type { KernelProgram } from '../../src/kernels/kernel-ir.ts';
+import { matvecKernel } from '../../src/kernels/matvec.ts';
+import {
+  PACKED_FORMATS,
+  type PackableDType,
+  packedBitsPerWeight,
+  ROW_GROUP,
+  ROW_PADDING,
+} from '../../src/kernels/packed-format.ts';
+import { allocate, type NativeRegion, u64 } from '../../src/platform/native-memory.ts';
+import { detectCpu } from '../../src/targets/x64/cpu-features.ts';
+import { machineOf, type X64Isa, x64Isas } from '../../src/targets/x64/isa.ts';
+import { loadCode } from '../../src/targets/x64/loader.ts';
+import { lowerToX64 } from '../../src/targets/x64/lower.ts';
+import { rowBytes } from '../../src/tensor/dtype.ts';
+import { median } from '../lib/statistics.ts';
+import { markdownTable, significant } from '../lib/table.ts';
+
+export interface MatvecRate {
+  readonly isa: X64Isa;
+  readonly format: PackableDType;
+  readonly activation: 'q8' | 'f32';
+  readonly bitsPerWeight: number;
+  /** Bytes of packed weights per second. */
+  readonly best: number;
+  readonly median: number;
+  /** Weights per second at best. */
+  readonly weights: number;
+}
+
+export interface MatvecOptions {
+  readonly isa: X64Isa;
+  readonly formats: readonly PackableDType[];
+  readonly activation: 'q8' | 'f32';
+  readonly megabytes: number;
+  readonly columns: number;
+  readonly rounds: number;
+}
+
+/** A format's kernel with its argument table, ready to be called with the address of a matrix. */
+interface Subject {
+  readonly format: PackableDType;
+  readonly groupBytes: number;
+  readonly numGroups: number;
+  /** Fills the shared matrix with weights of the format. */
+  readonly fill: () => void;
+  readonly run: () => number;
+}
+
+/** @throws {UnsupportedPlatformError | NativeCodeRefusedError} where hasten cannot run native code */
+export function measureMatvec(options: MatvecOptions): MatvecRate[] {
+  using matrix = allocate((options.megabytes << 20) + 65_536, { hugePages: true });
+  using small = allocate(1 << 20);
+  const subjects = options.formats.map((format) => makeSubject(format, options, matrix, small));
+  const times = subjects.map((): number[] => []);
+  for (let round = 0; round <= options.rounds; round++) {
+    subjects.forEach((subject, i) => {
+      subject.fill();
+      const seconds = subject.run();
+      if (round > 0) times[i]!.push(seconds); // The first round faults pages in.
+    });
+  }
+  return subjects.map(({ format, groupBytes, numGroups }, i) => {
+    const bytes = groupBytes * numGroups;
+    const fastest = Math.min(...times[i]!);
+    return {
+      isa: options.isa,
+      format,
+      activation: options.activation,
+      bitsPerWeight: packedBitsPerWeight(PACKED_FORMATS[format]),
+      best: bytes / fastest,
+      median: bytes / median(times[i]!),
+      weights: (numGroups * ROW_GROUP * options.columns) / fastest,
+    };
+  });
+}
+
+function makeSubject(
+  format: PackableDType,
+  options: MatvecOptions,
+  matrix: NativeRegion,
+  small: NativeRegion,
+): Subject {
+  const { columns } = options;
+  const packed = PACKED_FORMATS[format];
+  const packer = new RowGroupPacker(format, packed, columns);
+  const { groupBytes } = packer;
+  const perPair = ROW_PADDING / ROW_GROUP;
+  const numGroups = Math.floor((options.megabytes << 20) / groupBytes / perPair) * perPair;
+  const group = new Uint8Array(groupBytes);
+  packer.packGroup(smallRows(format, columns), 0, ROW_GROUP, group, 0);
+  const { program, fields } = kernelOf(format, options, numGroups);
+  const code = loadCode([{ name: 'kernel', code: lowerToX64(program) }], { numArguments: 3 });
+  const [table, x, out, scratch] = [0n, 4096n, 131_072n, 655_360n];
+  const values: Record<string, number | bigint> = {
+    ...fields,
+    weight: matrix.address,
+    groupStride: groupBytes,
+    x: small.address + x,
+    out: small.address + out,
+  };
+  return {
+    format,
+    groupBytes,
+    numGroups,
+    fill: () => {
+      const bytes = matrix.bytes();
+      for (let g = 0; g < numGroups; g++) bytes.set(group, g * groupBytes);
+    },
+    run: () => {
+      u64(small.address + table, program.params.length).set(
+        program.params.map((name) => BigInt(values[name]!)),
+      );
+      const begin = process.hrtime.bigint();
+      code.call('kernel', small.address + table, 0n, small.address + scratch);
+      return Number(process.hrtime.bigint() - begin) / 1e9;
+    },
+  };
+}
+
+function kernelOf(
+  format: PackableDType,
+  { isa, columns }: MatvecOptions,
+  numGroups: number,
+): { program: KernelProgram; fields: Record<string, number> } {
+  const machine = machineOf(isa);
+  const packed = PACKED_FORMATS[format];
+  if (packed.kind === 'float') throw new RangeError(`${format}: no kernel for q8 activations`);
+  return {
+    program: matvecKernel(machine, { format: packed, bias: false, residual: false }),
+    fields: { numGroups, groupsPerChunk: numGroups, numBlocks: columns / 32 },
+  };
+}
+
+/** Stored rows of one row group, with small bytes so that every scale is finite wherever it stands. */
+function smallRows(format: PackableDType, columns: number): Uint8Array {
+  const rows = new Uint8Array(ROW_GROUP * rowBytes(format, columns));
+  let state = 1;
+  for (let i = 0; i < rows.length; i++) {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    rows[i] = (state >>> 24) % 60;
+  }
+  return rows;
+}
+
+/** The rates as Markdown. */
+export function formatMatvec(rates: readonly MatvecRate[]): string {
+  const gigabytes = (value: number): string => significant(value / 1e9);
+  return markdownTable(
+    ['isa', 'format', 'bits/weight', 'GB/s best', 'median', 'G weights/s', 'bytes/s of q4_0'],
+    rates.map((rate) => {
+      const base = rates.find((x) => x.format === 'q4_0' && x.isa === rate.isa);
+      return [
+        rate.isa,
+        rate.format,
+        significant(rate.bitsPerWeight, 4),
+        gigabytes(rate.best),
+        gigabytes(rate.median),
+        gigabytes(rate.weights),
+        base
+          ? `${significant(rate.best / base.best)}x (${significant(rate.median / base.median)}x)`
+          : '–',
+      ];
+    }),
+  );
+}
+
+if (import.meta.main) {
+  const { values } = parseArgs({
+    options: {
+      isa: { type: 'string' },
+      formats: { type: 'string' },
+      activation: { type: 'string', default: 'q8' },
+      megabytes: { type: 'string', default: '96' },
+      columns: { type: 'string', default: '4096' },
+      rounds: { type: 'string', default: '15' },
+      json: { type: 'boolean' },
+    },
+  });
+  const isas = x64Isas(detectCpu()).filter((isa) => !values.isa || isa === values.isa);
+  const activation = values.activation === 'f32' ? 'f32' : 'q8';
+  const formats = (values.formats?.split(',') ?? Object.keys(PACKED_FORMATS)) as PackableDType[];
+  const rates = isas.flatMap((isa) =>
+    measureMatvec({
+      isa,
+      activation,
+      formats: formats.filter((x) => activation === 'f32' || PACKED_FORMATS[x].kind !== 'float'),
+      megabytes: Number(values.megabytes),
+      columns: Number(values.columns),
+      rounds: Number(values.rounds),
+    }),
+  );
+  console.log(formatMatvec(rates));
+  if (values.json) console.log(JSON.stringify(rates));
+}
