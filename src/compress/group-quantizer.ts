@@ -115,6 +115,24 @@ export class GroupFitter {
     into.zero = zero;
   }
 
+  /** Of the range of the group times `shrink`, without search. */
+  fitShrunk(
+    values: Float32Array,
+    start: number,
+    n: number,
+    shrink: number,
+    into: GroupParams,
+  ): void {
+    let min = 0;
+    let max = 0;
+    for (let i = start; i < start + n; i++) {
+      const v = values[i]!;
+      if (v < min) min = v;
+      if (v > max) max = v;
+    }
+    this.#params(min, max, shrink, into);
+  }
+
   /** Of the range [min, max] times `shrink`; min <= 0 <= max. The scale is an f16 that is not 0. */
   #params(min: number, max: number, shrink: number, into: GroupParams): void {
     const levels = this.#levels;

@@ -16,6 +16,8 @@ import { machineOf } from '../targets/x64/isa.ts';
 import { CompressError } from './errors.ts';
 import type { F32Weights } from './f32-weights.ts';
 
+const PAGE_BYTES = 4096;
+
 /** Rows of a stored tensor. */
 export interface TensorRows {
   readonly tensor: string;
@@ -94,6 +96,8 @@ export class LayerWalker implements Disposable {
     const runnerOptions = {
       ...{ source: options.weights, config: options.config, target: 'auto' as const },
       ...{ precision: 'f32' as const, threads: options.threads, maxModelLen: longest },
+      // Calibration wants the last layer's inputs of all tokens, not only of those whose logits are asked for.
+      disabledPasses: ['select-rows-early' as const],
       ...{ maxTokensPerStep: longest, maxSeqs: 1, maxLogitRows: 1, planCacheFolder: null },
     };
     const { plan, numBlocks } = planRunner(runnerOptions, target.isa);
@@ -163,7 +167,9 @@ export class LayerWalker implements Disposable {
       const { offsetBytes, sizeBytes, kind } = this.plan.weights[index]!;
       // Vectors share pages with others, and are small.
       if (later.has(index) || kind === 'vector') continue;
-      this.#image.advise('dontNeed', offsetBytes, sizeBytes);
+      // Its last page may hold the vector that comes next.
+      const wholePages = sizeBytes - (sizeBytes % PAGE_BYTES);
+      if (wholePages > 0) this.#image.advise('dontNeed', offsetBytes, wholePages);
       this.#loaded.delete(index);
     }
   }
@@ -260,20 +266,20 @@ function weightsOf(command: Command): number[] {
   );
 }
 
-/** Layers by the labels of their commands, `layers.3.…`. */
+/** Layers by the labels of their linears, `layers.3.…`; one ends with its last linear, what follows that belongs to the next. */
 function layersOf(plan: Plan): WalkedLayer[] {
   const layers: { index: number; start: number; end: number; sites: LinearSite[] }[] = [];
   for (const [i, command] of plan.commands.entries()) {
-    const match = /^layers\.(\d+)\./.exec(command.label);
+    const match = command.op === 'linear' ? /^layers\.(\d+)\./.exec(command.label) : null;
     if (match === null) continue;
     const index = Number(match[1]);
     let layer = layers.at(-1);
     if (layer?.index !== index) {
-      layer = { index, start: i, end: i, sites: [] };
+      layer = { index, start: layer?.end ?? 0, end: i, sites: [] };
       layers.push(layer);
     }
     layer.end = i + 1;
-    if (command.op === 'linear') layer.sites.push(siteOf(plan, i));
+    layer.sites.push(siteOf(plan, i));
   }
   return layers;
 }

@@ -218,6 +218,7 @@ export class NativeRunner implements ModelRunner {
     if (!(from >= 0 && from <= to && to <= this.plan.commands.length)) {
       throw new InternalError(`commands ${from} to ${to} of ${this.plan.commands.length}`);
     }
+    if (from === to) return;
     const { address } = this.#commandMemory;
     this.#team.setCommands(address + BigInt(COMMAND_BYTES * from), to - from);
     this.#run();

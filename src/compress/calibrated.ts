@@ -1,0 +1,456 @@
+/**
+ * Compresses the linears of a model with the help of a calibration text, layer by layer: what a layer sees is what the compressed layers before it make.
+ *
+ *     gptq   each linear of a layer in turn: run up to it, gather its inputs, round it, go on with the rounded weights
+ *     awq    gather the inputs of all linears of a layer, scale and clip, round, run the layer
+ *     rtn    rounds to nearest, without running anything
+ *
+ * A layer that is done can be kept in a state folder; a later call with the same fingerprint goes on after it.
+ */
+import type { ModelConfig } from '../models/model-config.ts';
+import { NearestRounder, searchClipping, searchScales } from './awq.ts';
+import { checkFinite } from './check-finite.ts';
+import type { CompressionState, LayerState } from './compression-state.ts';
+import { CompressError } from './errors.ts';
+import type { F32Weights } from './f32-weights.ts';
+import { GPTQ_DEFAULTS, type GptqOptions, gptq, outputNorm } from './gptq.ts';
+import {
+  dequantize,
+  type GroupScheme,
+  type QuantizedMatrix,
+  quantizeToNearest,
+} from './group-quantizer.ts';
+import { InputStatistics } from './input-statistics.ts';
+import {
+  type InputVisitor,
+  LayerWalker,
+  type LinearSite,
+  type WalkedLayer,
+} from './layer-walker.ts';
+import { type Matrix, MatrixMath } from './matrix-math.ts';
+
+export const METHODS = ['rtn', 'gptq', 'awq'] as const;
+export type Method = (typeof METHODS)[number];
+
+export interface CalibratedOptions {
+  readonly weights: F32Weights;
+  readonly config: ModelConfig;
+  readonly windows: readonly (readonly number[])[];
+  readonly method: Method;
+  /** Of each linear. */
+  schemeOf(label: string): GroupScheme;
+  readonly gptq?: Partial<Pick<GptqOptions, 'order' | 'damping'>>;
+  readonly threads: number | 'auto';
+  readonly state?: CompressionState;
+  onLayer?(report: LayerReport): void;
+  onStep?(done: number, total: number): void;
+  readonly signal?: AbortSignal;
+}
+
+/** What became of one linear. */
+export interface SiteReport {
+  readonly label: string;
+  /** mean |(W - Q) x|² / mean |W x|² over the calibration text; null for methods that do not run it. */
+  readonly relativeError: number | null;
+  readonly note: string | null;
+}
+
+export interface LayerReport {
+  readonly layer: number;
+  readonly numLayers: number;
+  readonly seconds: number;
+  readonly wasKept: boolean;
+  readonly sites: readonly SiteReport[];
+}
+
+/** Matrices by tensor name, and other tensors that changed (norms that AWQ scaled), by name. */
+export interface CompressedModel {
+  readonly matrices: ReadonlyMap<string, QuantizedMatrix>;
+  readonly vectors: ReadonlyMap<string, Float32Array>;
+  readonly layers: readonly LayerReport[];
+}
+
+/**
+ * `weights` afterwards gives the compressed values.
+ *
+ * @throws {CompressError} if there is no native code to calibrate with
+ * @throws {GroupSizeError | NonFiniteWeightError}
+ */
+export async function compressLinears(options: CalibratedOptions): Promise<CompressedModel> {
+  using math = new MatrixMath(options.threads === 'auto' ? null : options.threads);
+  using walker = LayerWalker.create(options);
+  const run = new LayerCompressor(options, math, walker);
+  return await run.all();
+}
+
+class LayerCompressor {
+  readonly #options: CalibratedOptions;
+  readonly #math: MatrixMath;
+  readonly #walker: LayerWalker;
+  readonly #matrices = new Map<string, QuantizedMatrix>();
+  readonly #vectors = new Map<string, Float32Array>();
+
+  constructor(options: CalibratedOptions, math: MatrixMath, walker: LayerWalker) {
+    this.#options = options;
+    this.#math = math;
+    this.#walker = walker;
+  }
+
+  async all(): Promise<CompressedModel> {
+    const { layers } = this.#walker;
+    const { method, state, onLayer, onStep, signal } = this.#options;
+    const reports: LayerReport[] = [];
+    for (const layer of layers) {
+      // Lets Ctrl-C and the bar through.
+      await new Promise((resolve) => setImmediate(resolve));
+      signal?.throwIfAborted();
+      const startMs = performance.now();
+      const kept = await state?.load(layer.index);
+      let sites: SiteReport[];
+      if (kept !== undefined) {
+        this.#takeKept(layer, kept);
+        sites = kept.sites.map(({ label, relativeError }) => ({
+          label,
+          relativeError,
+          note: null,
+        }));
+      } else {
+        const done = this.#layer(layer);
+        sites = done.sites.map(({ label, relativeError, note }) => ({
+          label,
+          relativeError,
+          note,
+        }));
+        await state?.save(layer.index, done);
+      }
+      if (method !== 'rtn') this.#walker.moveTo(layer.end);
+      const seconds = (performance.now() - startMs) / 1000;
+      const report = {
+        ...{ layer: layer.index, numLayers: layers.length, seconds },
+        ...{ wasKept: kept !== undefined, sites },
+      };
+      reports.push(report);
+      onLayer?.(report);
+      onStep?.(reports.length, layers.length);
+    }
+    return { matrices: this.#matrices, vectors: this.#vectors, layers: reports };
+  }
+
+  #layer(layer: WalkedLayer): LayerState {
+    switch (this.#options.method) {
+      case 'rtn':
+        return { sites: layer.sites.map((site) => this.#roundToNearest(site)), vectors: new Map() };
+      case 'gptq':
+        return { sites: layer.sites.map((site) => this.#gptq(site)), vectors: new Map() };
+      case 'awq':
+        return this.#awq(layer);
+      default:
+        return this.#options.method satisfies never;
+    }
+  }
+
+  #takeKept(layer: WalkedLayer, { sites, vectors }: LayerState): void {
+    for (const [name, values] of vectors) this.#replaceVector(name, values);
+    for (const site of layer.sites) {
+      const kept = sites.find(({ label }) => label === site.label);
+      if (
+        kept === undefined ||
+        kept.matrix.rows !== site.rows ||
+        kept.matrix.columns !== site.columns
+      ) {
+        throw new CompressError(
+          `the kept state of layer ${layer.index} has no ${site.label} of this shape`,
+        );
+      }
+      this.#put(site, kept.matrix);
+    }
+  }
+
+  /** The weights of a linear as they are now, checked. */
+  #read(site: LinearSite): Matrix {
+    const weights = this.#math.matrix(site.rows, site.columns);
+    this.#walker.readWeight(site, weights.values, weights.stride);
+    let row = 0;
+    for (const { tensor, rowStart, rowEnd } of site.parts) {
+      for (let r = rowStart; r < rowEnd; r++, row++) {
+        const at = row * weights.stride;
+        checkFinite(tensor, weights.values.subarray(at, at + site.columns), site.columns, r);
+      }
+    }
+    return weights;
+  }
+
+  #put(site: LinearSite, matrix: QuantizedMatrix): void {
+    this.#walker.writeWeight(site, dequantize(matrix));
+    const numGroups = matrix.columns / matrix.groupSize;
+    let row = 0;
+    for (const { tensor, rowStart, rowEnd } of site.parts) {
+      const end = row + rowEnd - rowStart;
+      const part: QuantizedMatrix = {
+        ...matrix,
+        rows: rowEnd - rowStart,
+        codes: matrix.codes.subarray(row * matrix.columns, end * matrix.columns),
+        scales: matrix.scales.subarray(row * numGroups, end * numGroups),
+        zeros: matrix.zeros.subarray(row * numGroups, end * numGroups),
+      };
+      const before = this.#matrices.get(tensor);
+      this.#matrices.set(tensor, before === undefined ? part : stacked(before, part));
+      row = end;
+    }
+  }
+
+  #roundToNearest(site: LinearSite) {
+    using weights = this.#read(site);
+    const { rows, columns, label } = site;
+    const dense = new Float32Array(rows * columns);
+    for (let row = 0; row < rows; row++) {
+      const at = row * weights.stride;
+      dense.set(weights.values.subarray(at, at + columns), row * columns);
+    }
+    const scheme = this.#options.schemeOf(label);
+    const matrix = quantizeToNearest(dense, rows, columns, scheme, { tensor: label });
+    this.#put(site, matrix);
+    return { label, matrix, relativeError: null, note: null };
+  }
+
+  #statistics(sites: readonly LinearSite[]): Map<LinearSite, InputStatistics> {
+    return new Map(sites.map((site) => [site, new InputStatistics(this.#math, site.columns)]));
+  }
+
+  #gptq(site: LinearSite) {
+    const { label } = site;
+    using statistics = new InputStatistics(this.#math, site.columns);
+    const visit: InputVisitor = (inputs, stride, numTokens) =>
+      statistics.add(inputs, stride, numTokens);
+    this.#walker.moveTo(site.command, new Map([[site.command, visit]]));
+    using weights = this.#read(site);
+    const { order, damping } = { ...GPTQ_DEFAULTS, ...this.#options.gptq };
+    const scheme = this.#options.schemeOf(label);
+    const result = gptq(this.#math, weights, statistics, label, { scheme, order, damping });
+    this.#put(site, result.matrix);
+    const note =
+      result.damping === null
+        ? 'rounded to nearest: the moments of its inputs could not be factored'
+        : result.damping > damping
+          ? `damping ${result.damping.toFixed(2)}`
+          : null;
+    return { label, matrix: result.matrix, relativeError: result.relativeError, note };
+  }
+
+  #awq(layer: WalkedLayer): LayerState {
+    const math = this.#math;
+    const statistics = this.#statistics(layer.sites);
+    const visits = new Map(
+      layer.sites.map((site): [number, InputVisitor] => [
+        site.command,
+        (inputs, stride, numTokens) => statistics.get(site)!.add(inputs, stride, numTokens),
+      ]),
+    );
+    this.#walker.moveTo(layer.sites.at(-1)!.command, visits, { keep: false });
+    const weights = new Map(layer.sites.map((site) => [site, this.#read(site)]));
+    const scalesOf = new Map<LinearSite, Float32Array>();
+    const vectors = new Map<string, Float32Array>();
+    for (const site of layer.sites) {
+      const before = this.#beforeOf(layer, site);
+      if (before === null) continue;
+      const scheme = this.#options.schemeOf(site.label);
+      const { scales } = searchScales(
+        ...([
+          math,
+          weights.get(site)!,
+          statistics.get(site)!,
+          scheme,
+          site.label,
+          before.tie,
+        ] as const),
+      );
+      scalesOf.set(site, scales);
+      for (const [name, values] of before.fold(scales, weights)) vectors.set(name, values);
+    }
+    for (const [name, values] of vectors) this.#replaceVector(name, values);
+    const sites = layer.sites.map((site) => {
+      const w = weights.get(site)!;
+      const scales = scalesOf.get(site);
+      const moments = statistics.get(site)!.moments();
+      if (scales !== undefined) scaleInputs(w, moments, scales);
+      const { columns, label } = site;
+      const scheme = this.#options.schemeOf(label);
+      const groupSize = scheme.groupSize === 'row' ? columns : scheme.groupSize;
+      const numQueryKey = this.#queryKeyRows(site);
+      const shrink = searchClipping(
+        math,
+        w,
+        moments,
+        scheme,
+        groupSize,
+        (row) => row >= numQueryKey,
+      );
+      const matrix = new NearestRounder(scheme, groupSize).quantize(w, scheme, columns, shrink);
+      const relativeError = relativeOutputError(math, w, matrix, moments);
+      this.#put(site, matrix);
+      return { label, matrix, relativeError, note: null };
+    });
+    for (const each of [...weights.values(), ...statistics.values()]) each[Symbol.dispose]();
+    return { sites, vectors };
+  }
+
+  #replaceVector(name: string, values: Float32Array): void {
+    this.#options.weights.replace(name, values);
+    this.#vectors.set(name, values);
+    for (const [index, weight] of this.#walker.plan.weights.entries()) {
+      if (weight.ref.parts.some(({ tensor }) => tensor === name)) this.#walker.reload(index);
+    }
+  }
+
+  /** Rows of queries and keys at the beginning of a linear; 0 for linears without. */
+  #queryKeyRows(site: LinearSite): number {
+    const { numHeads, numKvHeads, headDim } = this.#options.config;
+    const whole = (numHeads + 2 * numKvHeads) * headDim;
+    return /self_attn\.(q|qkv)_proj/.test(site.label) && site.rows === whole
+      ? (numHeads + numKvHeads) * headDim
+      : 0;
+  }
+
+  /** What stands before a linear and can take up the inverse of its scales; null where nothing can. */
+  #beforeOf(layer: WalkedLayer, site: LinearSite): Before | null {
+    const { config } = this.#options;
+    const norm = this.#normBefore(site);
+    if (norm !== null) return norm;
+    const at = layer.sites.indexOf(site);
+    const previous = layer.sites[at - 1];
+    if (previous === undefined) return null;
+    if (
+      site.label.endsWith('down_proj') &&
+      !config.biases.mlp &&
+      previous.rows === 2 * site.columns
+    ) {
+      return rowsBefore(previous, site.columns, (i) => i, null);
+    }
+    const { numHeads, numKvHeads, headDim } = config;
+    const valuesAt = (numHeads + numKvHeads) * headDim;
+    const isAttention = site.label.endsWith('o_proj') && site.columns === numHeads * headDim;
+    if (isAttention && !config.biases.qkv && previous.rows === valuesAt + numKvHeads * headDim) {
+      // Query heads that share a KV head share its values, and so their scales.
+      const shared = numHeads / numKvHeads;
+      const valueRow = (i: number): number =>
+        Math.floor(i / headDim / shared) * headDim + (i % headDim);
+      const tie = Uint32Array.from({ length: site.columns }, (_, i) => valueRow(i));
+      return rowsBefore(previous, valuesAt, valueRow, tie);
+    }
+    return null;
+  }
+
+  /** The norm whose output is this linear's input. */
+  #normBefore(site: LinearSite): Before | null {
+    const { commands, weights } = this.#walker.plan;
+    for (let i = site.command - 1; i >= 0; i--) {
+      const command = commands[i]!;
+      const { out, weight, residual } = command.variants[0]!.params;
+      if (out?.kind !== 'buffer' || out.buffer !== site.input.buffer) continue;
+      if (command.op !== 'rmsNorm' || weight?.kind !== 'weight' || residual !== undefined)
+        return null;
+      const { ref, rows } = weights[weight.weight]!;
+      const part = ref.parts[0]!;
+      if (
+        ref.parts.length !== 1 ||
+        ref.scale !== 1 ||
+        rows !== site.columns ||
+        part.rowStart !== 0
+      ) {
+        return null;
+      }
+      const fold = (scales: Float32Array): Map<string, Float32Array> => {
+        const values = this.#options.weights.readF32(part.tensor);
+        for (let j = 0; j < values.length; j++) {
+          values[j] = (values[j]! + ref.offset) / scales[j]! - ref.offset;
+        }
+        return new Map([[part.tensor, values]]);
+      };
+      return { tie: null, fold };
+    }
+    return null;
+  }
+}
+
+interface Before {
+  /** Inputs that must share a scale. */
+  readonly tie: Uint32Array | null;
+  /** Divides what stands before; gives the vectors that change. Matrices are changed in `weights`. */
+  fold(
+    scales: Float32Array,
+    weights: ReadonlyMap<LinearSite, Matrix>,
+  ): ReadonlyMap<string, Float32Array>;
+}
+
+/** Rows of the linear before, from `first`: input i of the linear comes from row `first + rowOf(i)`. */
+function rowsBefore(
+  previous: LinearSite,
+  first: number,
+  rowOf: (input: number) => number,
+  tie: Uint32Array | null,
+): Before {
+  return {
+    tie,
+    fold(scales, weights) {
+      const matrix = weights.get(previous)!;
+      const done = new Set<number>();
+      for (let i = 0; i < scales.length; i++) {
+        const row = first + rowOf(i);
+        if (done.has(row)) continue;
+        done.add(row);
+        const at = row * matrix.stride;
+        for (let j = 0; j < previous.columns; j++) matrix.values[at + j]! /= scales[i]!;
+      }
+      return new Map();
+    },
+  };
+}
+
+/** Weights times the scales, moments of inputs that were divided by them. */
+function scaleInputs(weights: Matrix, moments: Matrix, scales: Float32Array): void {
+  const columns = scales.length;
+  for (let row = 0; row < weights.rows; row++) {
+    for (let j = 0; j < columns; j++) weights.values[row * weights.stride + j]! *= scales[j]!;
+  }
+  for (let i = 0; i < columns; i++) {
+    for (let j = 0; j < columns; j++) {
+      moments.values[i * moments.stride + j]! /= scales[i]! * scales[j]!;
+    }
+  }
+}
+
+function relativeOutputError(
+  math: MatrixMath,
+  weights: Matrix,
+  quantized: QuantizedMatrix,
+  moments: Matrix,
+): number {
+  const { rows, columns } = quantized;
+  const whole = outputNorm(math, weights, moments);
+  using difference = math.matrix(rows, columns);
+  const values = dequantize(quantized);
+  for (let row = 0; row < rows; row++) {
+    for (let j = 0; j < columns; j++) {
+      difference.values[row * difference.stride + j] =
+        weights.values[row * weights.stride + j]! - values[row * columns + j]!;
+    }
+  }
+  return whole > 0 ? outputNorm(math, difference, moments) / whole : 0;
+}
+
+/** Two parts of one tensor, one below the other. */
+function stacked(a: QuantizedMatrix, b: QuantizedMatrix): QuantizedMatrix {
+  const join = <T extends Uint8Array | Float32Array>(x: T, y: T): T => {
+    const whole = new (x.constructor as new (length: number) => T)(x.length + y.length);
+    whole.set(x);
+    whole.set(y, x.length);
+    return whole;
+  };
+  return {
+    ...a,
+    rows: a.rows + b.rows,
+    codes: join(a.codes, b.codes),
+    scales: join(a.scales, b.scales),
+    zeros: join(a.zeros, b.zeros),
+  };
+}

@@ -1,0 +1,135 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { gptq, outputNorm } from './gptq.ts';
+import { dequantize, type GroupScheme, quantizeToNearest } from './group-quantizer.ts';
+import { InputStatistics } from './input-statistics.ts';
+import { type Matrix, MatrixMath } from './matrix-math.ts';
+
+let state = 7;
+function random(): number {
+  state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+  return state / 2 ** 31 - 1;
+}
+
+const ROWS = 48;
+const COLUMNS = 192;
+const TOKENS = 600;
+
+/** Inputs with a few strong directions, as activations have. */
+function inputs(): Float32Array {
+  const directions = Array.from({ length: 12 }, () =>
+    Float32Array.from({ length: COLUMNS }, (_, j) => random() * (j % 17 === 0 ? 4 : 1)),
+  );
+  const x = new Float32Array(TOKENS * COLUMNS);
+  for (let t = 0; t < TOKENS; t++) {
+    for (const direction of directions) {
+      const strength = random() * 2;
+      for (let j = 0; j < COLUMNS; j++) x[t * COLUMNS + j]! += strength * direction[j]!;
+    }
+    for (let j = 0; j < COLUMNS; j++) x[t * COLUMNS + j]! += 0.2 * random();
+  }
+  return x;
+}
+
+const x = inputs();
+const w = Float32Array.from({ length: ROWS * COLUMNS }, random);
+
+function matrixOf(math: MatrixMath, values: Float32Array): Matrix {
+  const matrix = math.matrix(ROWS, COLUMNS);
+  for (let row = 0; row < ROWS; row++) {
+    matrix.values.set(values.subarray(row * COLUMNS, (row + 1) * COLUMNS), row * matrix.stride);
+  }
+  return matrix;
+}
+
+describe('InputStatistics', () => {
+  it('gathers second moments and magnitudes, in pieces of any size', () => {
+    using math = new MatrixMath(1);
+    using statistics = new InputStatistics(math, COLUMNS);
+    for (const [start, count] of [
+      [0, 1],
+      [1, 250],
+      [251, TOKENS - 251],
+    ] as const) {
+      statistics.add(x.subarray(start * COLUMNS), COLUMNS, count);
+    }
+    const { values, stride } = statistics.moments();
+    for (const [i, j] of [
+      [0, 0],
+      [3, 190],
+      [190, 3],
+      [100, 101],
+    ] as const) {
+      let sum = 0;
+      for (let t = 0; t < TOKENS; t++) sum += x[t * COLUMNS + i]! * x[t * COLUMNS + j]!;
+      const mean = sum / TOKENS;
+      assert.ok(
+        Math.abs(values[i * stride + j]! - mean) < 1e-3 * (1 + Math.abs(mean)),
+        `${i} ${j}`,
+      );
+    }
+    let magnitude = 0;
+    for (let t = 0; t < TOKENS; t++) magnitude += Math.abs(x[t * COLUMNS + 9]!) / TOKENS;
+    assert.ok(Math.abs(statistics.meanMagnitudes()[9]! - magnitude) < 1e-3);
+  });
+});
+
+describe('gptq', () => {
+  using math = new MatrixMath(2);
+  const statistics = new InputStatistics(math, COLUMNS);
+  statistics.add(x, COLUMNS, TOKENS);
+  const errorOfNearest = (scheme: GroupScheme): number => {
+    const values = dequantize(quantizeToNearest(w, ROWS, COLUMNS, scheme, { tensor: 'w' }));
+    using difference = matrixOf(
+      math,
+      values.map((v, i) => v - w[i]!),
+    );
+    using whole = matrixOf(math, w);
+    return (
+      outputNorm(math, difference, statistics.moments()) /
+      outputNorm(math, whole, statistics.moments())
+    );
+  };
+  for (const groupSize of [32, 64, 'row'] as const) {
+    for (const symmetry of ['symmetric', 'asymmetric'] as const) {
+      const scheme: GroupScheme = { bits: 4, groupSize, symmetry, searchesRange: false };
+      const nearest = errorOfNearest(scheme);
+      for (const order of ['stored', 'importance'] as const) {
+        using weights = matrixOf(math, w);
+        const result = gptq(math, weights, statistics, 'w', { scheme, order, damping: 0.01 });
+        const values = dequantize(result.matrix);
+        const same = values.every((v, i) => {
+          const row = Math.floor(i / COLUMNS);
+          return v === weights.values[row * weights.stride + (i % COLUMNS)];
+        });
+        it(`${symmetry} groups of ${groupSize}, ${order} order: well below rounding`, () => {
+          assert.ok(result.relativeError < 0.4 * nearest, `${result.relativeError} ${nearest}`);
+          assert.equal(result.damping, 0.01);
+          assert.ok(same, 'the weights are those of the codes');
+        });
+      }
+    }
+  }
+
+  it('dead inputs and moments that cannot be factored do no harm', () => {
+    using own = new MatrixMath(1);
+    using few = new InputStatistics(own, COLUMNS);
+    // One token: the moments have rank one; and half of its inputs are zero.
+    const token = x.slice(0, COLUMNS).map((v, j) => (j % 2 === 0 ? 0 : v));
+    few.add(token, COLUMNS, 1);
+    using weights = matrixOf(own, w);
+    const scheme: GroupScheme = {
+      bits: 4,
+      groupSize: 64,
+      symmetry: 'asymmetric',
+      searchesRange: false,
+    };
+    const { matrix, relativeError } = gptq(own, weights, few, 'w', {
+      scheme,
+      order: 'importance',
+      damping: 0.01,
+    });
+    assert.ok(relativeError < 0.05);
+    assert.ok(matrix.scales.every(Number.isFinite));
+  });
+});
