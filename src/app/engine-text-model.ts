@@ -19,6 +19,7 @@ import type {
   TextModel,
   TokenLogprobs,
 } from './text-model.ts';
+import { knowsTools, type ToolStyle, toolStyleOf, withToolsAsText } from './tool-prompt.ts';
 
 /** The engine gave up on one request; others may go on. */
 export class GenerationError extends HastenError {
@@ -54,8 +55,8 @@ export class EngineTextModel implements TextModel {
   readonly engine: EngineApi;
   readonly #path: string;
   readonly #tokenizer: Tokenizer | null;
-  /** Parsed when it is first needed. */
-  #chatTemplate: ChatTemplate | null | undefined;
+  /** By their source; parsed when first needed. */
+  readonly #chatTemplates = new Map<string, ChatTemplate>();
 
   constructor(options: EngineTextModelOptions) {
     this.name = options.name;
@@ -83,13 +84,38 @@ export class EngineTextModel implements TextModel {
 
   encodeChat(messages: readonly ChatTurn[], options: ChatRenderOptions = {}): number[] {
     const tokenizer = this.#requireTokenizer();
-    this.#chatTemplate ??= ChatTemplate.of(tokenizer);
-    if (this.#chatTemplate === null) throw new NoChatTemplateError(this.name);
-    return this.#chatTemplate.renderToIds(tokenizer, messages, {
+    const { tools, toolStart } = options;
+    const hasTools = tools !== undefined && tools.length > 0;
+    const { template, source } = this.#templateFor(hasTools);
+    const isToldAsText = hasTools && !knowsTools(source);
+    const turns = isToldAsText ? withToolsAsText(messages, tools) : messages;
+    const { tokenIds } = template.renderToIds(tokenizer, turns, {
       addGenerationPrompt: options.addGenerationPrompt ?? true,
       variables: options.variables,
+      tools: hasTools && !isToldAsText ? tools : null,
       specialsInContent: 'text',
-    }).tokenIds;
+    });
+    if (toolStart === undefined) return tokenIds;
+    return [...tokenIds, ...tokenizer.encode(toolStart)];
+  }
+
+  get toolStyle(): ToolStyle {
+    return toolStyleOf(this.#templateFor(true).source);
+  }
+
+  #templateFor(hasTools: boolean): { template: ChatTemplate; source: string } {
+    const tokenizer = this.#requireTokenizer();
+    const ofTools = hasTools ? tokenizer.chatTemplates?.get('tool_use') : undefined;
+    const source = ofTools ?? tokenizer.chatTemplate;
+    if (source === null) throw new NoChatTemplateError(this.name);
+    let template = this.#chatTemplates.get(source);
+    if (template === undefined) {
+      const parsed = ChatTemplate.of(tokenizer, { hasTools });
+      if (parsed === null) throw new NoChatTemplateError(this.name);
+      template = parsed;
+      this.#chatTemplates.set(source, template);
+    }
+    return { template, source };
   }
 
   decode(tokenIds: readonly number[]): string {
@@ -120,12 +146,12 @@ export class EngineTextModel implements TextModel {
     return this.engine.limits;
   }
 
-  generate({ tokenIds, sampling, signal }: GenerationRequest): Generation {
+  generate({ tokenIds, sampling, signal, ...rest }: GenerationRequest): Generation {
     if (this.#tokenizer === null && (sampling?.stop?.length ?? 0) > 0) {
       throw new NoTokenizerError(this.#path);
     }
     const handle = this.engine.submit(
-      { promptTokenIds: tokenIds, samplingParams: sampling },
+      { ...rest, promptTokenIds: tokenIds, samplingParams: sampling },
       { signal },
     );
     return new EngineGeneration(handle, this.#tokenizer);
@@ -185,7 +211,7 @@ class EngineGeneration implements Generation {
   }
 }
 
-function resultOf({ reason, usage, timings, error }: FinishEvent): GenerationResult {
+function resultOf({ reason, stopReason, usage, timings, error }: FinishEvent): GenerationResult {
   if (reason === 'error') {
     if (error === undefined) throw new InternalError('a request failed without saying why');
     throw new GenerationError(error.code, error.message);
@@ -199,6 +225,8 @@ function resultOf({ reason, usage, timings, error }: FinishEvent): GenerationRes
       outputTokens: usage.completionTokens,
       outputMs: timings.outputMs ?? 0,
       ttftMs: timings.ttftMs ?? 0,
+      queueMs: timings.queueMs ?? 0,
     },
+    stopReason,
   };
 }

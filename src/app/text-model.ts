@@ -4,6 +4,7 @@
  */
 import type { EngineStats } from '../engine/engine-stats.ts';
 import type { SamplingParamsInput } from '../engine/sampling-params.ts';
+import type { ToolStyle } from './tool-prompt.ts';
 
 export type FinishReason = 'stop' | 'length' | 'abort';
 
@@ -37,10 +38,14 @@ export interface GenerationTimings {
   readonly outputMs: number;
   /** Time to first token, from submission. */
   readonly ttftMs: number;
+  /** From submission to the first step it took part in. */
+  readonly queueMs: number;
 }
 
 export interface GenerationResult {
   readonly finishReason: FinishReason;
+  /** The stop string, or the id of those asked for, that ended it; null for an end of text and every other end. */
+  readonly stopReason: string | number | null;
   readonly cachedTokens: number;
   readonly timings: GenerationTimings;
 }
@@ -68,6 +73,8 @@ export interface ChatTurn {
 export interface ChatRenderOptions {
   /** Functions that the model may call, as in the OpenAI API. */
   readonly tools?: readonly unknown[] | undefined;
+  /** Text that the answer is made to begin with, as a model writes it. */
+  readonly toolStart?: string | undefined;
   /** Ends the prompt with the beginning of an answer. Default true. */
   readonly addGenerationPrompt?: boolean;
   /** Further variables for the template, such as `enable_thinking`. */
@@ -86,6 +93,8 @@ export interface TextModel {
   /** Token ids of a conversation. @throws {ChatTemplateError} if the model has no template or the template refuses */
   encodeChat(messages: readonly ChatTurn[], options?: ChatRenderOptions): number[];
   decode(tokenIds: readonly number[]): string;
+  /** How the model writes calls of functions. */
+  readonly toolStyle: ToolStyle;
   /**
    * Starts a generation.
    * @throws {RequestError | RequestTooLongError} at once if the request can never be done

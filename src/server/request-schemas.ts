@@ -39,11 +39,31 @@ const shared = {
 
 export const messageSchema = z.looseObject({
   role: z.enum(['system', 'developer', 'user', 'assistant', 'tool', 'function']),
-  content: z.unknown(),
+  content: z.unknown().optional(),
 });
+
+export const toolSchema = z.looseObject({
+  type: z.literal('function'),
+  function: z.looseObject({
+    name: z.string().min(1),
+    description: z.string().optional(),
+    parameters: z.unknown().optional(),
+  }),
+});
+
+const toolChoiceSchema = z.union(
+  [
+    z.enum(['none', 'auto', 'required']),
+    z.looseObject({ type: z.literal('function'), function: z.looseObject({ name: z.string() }) }),
+  ],
+  'expected "none", "auto", "required" or {"type": "function", "function": {"name": ...}}',
+);
 
 const chatSchema = z.object({
   ...shared,
+  tools: z.array(toolSchema).optional(),
+  tool_choice: toolChoiceSchema.optional(),
+  parallel_tool_calls: z.boolean().optional(),
   messages: z.array(messageSchema).min(1),
   max_completion_tokens: z.int().min(1).optional(),
   logprobs: z.boolean().optional(),
@@ -65,6 +85,7 @@ const completionSchema = z.object({
   ),
   logprobs: z.int().min(0).max(20).optional(),
   echo: z.boolean().optional(),
+  suffix: z.string().optional(),
   best_of: z.int().optional(),
 });
 
@@ -89,18 +110,16 @@ const HARMLESS = new Set([
 
 /** Known fields that change the answer in a way that is not there yet, unless they hold one of the given values. */
 const REFUSED: Readonly<Record<string, (value: unknown) => boolean>> = {
-  tools: (value) => Array.isArray(value) && value.length === 0,
   functions: (value) => Array.isArray(value) && value.length === 0,
   response_format: (value) =>
     typeof value === 'object' && (value as { type?: unknown }).type === 'text',
   audio: () => false,
   modalities: (value) => JSON.stringify(value) === '["text"]',
-  suffix: (value) => value === '',
   use_beam_search: (value) => value === false,
 };
 
 /** Taken for what it is where the refused field beside it holds its harmless value. */
-const IDLE = new Set(['tool_choice', 'parallel_tool_calls', 'function_call']);
+const IDLE = new Set(['function_call']);
 
 /** @throws {ApiError} 400 naming the field */
 export function parseChatRequest(body: unknown): ParsedRequest<ChatRequest> {

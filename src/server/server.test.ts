@@ -329,7 +329,13 @@ describe('a bad body', () => {
     ['too many max_tokens', chat({ max_tokens: 5000 }), 'max_tokens', /4096/],
     ['a bad logit_bias', chat({ logit_bias: { 999: 1 } }), 'logit_bias', /256/],
     ['top_logprobs alone', chat({ top_logprobs: 2 }), 'top_logprobs', /logprobs/],
-    ['tools', chat({ tools: [{ type: 'function' }] }), 'tools', /not supported/],
+    [
+      'a tool without a function',
+      chat({ tools: [{ type: 'function' }] }),
+      'tools[0].function',
+      /object/,
+    ],
+    ['functions', chat({ functions: [{}] }), 'functions', /not supported/],
     [
       'a JSON schema',
       chat({ response_format: { type: 'json_object' } }),

@@ -23,9 +23,11 @@ import { chatCompletionsRoute } from './routes/chat-completions.ts';
 import { completionsRoute } from './routes/completions.ts';
 import type { Route, RouteContext } from './routes/context.ts';
 import { healthRoute } from './routes/health.ts';
+import { messagesRoute } from './routes/messages.ts';
 import { metricsRoute } from './routes/metrics.ts';
 import { modelsRoute } from './routes/models.ts';
 import { pageRoute } from './routes/page.ts';
+import { responsesRoute } from './routes/responses.ts';
 import { tokensRoute } from './routes/tokens.ts';
 import { ServedModel } from './served-model.ts';
 import { Telemetry } from './telemetry.ts';
@@ -45,6 +47,8 @@ const ROUTES: readonly Route[] = [
   modelsRoute,
   chatCompletionsRoute,
   completionsRoute,
+  responsesRoute,
+  messagesRoute,
   tokensRoute,
   healthRoute,
   metricsRoute,

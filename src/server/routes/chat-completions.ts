@@ -1,10 +1,21 @@
 /** POST /v1/chat/completions: a conversation in, the next message out. */
 import { randomUUID } from 'node:crypto';
 import type { ChatTurn, GenerationResult } from '../../app/text-model.ts';
-import { type Choice, collectChoices, noteFigures, streamChoices } from '../answer.ts';
+import {
+  Answer,
+  type AnswerEnd,
+  type AnswerPart,
+  type Choice,
+  type ChunkShapes,
+  collectChoices,
+  streamChoices,
+} from '../answer.ts';
+import { badRequest } from '../errors.ts';
 import { samplingOf } from '../generation-options.ts';
 import { chatLogprobs } from '../logprobs.ts';
 import { type ChatRequest, contentText, parseChatRequest } from '../request-schemas.ts';
+import { timingsOf } from '../timings.ts';
+import { type ToolCall, type ToolChoice, ToolUse } from '../tool-use.ts';
 import { usageOf } from '../usage.ts';
 import { type Route, warnOfUnknownFields } from './context.ts';
 
@@ -13,48 +24,71 @@ export const chatCompletionsRoute: Route = (server, { served, enter }) => {
     const { request: body, unknownFields } = parseChatRequest(request.body);
     warnOfUnknownFields(request, unknownFields);
     const { model, name } = served.use(body.model);
+    const tools = ToolUse.of(body.tools, toolChoiceOf(body.tool_choice), model);
     const tokenIds = model.encodeChat(chatTurns(body.messages), {
       addGenerationPrompt: body.add_generation_prompt,
       variables: body.chat_template_kwargs,
+      tools: tools?.tools,
+      toolStart: tools?.start,
     });
-    const numChoices = body.n ?? 1;
     const limits = {
       maxTokens: body.max_completion_tokens ?? body.max_tokens ?? null,
       logprobs: body.logprobs ? (body.top_logprobs ?? 0) : null,
     };
+    const numChoices = body.n ?? 1;
     using scope = enter(request, reply, numChoices);
     const { signal } = scope;
-    const generations = Array.from({ length: numChoices }, (_, choice) =>
-      model.generate({ tokenIds, sampling: samplingOf(body, limits, choice), signal }),
-    );
+    const answers = Array.from({ length: numChoices }, (_, choice) => {
+      const sampling = samplingOf(body, limits, choice);
+      return new Answer(model.generate({ tokenIds, sampling, signal }), tools);
+    });
     const shapes = new ChatShapes(name, body);
-
     if (body.stream) {
-      await streamChoices(reply, generations, shapes, scope);
+      await streamChoices(reply, answers, shapes, scope);
       return reply;
     }
-    const choices = await collectChoices(generations, signal);
-    noteFigures(
-      reply,
-      choices.map(({ result }) => result),
-    );
-    return shapes.whole(choices);
+    return shapes.whole(await collectChoices(reply, answers, scope));
   });
 };
 
-/** Messages as templates read them: plain text contents, and `system` for what OpenAI now calls `developer`. */
+function toolChoiceOf(choice: ChatRequest['tool_choice']): ToolChoice {
+  if (typeof choice === 'object') return { name: choice.function.name };
+  return choice ?? 'auto';
+}
+
+/**
+ * Messages as templates read them: plain text contents, `system` for what OpenAI now calls `developer`, and the arguments of calls as objects.
+ */
 export function chatTurns(messages: ChatRequest['messages']): ChatTurn[] {
   return messages.map((message, index) => ({
     ...message,
     role: message.role === 'developer' ? 'system' : message.role,
     content: contentText(message.content, `messages[${index}].content`),
+    ...(Array.isArray(message.tool_calls) && {
+      tool_calls: message.tool_calls.map((call, place) =>
+        withParsedArguments(call, `messages[${index}].tool_calls[${place}]`),
+      ),
+    }),
   }));
 }
 
-class ChatShapes {
+function withParsedArguments(call: unknown, param: string): object {
+  const { function: called, ...rest } = (call ?? {}) as { function?: { arguments?: unknown } };
+  const args = called?.arguments;
+  if (typeof args !== 'string') return { ...rest, function: called };
+  try {
+    return { ...rest, function: { ...called, arguments: JSON.parse(args || '{}') as unknown } };
+  } catch {
+    throw badRequest(param, `${param}.function.arguments: expected JSON, got ${args.slice(0, 60)}`);
+  }
+}
+
+class ChatShapes implements ChunkShapes {
   readonly #head: { id: string; created: number; model: string };
   readonly #withUsage: boolean;
   readonly #withLogprobs: boolean;
+  /** Calls sent so far, by choice. */
+  readonly #numCalls = new Map<number, number>();
 
   constructor(model: string, body: ChatRequest) {
     const id = `chatcmpl-${randomUUID().replaceAll('-', '')}`;
@@ -64,19 +98,23 @@ class ChatShapes {
   }
 
   whole(choices: readonly Choice[]) {
+    const results = choices.map(({ result }) => result);
     return {
       object: 'chat.completion',
       ...this.#head,
-      choices: choices.map(({ parts, text, result }, index) => ({
+      choices: choices.map(({ text, calls, logprobs, end }, index) => ({
         index,
-        message: { role: 'assistant', content: text, refusal: null },
-        logprobs: this.#withLogprobs ? chatLogprobs(parts.flatMap((part) => part.logprobs)) : null,
-        finish_reason: result.finishReason,
+        message: {
+          role: 'assistant',
+          content: calls.length > 0 && text.trim() === '' ? null : text,
+          refusal: null,
+          ...(calls.length > 0 && { tool_calls: calls.map(callObject) }),
+        },
+        logprobs: this.#withLogprobs ? chatLogprobs(logprobs) : null,
+        finish_reason: end,
       })),
-      usage: usageOf(
-        choices.map(({ result }) => result),
-        choices.length,
-      ),
+      usage: usageOf(results, choices.length),
+      timings: timingsOf(results[0]!),
     };
   }
 
@@ -86,17 +124,22 @@ class ChatShapes {
     ]);
   }
 
-  part(
-    { text, logprobs }: { text: string; logprobs: Choice['parts'][number]['logprobs'] },
-    index: number,
-  ) {
+  part(part: AnswerPart, index: number) {
+    if (part.type === 'call') {
+      const place = this.#numCalls.get(index) ?? 0;
+      this.#numCalls.set(index, place + 1);
+      const delta = { tool_calls: [{ index: place, ...callObject(part.call) }] };
+      return this.#chunk([{ index, delta, logprobs: null, finish_reason: null }]);
+    }
+    const { text, logprobs } = part;
     if (text === '' && logprobs.length === 0) return undefined;
     const shown = this.#withLogprobs ? chatLogprobs(logprobs) : null;
     return this.#chunk([{ index, delta: { content: text }, logprobs: shown, finish_reason: null }]);
   }
 
-  closing(result: GenerationResult, index: number) {
-    return this.#chunk([{ index, delta: {}, logprobs: null, finish_reason: result.finishReason }]);
+  closing(end: AnswerEnd, result: GenerationResult, index: number) {
+    const chunk = this.#chunk([{ index, delta: {}, logprobs: null, finish_reason: end }]);
+    return { ...chunk, timings: timingsOf(result) };
   }
 
   usage(results: readonly GenerationResult[]) {
@@ -108,4 +151,8 @@ class ChatShapes {
     const usage = this.#withUsage ? { usage: null } : {};
     return { object: 'chat.completion.chunk', ...this.#head, choices, ...usage };
   }
+}
+
+function callObject({ id, name, arguments: args }: ToolCall) {
+  return { id, type: 'function' as const, function: { name, arguments: args } };
 }

@@ -1,10 +1,20 @@
 /** POST /v1/completions: a text (or several) in, its continuation out. */
 import { randomUUID } from 'node:crypto';
-import type { GenerationPart, GenerationResult, TextModel } from '../../app/text-model.ts';
-import { type Choice, collectChoices, noteFigures, streamChoices } from '../answer.ts';
+import type { GenerationResult, TextModel, TokenLogprobs } from '../../app/text-model.ts';
+import {
+  Answer,
+  type AnswerEnd,
+  type AnswerPart,
+  type Choice,
+  type ChunkShapes,
+  collectChoices,
+  streamChoices,
+} from '../answer.ts';
+import { badRequest } from '../errors.ts';
 import { samplingOf } from '../generation-options.ts';
 import { completionLogprobs } from '../logprobs.ts';
 import { type CompletionRequest, parseCompletionRequest } from '../request-schemas.ts';
+import { timingsOf } from '../timings.ts';
 import { usageOf } from '../usage.ts';
 import { type Route, warnOfUnknownFields } from './context.ts';
 
@@ -24,9 +34,13 @@ export const completionsRoute: Route = (server, { served, enter }) => {
     };
     using scope = enter(request, reply, prompts.length * choicesPerPrompt);
     const { signal } = scope;
-    const generations = prompts.flatMap(({ tokenIds }) =>
-      Array.from({ length: choicesPerPrompt }, (_, choice) =>
-        model.generate({ tokenIds, sampling: samplingOf(body, limits, choice), signal }),
+    const answers = prompts.flatMap(({ tokenIds }) =>
+      Array.from(
+        { length: choicesPerPrompt },
+        (_, choice) =>
+          new Answer(
+            model.generate({ tokenIds, sampling: samplingOf(body, limits, choice), signal }),
+          ),
       ),
     );
     const echoes = prompts.flatMap(({ text }) =>
@@ -35,15 +49,10 @@ export const completionsRoute: Route = (server, { served, enter }) => {
     const shapes = new CompletionShapes(name, body, echoes, choicesPerPrompt);
 
     if (body.stream) {
-      await streamChoices(reply, generations, shapes, scope);
+      await streamChoices(reply, answers, shapes, scope);
       return reply;
     }
-    const choices = await collectChoices(generations, signal);
-    noteFigures(
-      reply,
-      choices.map(({ result }) => result),
-    );
-    return shapes.whole(choices);
+    return shapes.whole(await collectChoices(reply, answers, scope));
   });
 };
 
@@ -52,8 +61,13 @@ interface Prompt {
   text(): string;
 }
 
-function promptsOf({ prompt }: CompletionRequest, model: TextModel): Prompt[] {
+function promptsOf({ prompt, suffix }: CompletionRequest, model: TextModel): Prompt[] {
   const list = isTokenIds(prompt) || typeof prompt === 'string' ? [prompt] : prompt;
+  if (suffix !== undefined && suffix !== '') {
+    return list.map((one) =>
+      infillPrompt(typeof one === 'string' ? one : model.decode(one), suffix, model),
+    );
+  }
   return list.map((one) =>
     typeof one === 'string'
       ? { tokenIds: model.encodePrompt(one), text: () => one }
@@ -61,11 +75,24 @@ function promptsOf({ prompt }: CompletionRequest, model: TextModel): Prompt[] {
   );
 }
 
+/** @throws {ApiError} 400 if the model cannot fill in */
+function infillPrompt(prefix: string, suffix: string, model: TextModel): Prompt {
+  const tokenIds = model.encodeInfill(prefix, suffix);
+  if (tokenIds === null) {
+    throw badRequest(
+      'suffix',
+      'suffix: this model has no tokens for filling in, so it can only go on from a prompt',
+      'unsupported_parameter',
+    );
+  }
+  return { tokenIds, text: () => prefix };
+}
+
 function isTokenIds(prompt: CompletionRequest['prompt']): prompt is number[] {
   return Array.isArray(prompt) && typeof prompt[0] === 'number';
 }
 
-class CompletionShapes {
+class CompletionShapes implements ChunkShapes {
   readonly #head: { id: string; object: string; created: number; model: string };
   readonly #withUsage: boolean;
   readonly #withLogprobs: boolean;
@@ -96,16 +123,17 @@ class CompletionShapes {
   whole(choices: readonly Choice[]) {
     return {
       ...this.#head,
-      choices: choices.map(({ parts, text, result }, index) => ({
+      choices: choices.map(({ text, logprobs, end }, index) => ({
         index,
         text: `${this.#echoes[index] ?? ''}${text}`,
-        logprobs: this.#logprobs(parts, index),
-        finish_reason: result.finishReason,
+        logprobs: this.#logprobs(logprobs, index),
+        finish_reason: end,
       })),
       usage: usageOf(
         choices.map(({ result }) => result),
         this.#choicesPerPrompt,
       ),
+      timings: timingsOf(choices[0]!.result),
     };
   }
 
@@ -115,15 +143,16 @@ class CompletionShapes {
     return this.#chunk([{ index, text, logprobs: null, finish_reason: null }]);
   }
 
-  part(part: GenerationPart, index: number) {
-    if (part.text === '' && part.logprobs.length === 0) return undefined;
-    const logprobs = this.#logprobs([part], index);
+  part(part: AnswerPart, index: number) {
+    if (part.type === 'call' || (part.text === '' && part.logprobs.length === 0)) return undefined;
+    const logprobs = this.#logprobs(part.logprobs, index);
     this.#offsets[index] = (this.#offsets[index] ?? 0) + part.text.length;
     return this.#chunk([{ index, text: part.text, logprobs, finish_reason: null }]);
   }
 
-  closing(result: GenerationResult, index: number) {
-    return this.#chunk([{ index, text: '', logprobs: null, finish_reason: result.finishReason }]);
+  closing(end: AnswerEnd, result: GenerationResult, index: number) {
+    const chunk = this.#chunk([{ index, text: '', logprobs: null, finish_reason: end }]);
+    return { ...chunk, timings: timingsOf(result) };
   }
 
   usage(results: readonly GenerationResult[]) {
@@ -131,12 +160,9 @@ class CompletionShapes {
     return { ...this.#chunk([]), usage: usageOf(results, this.#choicesPerPrompt) };
   }
 
-  #logprobs(parts: readonly GenerationPart[], index: number) {
+  #logprobs(logprobs: readonly TokenLogprobs[], index: number) {
     if (!this.#withLogprobs) return null;
-    return completionLogprobs(
-      parts.flatMap((part) => part.logprobs),
-      this.#offsets[index] ?? 0,
-    );
+    return completionLogprobs(logprobs, this.#offsets[index] ?? 0);
   }
 
   #chunk(choices: readonly unknown[]) {

@@ -45,15 +45,19 @@ export interface EchoModelOptions {
   readonly failAfter?: number;
   /** Only generations with this seed fail; left out: all. */
   readonly failingSeed?: number;
+  /** What it answers to every conversation, whatever that says. */
+  readonly script?: string;
 }
 
 export class EchoModel implements TextModel {
   readonly name = 'echo';
   readonly maxModelLen = 4096;
   readonly limits = { maxSeqs: 4, numBlocks: 64, blockSize: 16 };
+  readonly toolStyle = 'hermes';
   numRunning = 0;
   numAborted = 0;
   readonly samplings: SamplingParams[] = [];
+  readonly chats: (readonly ChatTurn[])[] = [];
   readonly #options: EchoModelOptions;
 
   constructor(options: EchoModelOptions = {}) {
@@ -69,6 +73,9 @@ export class EchoModel implements TextModel {
   }
 
   encodeChat(messages: readonly ChatTurn[]): number[] {
+    this.chats.push(messages);
+    const { script } = this.#options;
+    if (script !== undefined) return this.tokenize(script);
     return this.tokenize(messages.map(({ role, content }) => `${role}: ${content}`).join('\n'));
   }
 
@@ -136,8 +143,9 @@ export class EchoModel implements TextModel {
         outputTokens,
         outputMs: 1,
         ttftMs: 1,
+        queueMs: 1,
       };
-      result.resolve({ finishReason, cachedTokens: 0, timings });
+      result.resolve({ finishReason, stopReason: null, cachedTokens: 0, timings });
     } catch (error) {
       result.reject(error);
       throw error;

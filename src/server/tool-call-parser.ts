@@ -1,0 +1,132 @@
+/**
+ * Finds function calls in a model's text as it comes: Hermes and Qwen (`<tool_call>{...}</tool_call>`), Llama 3 (a JSON object, with or without
+ * `<|python_tag|>`) and Mistral (`[TOOL_CALLS][...]`). What only looks like a call stays text. Knows nothing of APIs.
+ */
+
+export interface ParsedCall {
+  readonly name: string;
+  /** JSON, as the APIs carry it. */
+  readonly arguments: string;
+}
+
+export type ParsedPiece =
+  | { readonly type: 'text'; readonly text: string }
+  | ({ readonly type: 'call' } & ParsedCall);
+
+const OPEN = '<tool_call>';
+const CLOSE = '</tool_call>';
+/** Beginnings of an answer that is nothing but calls. */
+const BARE_STARTS = ['<|python_tag|>', '[TOOL_CALLS]', '{', '[{'];
+
+export class ToolCallParser {
+  readonly #names: ReadonlySet<string>;
+  #state: 'start' | 'text' | 'tagged' | 'between' | 'bare' = 'start';
+  #held = '';
+
+  /** @param names of the functions that there are */
+  constructor(names: readonly string[]) {
+    this.#names = new Set(names);
+  }
+
+  push(text: string): ParsedPiece[] {
+    this.#held += text;
+    const pieces: ParsedPiece[] = [];
+    while (this.#advance(pieces));
+    return pieces;
+  }
+
+  /** What was held back; the text is over. */
+  end(): ParsedPiece[] {
+    const rest = this.#held;
+    this.#held = '';
+    if (this.#state === 'tagged') return this.#tagged(rest, '');
+    if (this.#state === 'bare' || this.#state === 'start') {
+      const calls = this.#bare(rest);
+      if (calls !== null) return calls;
+    }
+    return rest === '' ? [] : [{ type: 'text', text: rest }];
+  }
+
+  /** One move from state to state; false where more text is needed. */
+  #advance(pieces: ParsedPiece[]): boolean {
+    switch (this.#state) {
+      case 'start': {
+        const begun = this.#held.trimStart();
+        if (BARE_STARTS.some((start) => begun.startsWith(start))) this.#state = 'bare';
+        else if (BARE_STARTS.some((start) => start.startsWith(begun))) return false;
+        else this.#state = 'text';
+        return this.#state === 'text';
+      }
+      case 'text': {
+        const at = this.#held.indexOf(OPEN);
+        const end = at >= 0 ? at : this.#held.length - overlap(this.#held, OPEN);
+        const text = this.#held.slice(0, end);
+        if (text !== '') pieces.push({ type: 'text', text });
+        this.#held = this.#held.slice(at >= 0 ? at + OPEN.length : end);
+        if (at >= 0) this.#state = 'tagged';
+        return at >= 0;
+      }
+      case 'tagged': {
+        const at = this.#held.indexOf(CLOSE);
+        if (at < 0) return false;
+        pieces.push(...this.#tagged(this.#held.slice(0, at), CLOSE));
+        this.#held = this.#held.slice(at + CLOSE.length);
+        this.#state = 'between';
+        return true;
+      }
+      case 'between':
+        // Space between calls is nobody's text.
+        this.#held = this.#held.trimStart();
+        if (this.#held === '') return false;
+        this.#state = 'text';
+        return true;
+      case 'bare':
+        return false;
+      default:
+        return this.#state satisfies never;
+    }
+  }
+
+  #tagged(body: string, close: string): ParsedPiece[] {
+    const calls = callsOf(parsedJson(body));
+    return calls ?? [{ type: 'text', text: OPEN + body + close }];
+  }
+
+  /** null if it is not all calls of functions that there are. */
+  #bare(text: string): ParsedPiece[] | null {
+    const body = text.trim().replace(/^(?:<\|python_tag\|>|\[TOOL_CALLS\])/, '');
+    const whole = parsedJson(body);
+    const values = whole === undefined ? body.split(/;\s*(?=\{)/).map(parsedJson) : [whole];
+    const calls = values.map(callsOf);
+    if (calls.some((each) => each === null)) return null;
+    const flat = calls.flatMap((each) => each ?? []);
+    return flat.length > 0 && flat.every(({ name }) => this.#names.has(name)) ? flat : null;
+  }
+}
+
+/** How much of the end of `text` may be the beginning of `mark`. */
+function overlap(text: string, mark: string): number {
+  for (let length = Math.min(text.length, mark.length - 1); length > 0; length--) {
+    if (text.endsWith(mark.slice(0, length))) return length;
+  }
+  return 0;
+}
+
+function parsedJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+function callsOf(value: unknown): ({ readonly type: 'call' } & ParsedCall)[] | null {
+  const list: unknown[] = Array.isArray(value) ? value : [value];
+  const calls = list.map((each) => {
+    const { name, arguments: args, parameters } = (each ?? {}) as Record<string, unknown>;
+    const given = args ?? parameters ?? {};
+    if (typeof name !== 'string' || typeof given !== 'object') return null;
+    return { type: 'call' as const, name, arguments: JSON.stringify(given) };
+  });
+  return calls.every((call) => call !== null) && calls.length > 0 ? calls : null;
+}
