@@ -1,8 +1,8 @@
 /**
  * Spans of a context, and the softmax state of a query row over some of them.
  *
- * A context is cut into spans of 256 tokens counted from position 0. A row's attention over one span gives (m, l, o): the largest score, the sum of
- * p = 2^(score - m), and the sum of p * V. A row's result is the fold of its spans in ascending order,
+ * A context is cut into spans of 256 tokens counted from position 0. A row's attention over one span gives (m, l, o): the largest score rounded to a
+ * whole number, the sum of p = 2^(score - m), and the sum of p * V. A row's result is the fold of its spans in ascending order,
  *
  *     m' = max(m, mₛ)    l' = l 2^(m - m') + lₛ 2^(mₛ - m')    o' = o 2^(m - m') + oₛ 2^(mₛ - m')
  *
@@ -16,15 +16,15 @@
 import type { KernelBuilder } from './builder.ts';
 import type { Scalar, Vector } from './kernel-ir.ts';
 import { valueRowElements } from './kv-layout.ts';
-import { exp2NonPositive } from './math.ts';
+import { wholeExp2 } from './math.ts';
 import { storeQ8Block } from './quantize.ts';
 import { bytesPer32, forEachBlockOfRow, type RowElement } from './rows.ts';
 
 export const SPAN_TOKENS = 256;
 export const SPAN_SHIFT: number = Math.log2(SPAN_TOKENS);
 
-/** Less than any score, and finite: the running maximum before the first token. */
-export const LOWEST_MAX = -1e29;
+/** The running maximum before the first token. Scores of more than 2^21 in magnitude have no meaning, and no place in a model. */
+export const LOWEST_MAX: number = -(2 ** 21);
 
 /**
  * An entry of the lists `tiles` and `merges`: i32 fields, by their offsets in bytes. A tile is query tokens of one sequence, [firstToken, firstToken +
@@ -80,8 +80,8 @@ export function storeSpan(k: KernelBuilder, headDim: number, to: Scalar, span: S
 export function mergeSpan(k: KernelBuilder, headDim: number, to: Scalar, span: SpanState): void {
   const before = loadSpanState(k, headDim, to);
   const max = k.maxF(before.max, span.max);
-  const keep = exp2NonPositive(k, k.subF(before.max, max));
-  const take = exp2NonPositive(k, k.subF(span.max, max));
+  const keep = wholeExp2(k, k.subF(before.max, max));
+  const take = wholeExp2(k, k.subF(span.max, max));
   const sum = k.mulF(before.sum, keep);
   k.fmaInto(sum, span.sum, take);
   k.store(k.at(to, maxOffset(headDim)), max, 'bits', 1);

@@ -227,8 +227,8 @@ export class KernelBuilder {
     this.#push({ op: 'if.end', id });
   }
 
-  prefetch(address: Address): void {
-    this.#push({ op: 'prefetch', address });
+  prefetch(address: Address, into: 'l1' | 'l2' = 'l1'): void {
+    this.#push({ op: 'prefetch', address, into });
   }
 
   // Vectors

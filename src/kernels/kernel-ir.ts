@@ -189,7 +189,8 @@ export type Instruction =
       readonly count: number;
       readonly temp?: Vector;
     }
-  | { readonly op: 'prefetch'; readonly address: Address }
+  /** Asks for the line at `address`, into the first or only into the second cache: the first one has fewer lines under way at a time. */
+  | { readonly op: 'prefetch'; readonly address: Address; readonly into: 'l1' | 'l2' }
   /** do { body } while (--counter != 0): the counter is at least 1 on entry */
   | { readonly op: 'loop.begin'; readonly id: number }
   | { readonly op: 'loop.end'; readonly id: number; readonly counter: Scalar }

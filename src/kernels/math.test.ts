@@ -112,16 +112,33 @@ test('exp gives exactly 0 far below, infinity far above, 1 at 0, and keeps NaN',
   }
 });
 
-test('exp2NonPositive stays within 2.5e-7, is 1 at 0 and exactly 0 below -126', () => {
-  let worst = 0;
-  sweep(math.exp2NonPositive, linear(-126, 0), (x, y) => {
-    worst = Math.max(worst, Math.abs(y / 2 ** x - 1));
-  });
-  assert.ok(worst < 2.5e-7, `${worst}`);
-  assertEverywhere(math.exp2NonPositive, 0, 1);
-  for (const x of [-126.01, -1e4, -5e29, Number.NEGATIVE_INFINITY]) {
-    assertEverywhere(math.exp2NonPositive, x, 0);
+/** 2^(x - base) */
+const exp2From =
+  (base: number): Macro =>
+  (k, x) =>
+    math.exp2From(k, math.exp2Base(k, k.splatF32(base)), x);
+
+test('exp2From stays within 2.5e-7, is 1 at its base and exactly 0 from 127 below it', () => {
+  for (const base of [0, 3, -77, 1000, -(2 ** 21), 2 ** 21]) {
+    // Where the values of x lie further apart than 2^-12 the sweep takes the nearest ones.
+    let worst = 0;
+    sweep(exp2From(base), linear(base - 125.5, base + 0.5), (x, y) => {
+      worst = Math.max(worst, Math.abs(y / 2 ** (x - base) - 1));
+    });
+    assert.ok(worst < 2.5e-7, `base ${base}: ${worst}`);
+    assertEverywhere(exp2From(base), base, 1);
+    for (const x of [base - 127, base - 1e4, -5e29, Number.NEGATIVE_INFINITY, Number.NaN]) {
+      assertEverywhere(exp2From(base), x, 0);
+    }
   }
+  sweep(exp2From(0), linear(-127, -125.5), (x, y) => {
+    assert.ok(y >= 0 && y <= 2 ** -125, `2^${x} = ${y}`);
+  });
+});
+
+test('wholeExp2 is exact, and 0 from -127 down', () => {
+  for (const x of [0, -1, -2, -23, -125, -126]) assertEverywhere(math.wholeExp2, x, 2 ** x);
+  for (const x of [-127, -128, -1000, -(2 ** 22), -1e30]) assertEverywhere(math.wholeExp2, x, 0);
 });
 
 test('sigmoid and silu follow f64 closely', () => {

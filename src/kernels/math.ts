@@ -86,15 +86,45 @@ export function exp(k: KernelBuilder, x: Vector): Vector {
   return k.addF(low, k.keepWhereGe(saturation, x, k.splatF32(88.722839)));
 }
 
+/** 1.5 * 2^23: in x + ROUNDER, for |x| < 2^22, the low bits are x rounded to a whole number, ties to even. */
+const ROUNDER = 12582912;
+/** 2^(-127) and less count as zero: of the normal numbers the least is 2^-126. */
+const LEAST_EXPONENT = -127;
+const ONE_BITS = 0x3f800000;
+
+/** What `exp2From` needs to know of the whole number it counts exponents from. */
+export interface Exp2Base {
+  /** Every lane base - 127. */
+  readonly lowest: Vector;
+  /** Every lane 1.5 * 2^23 - base. */
+  readonly rounder: Vector;
+}
+
+/** @param base a whole number in every lane, of at most 2^21 in magnitude */
+export function exp2Base(k: KernelBuilder, base: Vector): Exp2Base {
+  return {
+    lowest: k.addF(base, k.splatF32(LEAST_EXPONENT)),
+    rounder: k.subF(k.splatF32(ROUNDER), base),
+  };
+}
+
 /**
- * 2^x for x <= 0, relative error below 2.5e-7; exactly 1 at 0, exactly 0 below -126 and for NaN. The inner exponential of attention.
+ * 2^(x - base) for x <= base + 1/2, relative error below 2.5e-7: exactly 1 at x = base, exactly 0 from x = base - 127 down, and for NaN; in the unit
+ * below 2^-126 a denormal or zero. The inner exponential of attention: that the base is whole saves the rounding of a difference, and all else that
+ * follows from it is a power of two (`wholeExp2`).
  * Polynomial: degree 5, minimax in relative error on [-1/2, 1/2] (9.2e-8), made to be exactly 1 at 0.
  */
-export function exp2NonPositive(k: KernelBuilder, x: Vector): Vector {
-  const n = k.unary('f32.round', x);
-  const f = k.subF(x, n);
-  const p = horner(k, f, EXP2_COEFFICIENTS);
-  return k.keepWhereGe(scaleByPowerOfTwo(k, p, n), x, k.splatF32(-126));
+export function exp2From(k: KernelBuilder, { lowest, rounder }: Exp2Base, x: Vector): Vector {
+  const inRange = k.maxF(x, lowest);
+  const shifted = k.addF(inRange, rounder);
+  const f = k.subF(inRange, k.subF(shifted, rounder));
+  return k.binary('i32.add', horner(k, f, EXP2_COEFFICIENTS), k.shift('i32.shl', shifted, 23));
+}
+
+/** 2^x for whole x <= 0, exactly; 0 from -127 down. */
+export function wholeExp2(k: KernelBuilder, x: Vector): Vector {
+  const shifted = k.addF(k.maxF(x, k.splatF32(LEAST_EXPONENT)), k.splatF32(ROUNDER));
+  return k.binary('i32.add', k.splatBits(ONE_BITS), k.shift('i32.shl', shifted, 23));
 }
 
 const EXP2_COEFFICIENTS = [

@@ -6,13 +6,13 @@
  * from position 0; per KV tile
  *
  *     scores   lane = token:      s[row][64]  = q[row] · K        one vector of 16 tokens per dimension, times broadcast q
- *     softmax  per row:           m' = max(m, max s), p = 2^(s - m'), l = l * 2^(m - m') + p, per lane
+ *     softmax  per row:           m' = max(m, round(max s)), p = 2^(s - m'), l = l * 2^(m - m') + p, per lane
  *     values   lane = dimension:  o[row][d]   = o[row][d] * 2^(m - m') + Σ p[t] * V[t][d]
  *
  * and at the end of a span (m, Σ l, o) is folded into the state of the spans before it; in the end out = o / l. Scores carry a factor log2 e, so that the
- * exponential is one of 2.
+ * exponential is one of 2; with m a whole number what is known so far is only ever scaled by powers of two, which is exact.
  *
- * One answer bit for bit (DESIGN decision 12): boundaries do not depend on the tile, tokens are summed in ascending order, and a token that a row does
+ * One answer bit for bit (docs/architecture.md, principle 5): boundaries do not depend on the tile, tokens are summed in ascending order, and a token that a row does
  * not see has p exactly 0; a KV tile that a row does not see at all leaves (m, l, o) as they are. So a row does not depend on its tile, chunk or batch.
  * With few tiles and long contexts a tile is listed once per span; the states of the spans are then written to memory and folded by merge-attention.ts.
  *
@@ -44,7 +44,7 @@ import {
   valueHeadBytes,
   valueRowElements,
 } from './kv-layout.ts';
-import { exp2NonPositive } from './math.ts';
+import { exp2Base, exp2From, wholeExp2 } from './math.ts';
 import { forEachColumnGroup, type RowElement } from './rows.ts';
 
 export interface PagedAttentionShape extends KvShape {
@@ -62,7 +62,8 @@ export interface PagedAttentionShape extends KvShape {
 /** Tokens of a KV tile. */
 const KV_TILE = 64;
 const BLOCKS_PER_TILE = KV_TILE / KV_BLOCK_SIZE;
-/** Half of it is what masked scores are pressed below; further below LOWEST_MAX than the exponential reaches. */
+const LINE_BYTES = 64;
+/** Half of it is what masked scores are pressed below; far below LOWEST_MAX. */
 const MASK_STEP = 1e30;
 const MAX_HEAD_DIM = 256;
 const MAX_GROUP = 16;
@@ -72,13 +73,15 @@ const MAX_GROUP = 16;
  *
  *     0    f32 s, then p  [64 tokens]
  *     256  f32 l          [lanes], sum of p lane by lane
- *     320  f32 m          largest score so far
- *     324  f32 correction 2^(m before - m) of this KV tile
+ *     320  f32 m          [lanes], largest score so far, rounded to a whole number; the same in every lane
+ *     384  f32 correction [lanes], 2^(m before - m) of this KV tile
+ *
+ * All are stored and loaded as whole vectors: a masked store would be waited for.
  */
-const STATE = { scores: 0, sum: 256, max: 320, correction: 324, bytes: 384 } as const;
+const STATE = { scores: 0, sum: 256, max: 320, correction: 384, bytes: 448 } as const;
 
 /** What a KV tile needs of each of its four blocks, in scratch, bytes. Blocks outside the range in use repeat the nearest one in use. */
-const BLOCK = { key: 0, value: 8, tokens: 16, bytes: 32 } as const;
+const BLOCK = { key: 0, value: 8, tokens: 16, nextKey: 24, bytes: 32 } as const;
 /** Bytes of scores of a block of tokens, per byte of its entry. */
 const SCORES_PER_ENTRY = 2;
 
@@ -94,19 +97,15 @@ function registerTile({ lanes, vectorRegisters }: VectorMachine): RegisterTile {
   return { vectors, rows: Math.min(6, Math.floor((vectorRegisters - vectors - 1) / vectors)) };
 }
 
-/** Row counts that the code is made for, descending: taken greedily they make up every multiple of `group` up to the whole tile. */
+/** Row counts that the code is made for, descending: as many of the first as there are, and what is left of tiles of 1..queryTokens tokens. */
 function rowBlockSizes(most: number, group: number, queryTokens: number): number[] {
-  const candidates = new Set([most, Math.ceil(most / 2), group % most, 1]);
-  const sizes = [...candidates].filter((size) => size > 0).sort((a, b) => b - a);
-  const used = new Set<number>();
+  const sizes = new Set<number>();
   for (let tokens = 1; tokens <= queryTokens; tokens++) {
-    let left = tokens * group;
-    for (const size of sizes) {
-      if (left >= size) used.add(size);
-      left %= size;
-    }
+    const rows = tokens * group;
+    if (rows >= most) sizes.add(most);
+    if (rows % most > 0) sizes.add(rows % most);
   }
-  return sizes.filter((size) => used.has(size));
+  return [...sizes].sort((a, b) => b - a);
 }
 
 function requireShape(shape: PagedAttentionShape): void {
@@ -176,6 +175,10 @@ class PagedAttention {
   /** Of the KV tile's four blocks: bytes of `blocks` before the first in use, and how many are in use. */
   readonly #firstBlock: ScalarSlot;
   readonly #numBlocks: ScalarSlot;
+  /** Lines are asked for ahead of use where keys and values of a block are of one size, so that a place in one tells that in the other. */
+  readonly #prefetches: boolean;
+  /** From the keys of a block to its values, bytes. */
+  readonly #keyToValue: ScalarSlot;
 
   constructor(k: KernelBuilder, shape: PagedAttentionShape) {
     this.#k = k;
@@ -212,6 +215,8 @@ class PagedAttention {
     this.#targetStride = k.slot();
     this.#firstBlock = k.slot();
     this.#numBlocks = k.slot();
+    this.#prefetches = keyBlockBytes(shape) === valueBlockBytes(shape);
+    this.#keyToValue = k.slot();
   }
 
   record(): void {
@@ -272,15 +277,23 @@ class PagedAttention {
 
     const rows = k.mul(numTokens, this.#group);
     this.#sizes.forEach((size, i) => {
-      const count = size === 1 ? rows : k.div(rows, size);
+      if (size === this.#tile.rows) {
+        const count = k.div(rows, size);
+        this.#sizeCounts[i]!.set(count);
+        k.subTo(rows, k.mul(count, size));
+        return;
+      }
+      const count = k.const(0);
+      k.if(rows, 'eq', size, () => k.setScalar(count, 1));
       this.#sizeCounts[i]!.set(count);
-      if (size > 1) k.subTo(rows, k.mul(count, size));
     });
 
     const tableOffset = k.shl(k.mul(sequence, k.arg('maxBlocksPerSeq')), 2);
     this.#blockTable.set(k.add(k.arg('blockTables'), tableOffset));
     this.#keyHead.set(k.add(k.arg('keyCache'), k.mul(kvHead, keyHeadBytes(this.#shape))));
     this.#valueHead.set(k.add(k.arg('valueCache'), k.mul(kvHead, valueHeadBytes(this.#shape))));
+
+    this.#keyToValue.set(k.sub(this.#valueHead.get(), this.#keyHead.get()));
 
     const query = k.add(k.arg('q'), k.mul(firstToken, k.arg('qStride')));
     this.#query.set(k.add(query, k.mul(kvHead, 4 * this.#group * headDim)));
@@ -337,7 +350,7 @@ class PagedAttention {
           k.store(k.at(o, 4 * d), zero);
         });
         k.store(k.at(state, STATE.sum), zero);
-        k.store(k.at(state, STATE.max), lowest, 'bits', 1);
+        k.store(k.at(state, STATE.max), lowest);
         k.addTo(o, 4 * this.#rowElements);
         k.addTo(state, STATE.bytes);
       },
@@ -361,6 +374,10 @@ class PagedAttention {
       k.storeScalar(64, at(BLOCK.value), value);
       const left = k.sub(k.add(this.#lastPosition.get(), 1), k.shl(block, 4));
       k.storeScalar(64, at(BLOCK.tokens), k.min(left, KV_BLOCK_SIZE));
+      const nextBlock = k.min(k.add(block, BLOCKS_PER_TILE), last);
+      const nextId = k.loadScalar(32, k.at(this.#blockTable.get(), 0, nextBlock, 4));
+      const nextKey = k.add(this.#keyHead.get(), k.mul(nextId, keyBlockBytes(this.#shape)));
+      k.storeScalar(64, at(BLOCK.nextKey), nextKey);
     }
     const skipped = k.sub(lowest, tileBlock);
     this.#firstBlock.set(k.mul(skipped, BLOCK.bytes));
@@ -376,12 +393,16 @@ class PagedAttention {
     const k = this.#k;
     const pointers = offsets.map(({ start }) => start);
     this.#sizes.forEach((size, i) => {
-      k.loop(this.#sizeCounts[i]!.get(), () => {
-        body(size, pointers);
-        offsets.forEach(({ rowBytes }, j) => {
-          k.addTo(pointers[j]!, size * rowBytes);
-        });
-      });
+      k.loop(
+        this.#sizeCounts[i]!.get(),
+        () => {
+          body(size, pointers);
+          offsets.forEach(({ rowBytes }, j) => {
+            k.addTo(pointers[j]!, size * rowBytes);
+          });
+        },
+        { counterInMemory: true },
+      );
     });
   }
 
@@ -425,7 +446,14 @@ class PagedAttention {
       const sums = Array.from({ length: rows * vectors }, () => k.zero());
       const query = k.copy(q!);
       const offset = k.const(0);
+      const valueOffset = this.#prefetches ? this.#keyToValue.get() : null;
       k.loop(headDim / unroll, () => {
+        if (valueOffset) {
+          for (let line = 0; line < unroll * this.#keyStep; line += LINE_BYTES) {
+            for (const key of keys) k.prefetch(k.at(key, line, valueOffset), 'l2');
+          }
+          k.addTo(valueOffset, unroll * this.#keyStep);
+        }
         for (let d = 0; d < unroll; d++) {
           const key = Array.from({ length: vectors }, (_, v) => {
             const token = v * k.lanes;
@@ -515,14 +543,15 @@ class PagedAttention {
     for (let token = k.lanes; token < KV_TILE; token += k.lanes) {
       k.maxF(largest, k.load(scoresAt(token)), largest);
     }
-    const before = k.broadcast(k.at(state, STATE.max));
-    const max = k.maxF(k.unary('f32.reduceMax', largest), before);
-    const correction = exp2NonPositive(k, k.subF(before, max));
-    k.store(k.at(state, STATE.max), max, 'bits', 1);
-    k.store(k.at(state, STATE.correction), correction, 'bits', 1);
+    const before = k.load(k.at(state, STATE.max));
+    const max = k.maxF(k.unary('f32.round', k.unary('f32.reduceMax', largest)), before);
+    const correction = wholeExp2(k, k.subF(before, max));
+    const base = exp2Base(k, max);
+    k.store(k.at(state, STATE.max), max);
+    k.store(k.at(state, STATE.correction), correction);
     const sum = k.mulF(k.load(k.at(state, STATE.sum)), correction);
     k.unrolledLanes(KV_TILE, (token) => {
-      const p = exp2NonPositive(k, k.subF(k.load(scoresAt(token)), max));
+      const p = exp2From(k, base, k.load(scoresAt(token)));
       k.store(scoresAt(token), p);
       k.addF(sum, p, sum);
     });
@@ -562,14 +591,20 @@ class PagedAttention {
       k.at(output, 4 * (r * this.#rowElements + v * k.lanes));
     const sums: Vector[] = [];
     for (let r = 0; r < rows; r++) {
-      const correction = k.broadcast(k.at(state, r * STATE.bytes + STATE.correction));
+      const correction = k.load(k.at(state, r * STATE.bytes + STATE.correction));
       for (let v = 0; v < vectors; v++) sums.push(k.mulF(k.load(outputAt(r, v)), correction));
     }
     const firstBlock = this.#firstBlock.get();
     const block = k.pointer(k.at(k.scratch, this.#blocks, firstBlock));
     const p = k.pointer(k.at(state, STATE.scores, firstBlock, SCORES_PER_ENTRY));
-    const accumulate = (value: Scalar, tokens: number): void => {
+    const accumulate = (value: Scalar, toNextKey: Scalar | null, tokens: number): void => {
       for (let t = 0; t < tokens; t++) {
+        if (toNextKey) {
+          const passBytes = vectors * k.lanes * kvElementBytes(this.#shape.kvType);
+          for (let line = 0; line < passBytes; line += LINE_BYTES) {
+            k.prefetch(k.at(value, t * this.#valueStep + line, toNextKey), 'l2');
+          }
+        }
         const loaded = Array.from({ length: vectors }, (_, v) =>
           k.load(
             k.at(value, t * this.#valueStep + v * k.lanes * kvElementBytes(this.#shape.kvType)),
@@ -589,13 +624,18 @@ class PagedAttention {
     k.loop(
       this.#numBlocks.get(),
       () => {
-        const value = k.add(k.loadScalar(64, k.at(block, BLOCK.value)), offset);
+        const from = k.loadScalar(64, k.at(block, BLOCK.value));
+        const toNextKey = this.#prefetches
+          ? k.sub(k.loadScalar(64, k.at(block, BLOCK.nextKey)), from)
+          : null;
+        const value = k.add(from, offset);
         const tokens = k.loadScalar(64, k.at(block, BLOCK.tokens));
-        if (unroll === 1) k.loop(tokens, () => accumulate(value, 1), { countIsPositive: true });
+        if (unroll === 1)
+          k.loop(tokens, () => accumulate(value, toNextKey, 1), { countIsPositive: true });
         else {
-          k.loop(k.shr(tokens, 2), () => accumulate(value, unroll));
+          k.loop(k.shr(tokens, 2), () => accumulate(value, toNextKey, unroll));
           k.loop(k.and(k.loadScalar(64, k.at(block, BLOCK.tokens)), unroll - 1), () =>
-            accumulate(value, 1),
+            accumulate(value, toNextKey, 1),
           );
         }
         k.addTo(block, BLOCK.bytes);
@@ -621,7 +661,7 @@ class PagedAttention {
         const to = k.copy(target);
         k.loop(this.#group, () => {
           const span: SpanState = {
-            max: k.broadcast(k.at(state, STATE.max)),
+            max: k.load(k.at(state, STATE.max)),
             sum: k.unary('f32.reduceAdd', k.load(k.at(state, STATE.sum))),
             output: o,
           };

@@ -278,7 +278,8 @@ class Lowering {
         this.#vectorStore(x);
         return;
       case 'prefetch':
-        a.prefetcht0(this.#mem(x.address));
+        if (x.into === 'l1') a.prefetcht0(this.#mem(x.address));
+        else a.prefetcht1(this.#mem(x.address));
         return;
       case 'loop.begin': {
         const label = a.label();
