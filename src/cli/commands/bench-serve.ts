@@ -190,7 +190,8 @@ function checkFlags(flags: BenchServeFlags): void {
 }
 
 function targetOf({ baseUrl, allowRemote, apiKey, header }: BenchServeFlags): Target {
-  const key = apiKey ?? process.env.HASTEN_API_KEY;
+  // The server takes NAME:SECRET there; what is sent is the secret.
+  const key = apiKey ?? process.env.HASTEN_API_KEY?.replace(/^[\w.-]+:/, '');
   return {
     baseUrl: parseBaseUrl(baseUrl, allowRemote),
     headers: { ...(key ? { authorization: `Bearer ${key}` } : {}), ...header },
