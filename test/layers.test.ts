@@ -26,15 +26,19 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     ...['compiler', 'targets', 'kernels', 'graph', 'tensor', 'platform'],
     ...['models', 'weights'],
   ],
+  compress: [
+    ...['runtime', 'compiler', 'targets', 'kernels', 'graph', 'tensor', 'platform'],
+    ...['models', 'weights'],
+  ],
   engine: ['targets', 'platform'],
   app: [
-    ...['engine', 'runtime', 'targets', 'graph', 'tensor', 'platform'],
+    ...['compress', 'engine', 'runtime', 'targets', 'graph', 'tensor', 'platform'],
     ...['models', 'weights', 'tokenizer', 'hub'],
   ],
   server: ['app', 'engine', 'tokenizer', 'platform'],
   cli: [
     ...['server', 'app', 'engine', 'runtime', 'compiler', 'targets', 'graph', 'platform'],
-    ...['models', 'tokenizer', 'hub', 'loadgen'],
+    ...['compress', 'models', 'tokenizer', 'hub', 'loadgen'],
   ],
 };
 
