@@ -7,7 +7,10 @@
  *     fullRange    scale = v / -2^(bits-1), v the element of largest magnitude with its sign; same zero     ggml Q4_0, AutoRound
  */
 import { F16_TO_F32, f16Bits } from '../tensor/half.ts';
+import type { QuantizedMatrix } from '../tensor/quantized-matrix.ts';
 import { CompressError, GroupSizeError } from './errors.ts';
+
+export { dequantize, type QuantizedMatrix } from '../tensor/quantized-matrix.ts';
 
 export const SYMMETRIES = ['asymmetric', 'symmetric', 'fullRange'] as const;
 export type Symmetry = (typeof SYMMETRIES)[number];
@@ -20,21 +23,6 @@ export interface GroupScheme {
   readonly symmetry: Symmetry;
   /** Also tries smaller ranges and keeps the one of least error. */
   readonly searchesRange: boolean;
-}
-
-/** A matrix as codes. Groups are runs of `groupSize` consecutive inputs. */
-export interface QuantizedMatrix {
-  readonly rows: number;
-  readonly columns: number;
-  readonly bits: number;
-  readonly groupSize: number;
-  /** u8 [rows, columns] */
-  readonly codes: Uint8Array;
-  /** f32 [rows, columns / groupSize], each exactly an f16 */
-  readonly scales: Float32Array;
-  /** u8 [rows, columns / groupSize] */
-  readonly zeros: Uint8Array;
-  readonly isSymmetric: boolean;
 }
 
 /** Of the range search: shrink by 1 % up to 20 %, error to the power 2.4, stop after 5 steps without gain (llm-compressor's `mse` observer). */
@@ -234,19 +222,6 @@ export function quantizeToNearest(
   }
   const isSymmetric = scheme.symmetry !== 'asymmetric';
   return { rows, columns, bits: scheme.bits, groupSize, codes, scales, zeros, isSymmetric };
-}
-
-/** The values that a runtime will see, f32 [rows, columns]. */
-export function dequantize(matrix: QuantizedMatrix, into?: Float32Array): Float32Array {
-  const { codes, scales, zeros, groupSize } = matrix;
-  const out = into ?? new Float32Array(codes.length);
-  for (let group = 0; group < scales.length; group++) {
-    const scale = scales[group]!;
-    const zero = zeros[group]!;
-    const start = group * groupSize;
-    for (let i = start; i < start + groupSize; i++) out[i] = scale * (codes[i]! - zero);
-  }
-  return out;
 }
 
 /** Bits per weight with f16 scales, and zero points of `bits` where they are not all alike. */

@@ -1,6 +1,6 @@
 /**
  * How other toolkits lay out matrices of codes in safetensors: GPTQ (v1 and v2, act-order), AWQ (gemm), compressed-tensors pack-quantized. Words of 32 bits,
- * the first code in the lowest bits. Pure; the files are hf-quantized.ts's.
+ * the first code in the lowest bits. Pure; the files are hf-quantized-weights.ts's.
  *
  *     GPTQ    qweight i32 [in * bits / 32, out], codes along in;  qzeros i32 [groups, out * bits / 32], along out, v1 stores zero - 1
  *             scales f16 [groups, out];  g_idx i32 [in], the group of each input (any order)
@@ -10,9 +10,10 @@
  *
  * 3-bit codes run on across words: 32 of them in 3 words.
  */
+
+import { DTypeError } from '../tensor/errors.ts';
 import { f16Bits } from '../tensor/half.ts';
-import { CompressError } from './errors.ts';
-import type { QuantizedMatrix } from './group-quantizer.ts';
+import type { QuantizedMatrix } from '../tensor/quantized-matrix.ts';
 
 /** AWQ's order of channels within a word. */
 const AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7] as const;
@@ -103,7 +104,7 @@ export function unpackGptq(
   };
 }
 
-/** @throws {CompressError} where v1 cannot say a zero point of 0 */
+/** @throws {DTypeError} where v1 cannot say a zero point of 0 */
 export function packGptq(
   matrix: QuantizedMatrix,
   version: 1 | 2,
@@ -111,12 +112,13 @@ export function packGptq(
   const { rows, columns, bits, groupSize, codes, scales, zeros } = matrix;
   const numGroups = columns / groupSize;
   if ((columns * bits) % 32 !== 0 || (rows * bits) % 32 !== 0) {
-    throw new CompressError(
+    throw new DTypeError(
+      'packed',
       `GPTQ's layout has no place for ${rows} x ${columns} codes of ${bits} bits: rows and columns must fill words of 32 bits`,
     );
   }
   if (version === 1 && zeros.includes(0)) {
-    throw new CompressError('a zero point is 0, which GPTQ v1 cannot store; write v2');
+    throw new DTypeError('packed', 'a zero point is 0, which GPTQ v1 cannot store; write v2');
   }
   const zeroWords = wordsFor(rows, bits);
   const qweight = new Int32Array(wordsFor(columns, bits) * rows);
@@ -168,11 +170,12 @@ export function unpackAwq(
   return { rows, columns, bits: 4, groupSize, codes, scales: outScales, zeros, isSymmetric: false };
 }
 
-/** @throws {CompressError} if the matrix has other than 4 bits, or outputs that are no multiple of 8 */
+/** @throws {DTypeError} if the matrix has other than 4 bits, or outputs that are no multiple of 8 */
 export function packAwq(matrix: QuantizedMatrix): AwqTensors {
   const { rows, columns, bits, groupSize, codes, scales, zeros } = matrix;
   if (bits !== 4 || rows % 8 !== 0) {
-    throw new CompressError(
+    throw new DTypeError(
+      'packed',
       `AWQ's layout holds codes of 4 bits for a multiple of 8 outputs, not ${bits} bits for ${rows}`,
     );
   }

@@ -2,7 +2,7 @@
  * bitsandbytes' 4-bit code books: NF4, whose 16 values are quantiles of the normal distribution, and its own FP4 (not OCP's E2M1). Blocks run over the
  * flattened tensor, row-major, and may cross rows; the first element of a pair is in the high nibble. QLoRA: Dettmers et al. 2023, arXiv:2305.14314.
  */
-import { CompressError } from './errors.ts';
+import { DTypeError } from './errors.ts';
 
 /** Ascending. */
 export const NF4_CODE: Float32Array = Float32Array.of(
@@ -56,9 +56,7 @@ export function encodeCodebook(
   blockSize = 64,
 ): CodebookTensor {
   if (!Number.isInteger(Math.log2(blockSize)) || blockSize < 32 || blockSize > 4096) {
-    throw new CompressError(
-      `${name}: block size ${blockSize}; expected a power of two, 32 to 4096`,
-    );
+    throw new DTypeError(name, `block size ${blockSize}; expected a power of two, 32 to 4096`);
   }
   const { order, midpoints } = sortedCode(name);
   const packed = new Uint8Array(Math.ceil(values.length / 2));

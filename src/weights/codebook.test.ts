@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { openWeights } from '../weights/weight-source.ts';
-import { decodeCodebook, encodeCodebook, FP4_CODE, NF4_CODE } from './codebook.ts';
+import { decodeCodebook, encodeCodebook, FP4_CODE, NF4_CODE } from '../tensor/codebook.ts';
+import { openWeights } from './weight-source.ts';
 
 const GOLDEN = fileURLToPath(
   new URL('../../test/fixtures/compress/nf4.safetensors', import.meta.url),

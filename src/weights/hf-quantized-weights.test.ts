@@ -1,0 +1,108 @@
+/** Models of other toolkits, made of golden tensors (test/fixtures/compress): what the adapter gives must decode to the golden values, exactly. */
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import type { DType } from '../tensor/dtype.ts';
+import { decodeRow } from '../tensor/rows.ts';
+import { WeightFileError } from './errors.ts';
+import { HfQuantizedWeights, type QuantizationConfig } from './hf-quantized-weights.ts';
+import { writeSafetensors } from './safetensors-writer.ts';
+import type { TensorToWrite } from './tensor-data.ts';
+import { openWeights } from './weight-source.ts';
+
+const fixture = (name: string): string =>
+  fileURLToPath(new URL(`../../test/fixtures/compress/${name}`, import.meta.url));
+const folder = mkdtempSync(join(tmpdir(), 'hasten-hf-'));
+after(() => rmSync(folder, { recursive: true }));
+
+/** A file whose tensors `X.…` are those of one golden case. */
+async function modelOf(file: string, name: string, change: Record<string, string> = {}, more: TensorToWrite[] = []) {
+  using golden = openWeights(fixture(file));
+  const tensors: TensorToWrite[] = [];
+  for (const tensor of golden.tensors.values()) {
+    if (!tensor.name.startsWith(`${name}.`)) continue;
+    const part = tensor.name.slice(name.length + 1);
+    if (part === 'dequantized' || part === 'input') continue;
+    const { dtype, shape } = tensor;
+    const data = golden.readRows(tensor.name).slice();
+    tensors.push({ name: `X.${change[part] ?? part}`, dtype, shape, data });
+  }
+  const path = join(folder, `${name}.safetensors`);
+  await writeSafetensors(path, { tensors: [...tensors, ...more] });
+  return { path, expected: golden.readF32(`${name}.dequantized`) };
+}
+
+function valuesOf(weights: HfQuantizedWeights): { values: Float32Array; dtype: DType } {
+  const { dtype, shape } = weights.tensors.get('X.weight')!;
+  const values = new Float32Array(shape[0]! * shape[1]!);
+  // In two pieces, as a packer reads.
+  const half = shape[0]! >> 1;
+  decodeRow(dtype, weights.readRows('X.weight', 0, half), 0, values, half * shape[1]!);
+  const rest = (shape[0]! - half) * shape[1]!;
+  decodeRow(dtype, weights.readRows('X.weight', half), 0, values, rest, half * shape[1]!);
+  return { values, dtype };
+}
+
+const packed = (num_bits: number): QuantizationConfig => ({
+  ...{ quant_method: 'compressed-tensors', format: 'pack-quantized' },
+  config_groups: { group_0: { weights: { num_bits } } },
+});
+const CASES: readonly (readonly [string, DType, QuantizationConfig])[] = [
+  ['gptq_4bit_sym_g32', 'q5_0', { quant_method: 'gptq', bits: 4, sym: false }],
+  ['gptq_4bit_asym_g64', 'q5_0', { quant_method: 'gptq', bits: 4, sym: false }],
+  ['gptq_v2_4bit_asym_g32', 'q5_0', { quant_method: 'gptq', bits: 4, sym: false, checkpoint_format: 'gptq_v2' }],
+  ['gptq_2bit_asym_g32', 'q4_0', { quant_method: 'gptq', bits: 2, sym: false }],
+  ['gptq_8bit_sym_g128', 'q8_0', { quant_method: 'gptq', bits: 8, sym: true }],
+  ['gptq_4bit_actorder_g32', 'f32', { quant_method: 'gptq', bits: 4, desc_act: true }],
+  ['awq_4bit_g32', 'q5_0', { quant_method: 'awq', bits: 4, version: 'gemm' }],
+  ['awq_4bit_g64', 'q5_0', { quant_method: 'awq', bits: 4, version: 'GEMM' }],
+  ['compressed_4bit_sym_g32', 'q4_0', packed(4)],
+  ['compressed_4bit_asym_g64', 'q5_0', packed(4)],
+];
+
+describe('quantized models of other toolkits', () => {
+  for (const [name, expectedType, config] of CASES) {
+    it(`${name} has its exact values as ${expectedType}`, async () => {
+      const { path, expected } = await modelOf('packed.safetensors', name);
+      using weights = new HfQuantizedWeights(openWeights(path), config);
+      assert.deepEqual([...weights.tensors.keys()], ['X.weight']);
+      const { values, dtype } = valuesOf(weights);
+      assert.deepEqual(values, expected);
+      // A symmetric file whose zero points are not all in the middle takes a wider format, or f32.
+      if (name !== 'gptq_8bit_sym_g128') assert.equal(dtype, expectedType);
+    });
+  }
+
+  it('bitsandbytes NF4', async () => {
+    const state = { quant_type: 'nf4', blocksize: 64, dtype: 'float16', shape: [64, 128] };
+    const bytes = new TextEncoder().encode(JSON.stringify(state));
+    const more: TensorToWrite[] = [
+      { name: 'X.weight.quant_state.bitsandbytes__nf4', dtype: 'u8', shape: [bytes.length], data: bytes },
+    ];
+    const names = { packed: 'weight', absmax: 'weight.absmax' };
+    const { path, expected } = await modelOf('nf4.safetensors', 'square', names, more);
+    using weights = new HfQuantizedWeights(openWeights(path), { quant_method: 'bitsandbytes' });
+    assert.deepEqual([...weights.tensors.keys()], ['X.weight']);
+    assert.deepEqual(valuesOf(weights).values, expected);
+  });
+
+  it('refuses what it does not know, by name', async () => {
+    const { path } = await modelOf('packed.safetensors', 'awq_4bit_g32');
+    const refused: readonly (readonly [QuantizationConfig, RegExp])[] = [
+      [{ quant_method: 'hqq' }, /by "hqq"; accepted: gptq, awq/],
+      [{ quant_method: 'awq', bits: 4, version: 'gemv' }, /version "gemv"/],
+      [{ quant_method: 'gptq', bits: 16 }, /16 bits/],
+      [{ quant_method: 'compressed-tensors', format: 'nvfp4-pack-quantized' }, /"nvfp4-pack-quantized"/],
+    ];
+    for (const [config, message] of refused) {
+      using source = openWeights(path);
+      assert.throws(
+        () => new HfQuantizedWeights(source, config),
+        (error: unknown) => error instanceof WeightFileError && message.test(error.message),
+      );
+    }
+  });
+});
