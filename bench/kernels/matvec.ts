@@ -8,6 +8,7 @@ import { parseArgs } from 'node:util';
 import { RowGroupPacker } from '../../src/compiler/pack.ts';
 import type { KernelProgram } from '../../src/kernels/kernel-ir.ts';
 import { matvecKernel } from '../../src/kernels/matvec.ts';
+import { matvecF32Groups, matvecF32Kernel } from '../../src/kernels/matvec-f32.ts';
 import {
   PACKED_FORMATS,
   type PackableDType,
@@ -21,6 +22,7 @@ import { machineOf, type X64Isa, x64Isas } from '../../src/targets/x64/isa.ts';
 import { loadCode } from '../../src/targets/x64/loader.ts';
 import { lowerToX64 } from '../../src/targets/x64/lower.ts';
 import { rowBytes } from '../../src/tensor/dtype.ts';
+import { encodeRow } from '../../src/tensor/rows.ts';
 import { median } from '../lib/statistics.ts';
 import { markdownTable, significant } from '../lib/table.ts';
 
@@ -57,8 +59,10 @@ interface Subject {
 
 /** @throws {UnsupportedPlatformError | NativeCodeRefusedError} where hasten cannot run native code */
 export function measureMatvec(options: MatvecOptions): MatvecRate[] {
-  using matrix = allocate((options.megabytes << 20) + 65_536, { hugePages: true });
+  using matrix = allocate(Math.floor(options.megabytes * 2 ** 20) + 65_536, { hugePages: true });
   using small = allocate(1 << 20);
+  // As f32 and as q8 these are ordinary numbers; nothing depends on which.
+  small.bytes().fill(62);
   const subjects = options.formats.map((format) => makeSubject(format, options, matrix, small));
   const times = subjects.map((): number[] => []);
   for (let round = 0; round <= options.rounds; round++) {
@@ -94,7 +98,7 @@ function makeSubject(
   const packer = new RowGroupPacker(format, packed, columns);
   const { groupBytes } = packer;
   const perPair = ROW_PADDING / ROW_GROUP;
-  const numGroups = Math.floor((options.megabytes << 20) / groupBytes / perPair) * perPair;
+  const numGroups = Math.floor((options.megabytes * 2 ** 20) / groupBytes / perPair) * perPair;
   const group = new Uint8Array(groupBytes);
   packer.packGroup(smallRows(format, columns), 0, ROW_GROUP, group, 0);
   const { program, fields } = kernelOf(format, options, numGroups);
@@ -128,26 +132,38 @@ function makeSubject(
 
 function kernelOf(
   format: PackableDType,
-  { isa, columns }: MatvecOptions,
+  { isa, columns, activation }: MatvecOptions,
   numGroups: number,
 ): { program: KernelProgram; fields: Record<string, number> } {
   const machine = machineOf(isa);
   const packed = PACKED_FORMATS[format];
+  const shape = { bias: false, residual: false };
+  if (activation === 'f32') {
+    const numUnits = numGroups / matvecF32Groups(machine, packed);
+    return {
+      program: matvecF32Kernel(machine, { ...shape, format: packed }),
+      fields: { numUnits, unitsPerChunk: numUnits, inputs: columns },
+    };
+  }
   if (packed.kind === 'float') throw new RangeError(`${format}: no kernel for q8 activations`);
   return {
-    program: matvecKernel(machine, { format: packed, bias: false, residual: false }),
+    program: matvecKernel(machine, { ...shape, format: packed }),
     fields: { numGroups, groupsPerChunk: numGroups, numBlocks: columns / 32 },
   };
 }
 
-/** Stored rows of one row group, with small bytes so that every scale is finite wherever it stands. */
+/** Stored rows of one row group; those of quantized formats of small bytes, so that every scale is finite wherever it stands. */
 function smallRows(format: PackableDType, columns: number): Uint8Array {
   const rows = new Uint8Array(ROW_GROUP * rowBytes(format, columns));
   let state = 1;
-  for (let i = 0; i < rows.length; i++) {
+  const random = (): number => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    rows[i] = (state >>> 24) % 60;
-  }
+    return state / 2 ** 32;
+  };
+  if (PACKED_FORMATS[format].kind === 'float') {
+    const values = Float32Array.from({ length: ROW_GROUP * columns }, () => random() - 0.5);
+    encodeRow(format, values, values.length, rows);
+  } else for (let i = 0; i < rows.length; i++) rows[i] = Math.floor(random() * 60);
   return rows;
 }
 

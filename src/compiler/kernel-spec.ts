@@ -13,6 +13,7 @@ import type { KernelProgram, VectorMachine } from '../kernels/kernel-ir.ts';
 import { matmulKernel } from '../kernels/matmul.ts';
 import { matmulFewKernel } from '../kernels/matmul-few.ts';
 import { matvecKernel } from '../kernels/matvec.ts';
+import { matvecF32Kernel } from '../kernels/matvec-f32.ts';
 import { mergeAttentionKernel } from '../kernels/merge-attention.ts';
 import { layerNormKernel, rmsNormKernel } from '../kernels/norm.ts';
 import { pagedAttentionKernel } from '../kernels/paged-attention.ts';
@@ -31,6 +32,7 @@ const FAMILIES = {
   matmul: matmulKernel,
   matmulFew: matmulFewKernel,
   matvec: matvecKernel,
+  matvecF32: matvecF32Kernel,
   mergeAttention: mergeAttentionKernel,
   pagedAttention: pagedAttentionKernel,
   quantize: quantizeKernel,

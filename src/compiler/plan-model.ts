@@ -15,7 +15,13 @@ import {
   valueBlockBytes,
 } from '../kernels/kv-layout.ts';
 import { matmulBlockInputs, matmulTile } from '../kernels/matmul.ts';
-import { paddedRows, ROW_GROUP, rowGroupBytes } from '../kernels/packed-format.ts';
+import { type MatvecF32Shape, matvecF32Groups } from '../kernels/matvec-f32.ts';
+import {
+  type PackedFormat,
+  paddedRows,
+  ROW_GROUP,
+  rowGroupBytes,
+} from '../kernels/packed-format.ts';
 import { segmentsPerRow } from '../kernels/rows.ts';
 import { InternalError } from '../platform/errors.ts';
 import { PlanError } from './errors.ts';
@@ -457,7 +463,7 @@ class Planner {
           STREAMED_ROWS,
         ]),
       );
-    }
+    } else variants.push(this.#matvecF32(info, shape, common, rows));
     const { unitRows } = matmulTile(this.#options.machine, { format: info.format, activation });
     const numUnits = paddedRows(info.rows) / unitRows;
     const matmul = (
@@ -483,16 +489,36 @@ class Planner {
       );
     const fewRows = this.#perChunk(numUnits, (unitRows / ROW_GROUP) * groupStride);
     variants.push(
-      matmul(fewRows, activation === 'q8', [
-        variants.length === 0 ? 0 : STREAMED_ROWS + 1,
-        FEW_ROWS,
-      ]),
+      matmul(fewRows, activation === 'q8', [activation === 'q8' ? STREAMED_ROWS + 1 : 2, FEW_ROWS]),
       matmul(1, false, [FEW_ROWS + 1, ANY_ROWS]),
     );
     this.#command(node, rows, variants, {
       weightBytes: info.sizeBytes,
       macsPerRow: info.rows * info.columns,
     });
+  }
+
+  /** One row of f32 activations. */
+  #matvecF32(
+    { format, rows, columns }: { format: PackedFormat; rows: number; columns: number },
+    shape: MatvecF32Shape,
+    common: Params,
+    rowCount: RowCount,
+  ): CommandVariant {
+    const groupsPerUnit = matvecF32Groups(this.#options.machine, format);
+    const numUnits = paddedRows(rows) / ROW_GROUP / groupsPerUnit;
+    const unitsPerChunk = this.#perChunk(numUnits, groupsPerUnit * rowGroupBytes(format, columns));
+    return this.#variant(
+      { family: 'matvecF32', shape },
+      {
+        ...common,
+        numUnits: { kind: 'value', value: numUnits },
+        unitsPerChunk: { kind: 'value', value: unitsPerChunk },
+        inputs: { kind: 'value', value: columns },
+      },
+      { kind: 'fixed', rows: rowCount, count: Math.ceil(numUnits / unitsPerChunk) },
+      [0, 1],
+    );
   }
 
   /** Row groups (or units) per chunk where weights are read once: some chunks for each thread, none too small. */

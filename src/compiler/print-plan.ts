@@ -1,6 +1,7 @@
 /** A plan as text and as a summary object: what `hasten explain` shows below the graphs. */
 import type { VectorMachine } from '../kernels/kernel-ir.ts';
 import { matmulTile } from '../kernels/matmul.ts';
+import { matvecF32Groups } from '../kernels/matvec-f32.ts';
 import { packedBitsPerWeight, ROW_GROUP } from '../kernels/packed-format.ts';
 import type { KernelSpec } from './kernel-spec.ts';
 import type { ChunkRule, Command, Plan } from './plan.ts';
@@ -65,6 +66,8 @@ function tileOf(spec: KernelSpec, machine: VectorMachine): string {
     return `${tile.unitRows} weight rows x ${tile.columns} tokens${tile.sumsInMemory ? ', sums in L1' : ''}`;
   }
   if (spec.family === 'matvec') return `${ROW_GROUP} weight rows x 1 token`;
+  if (spec.family === 'matvecF32')
+    return `${ROW_GROUP * matvecF32Groups(machine, spec.shape.format)} weight rows x 1 token`;
   if (spec.family === 'pagedAttention')
     return `${spec.shape.queryTokens} query tokens x heads of a KV head`;
   return `${machine.lanes} lanes`;

@@ -161,6 +161,12 @@ export class GroupCodes {
   }
 }
 
+/** What codes of a group become values by. */
+export interface GroupFactors {
+  readonly scales: Vector;
+  readonly mins: Vector | null;
+}
+
 /** Decoded values of packed weights: exactly those of the stored row. */
 export class GroupValues {
   readonly #k: KernelBuilder;
@@ -175,22 +181,45 @@ export class GroupValues {
     this.#zero = codes.format.zero > 0 ? k.splatF32(codes.format.zero) : null;
   }
 
+  factors(place: BlockPlace, group: number): GroupFactors {
+    return { scales: this.#codes.scales(place, group), mins: this.#codes.mins(place, group) };
+  }
+
   /** Each input of the group, ascending, as f32 in a register of its own. */
   forEach(place: BlockPlace, group: number, visit: (input: number, value: Vector) => void): void {
-    const k = this.#k;
-    const scales = this.#codes.scales(place, group);
-    const mins = this.#codes.mins(place, group);
+    const factors = this.factors(place, group);
     const codes = this.#codes.group(place, group);
     for (let quad = 0; quad < this.#codes.format.groupSize / 4; quad++) {
-      const packed = codes.quad(quad);
-      for (let i = 0; i < 4; i++) {
-        const value = this.#byte(packed, i);
-        k.unary('f32.fromI32', value, value);
-        if (this.#zero) k.subF(value, this.#zero, value);
-        k.mulF(value, scales, value);
-        if (mins) k.addF(value, mins, value);
-        visit(4 * quad + i, value);
-      }
+      this.#quad(codes, quad, factors, visit);
+    }
+  }
+
+  /** The four inputs of one quad alone, ascending: holds no registers between quads but the factors. */
+  quad(
+    place: BlockPlace,
+    group: number,
+    quad: number,
+    factors: GroupFactors,
+    visit: (input: number, value: Vector) => void,
+  ): void {
+    this.#quad(this.#codes.group(place, group), quad, factors, visit);
+  }
+
+  #quad(
+    codes: GroupCodes,
+    quad: number,
+    { scales, mins }: GroupFactors,
+    visit: (input: number, value: Vector) => void,
+  ): void {
+    const k = this.#k;
+    const packed = codes.quad(quad);
+    for (let i = 0; i < 4; i++) {
+      const value = this.#byte(packed, i);
+      k.unary('f32.fromI32', value, value);
+      if (this.#zero) k.subF(value, this.#zero, value);
+      k.mulF(value, scales, value);
+      if (mins) k.addF(value, mins, value);
+      visit(4 * quad + i, value);
     }
   }
 

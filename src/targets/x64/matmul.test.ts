@@ -13,6 +13,7 @@ import {
 import { matmulBlockInputs, matmulKernel, matmulTile } from '../../kernels/matmul.ts';
 import { matmulFewKernel } from '../../kernels/matmul-few.ts';
 import { matvecKernel } from '../../kernels/matvec.ts';
+import { matvecF32Groups, matvecF32Kernel } from '../../kernels/matvec-f32.ts';
 import {
   PACKED_FORMATS,
   type PackableDType,
@@ -229,6 +230,31 @@ function runMatmulFew(machine: Parameters<typeof matmulKernel>[0], c: Case): Flo
   return out.f32(outRow * tokens);
 }
 
+function runMatvecF32(machine: Parameters<typeof matmulKernel>[0], c: Case): Float32Array {
+  const { dtype, rows, columns } = c;
+  const format = PACKED_FORMATS[dtype];
+  const data = setUp(c, 'f32');
+  const kernel = nativeKernel(matvecF32Kernel(machine, { format, bias: true, residual: true }));
+  const outRow = paddedRows(rows);
+  const out = new NativeBuffer(4 * outRow);
+  const numUnits = outRow / ROW_GROUP / matvecF32Groups(machine, format);
+  kernel.run(
+    {
+      weight: packed(dtype, data.stored, rows, columns),
+      groupStride: rowGroupBytes(format, columns),
+      numUnits,
+      unitsPerChunk: 2,
+      inputs: columns,
+      x: NativeBuffer.of(data.xBytes),
+      out,
+      bias: NativeBuffer.of(data.bias),
+      residual: NativeBuffer.of(data.residual),
+    },
+    Math.ceil(numUnits / 2),
+  );
+  return out.f32(outRow);
+}
+
 function runMatvec(machine: Parameters<typeof matmulKernel>[0], c: Case): Float32Array {
   const { dtype, rows, columns } = c;
   const format = PACKED_FORMATS[dtype];
@@ -289,6 +315,9 @@ function sumsInOrder(c: Case): Float32Array {
   return result;
 }
 
+const bitsOf = (values: Float32Array, length: number): Uint32Array =>
+  new Uint32Array(values.buffer, values.byteOffset, length);
+
 const machines = runnableMachines();
 const reason = machines.length === 0 ? 'native code cannot run here' : false;
 
@@ -316,6 +345,11 @@ for (const { name, machine } of machines) {
       const columns = isFloat ? 203 : 768;
       for (const tokens of [1, 2, 5, 6, 7, 13])
         runMatmul(machine, { dtype, rows: 40, columns, tokens }, 'f32');
+      const one = { dtype, rows: 72, columns, tokens: 1 };
+      assert.deepEqual(
+        bitsOf(runMatvecF32(machine, one), 72),
+        bitsOf(runMatmul(machine, one, 'f32'), 72),
+      );
     });
     if (isFloat) continue;
     test(`${name}: ${dtype} weights by q8 activations, any number of rows, one row equal bit for bit`, {
@@ -333,9 +367,8 @@ for (const { name, machine } of machines) {
         if (tokens === 1) first = result;
       }
       const one = { dtype, rows: 72, columns: 1280, tokens: 1 };
-      const bits = (values: Float32Array) => new Uint32Array(values.buffer, values.byteOffset, 72);
-      assert.deepEqual(bits(runMatvec(machine, one)), bits(first!));
-      assert.deepEqual(bits(first!), bits(sumsInOrder(one)));
+      assert.deepEqual(bitsOf(runMatvec(machine, one), 72), bitsOf(first!, 72));
+      assert.deepEqual(bitsOf(first!, 72), bitsOf(sumsInOrder(one), 72));
     });
   }
 }
