@@ -192,11 +192,6 @@ describe('parseHfConfig', () => {
       UnsupportedModelError,
       /"chunked_attention" is not supported/,
     ],
-    'weights quantized in another way': [
-      { ...LLAMA, quantization_config: { quant_method: 'gptq' } },
-      UnsupportedModelError,
-      /quantized by "gptq"/,
-    ],
     'a softcap on attention': [
       { ...LLAMA, attn_logit_softcapping: 50 },
       UnsupportedModelError,

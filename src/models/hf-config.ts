@@ -42,7 +42,7 @@ export function parseHfConfig(
     text ?? json,
     reading.defaults,
   );
-  refuseUnsupported(top, fields);
+  refuseUnsupported(fields);
 
   const hiddenSize = fields.size('hidden_size');
   const numLayers = fields.size('num_hidden_layers');
@@ -103,16 +103,10 @@ function classNames(top: ConfigFields): readonly string[] {
   return strings;
 }
 
-function refuseUnsupported(top: ConfigFields, fields: ConfigFields): void {
+function refuseUnsupported(fields: ConfigFields): void {
   const refuse = (what: string): never => {
     throw new UnsupportedModelError(`${fields.source}: ${what}`);
   };
-  const quantization = top.object('quantization_config') ?? fields.object('quantization_config');
-  if (quantization !== null) {
-    refuse(
-      `weights quantized by "${quantization.quant_method}" are not supported; use the unquantized model or a GGUF file`,
-    );
-  }
   if (fields.has('attn_logit_softcapping')) refuse('attn_logit_softcapping is not supported');
   if (fields.boolean('use_bidirectional_attention', false)) {
     refuse('bidirectional attention is not supported');

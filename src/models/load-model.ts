@@ -6,6 +6,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import type { Graph } from '../graph/ir.ts';
 import type { WeightSource } from '../weights/contract.ts';
+import { HfQuantizedWeights } from '../weights/hf-quantized-weights.ts';
 import { openWeights } from '../weights/weight-source.ts';
 import { ModelError } from './errors.ts';
 import { parseGgufConfig, parseGgufSampling } from './gguf-config.ts';
@@ -96,15 +97,28 @@ function readHfFolder(
   }
   const generationPath = path.join(folder, 'generation_config.json');
   const generationConfig = existsSync(generationPath) ? readJsonObject(generationPath) : null;
+  const config = readJsonObject(configPath);
   return {
-    config: parseHfConfig(readJsonObject(configPath), {
+    config: parseHfConfig(config, {
       source: configPath,
       maxModelLen,
       generationConfig,
     }),
-    weights: new RenamedWeights(source, canonicalFromHf),
+    weights: new RenamedWeights(plainWeights(source, config), canonicalFromHf),
     samplingDefaults: parseGenerationConfig(generationConfig ?? {}, generationPath),
   };
+}
+
+/** Weights that another toolkit quantized are seen as ordinary tensors from here on. */
+function plainWeights(
+  source: WeightSource,
+  config: Readonly<Record<string, unknown>>,
+): WeightSource {
+  const text = config.text_config as Readonly<Record<string, unknown>> | undefined;
+  const quantization = config.quantization_config ?? text?.quantization_config;
+  return typeof quantization === 'object' && quantization !== null
+    ? new HfQuantizedWeights(source, quantization as Readonly<Record<string, unknown>>)
+    : source;
 }
 
 function readGguf(file: string, source: WeightSource, options: LoadModelOptions): ReadModel {
