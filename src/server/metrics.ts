@@ -264,7 +264,7 @@ export class Metrics {
     this.#acceptedTokens.inc(sums.numAcceptedTokens - last.numAcceptedTokens);
     sums.numAcceptedTokensPerPos.forEach((count, position) => {
       const more = count - (last.numAcceptedTokensPerPos[position] ?? 0);
-      this.#acceptedPerPos.inc({ position }, more);
+      if (count > 0) this.#acceptedPerPos.inc({ position }, more);
     });
     this.#lastSums = sums;
   }

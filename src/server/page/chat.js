@@ -1,7 +1,8 @@
 /**
- * The chat page: keeps the conversation, streams answers from /v1/chat/completions, stops them. Model text reaches the page as text nodes
- * only, never as markup. Knows nothing of the engine.
+ * The chat page: keeps the conversation, streams answers from /v1/chat/completions, stops them and asks for others. Knows nothing of the engine.
  */
+import { eventsOf, getKey, request, setKey } from './api.js';
+import { showMarkdown } from './markdown.js';
 
 const byId = (id) => document.getElementById(id);
 const [messagesBox, input, send, stop, status] = [
@@ -12,68 +13,73 @@ const [messagesBox, input, send, stop, status] = [
   'status',
 ].map(byId);
 
+/** Fields of a request, by the id of the setting that gives them. */
+const NUMBERS = {
+  temperature: 'temperature',
+  'top-p': 'top_p',
+  'max-tokens': 'max_tokens',
+  seed: 'seed',
+};
+const SETTINGS = ['system', ...Object.keys(NUMBERS)];
+
 /** The conversation as the API takes it. */
 let conversation = [];
 let modelId = '';
 /** Aborts the running answer; undefined while there is none. */
 let running;
 
-/** Shows text with fenced code blocks set apart. */
-function showText(element, text) {
-  const nodes = text.split(/```[^\n`]*\n?/).flatMap((part, index) => {
-    if (part === '') return [];
-    if (index % 2 === 0) return [document.createTextNode(part)];
-    const block = document.createElement('pre');
-    block.textContent = part.replace(/\n$/, '');
-    return [block];
-  });
-  element.replaceChildren(...nodes);
+function isAtEnd() {
+  return messagesBox.scrollHeight - messagesBox.scrollTop - messagesBox.clientHeight < 60;
 }
 
 function addMessage(role, text) {
   byId('empty')?.remove();
   const element = document.createElement('div');
   element.className = `message ${role}`;
-  showText(element, text);
+  const body = document.createElement('div');
+  body.className = 'body';
+  body.textContent = text;
+  element.append(body);
   messagesBox.append(element);
   messagesBox.scrollTop = messagesBox.scrollHeight;
   return element;
-}
-
-/** The JSON values of a server-sent event stream, until `[DONE]`. */
-async function* eventsOf(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = '';
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const lines = (rest + value).split('\n');
-    rest = lines.pop();
-    for (const line of lines) {
-      if (!line.startsWith('data: ')) continue;
-      const data = line.slice(6);
-      if (data === '[DONE]') return;
-      yield JSON.parse(data);
-    }
-  }
 }
 
 function requestBody() {
   const system = byId('system').value.trim();
   const messages = system ? [{ role: 'system', content: system }, ...conversation] : conversation;
   const body = { model: modelId, messages, stream: true, stream_options: { include_usage: true } };
-  for (const [id, field] of [
-    ['temperature', 'temperature'],
-    ['max-tokens', 'max_tokens'],
-    ['seed', 'seed'],
-  ]) {
+  for (const [id, field] of Object.entries(NUMBERS)) {
     if (byId(id).value !== '') body[field] = Number(byId(id).value);
   }
-  return JSON.stringify(body);
+  return body;
+}
+
+/** Draws what has come once per frame, however fast it comes. */
+function painter(body) {
+  let text = '';
+  let isDue = false;
+  const paint = () => {
+    isDue = false;
+    const follow = isAtEnd();
+    showMarkdown(body, text);
+    if (follow) messagesBox.scrollTop = messagesBox.scrollHeight;
+  };
+  return {
+    show(newText) {
+      text = newText;
+      if (isDue) return;
+      isDue = true;
+      requestAnimationFrame(paint);
+    },
+    finish: paint,
+  };
 }
 
 async function answer() {
+  for (const old of document.querySelectorAll('.regenerate')) old.remove();
   const element = addMessage('assistant', '');
+  const paint = painter(element.firstChild);
   element.classList.add('waiting');
   running = new AbortController();
   setRunning(true);
@@ -81,14 +87,11 @@ async function answer() {
   let usage;
   let finishReason = '';
   let firstAt = 0;
+  let failure;
   const startedAt = performance.now();
   try {
-    const response = await fetch('/v1/chat/completions', {
-      method: 'POST',
-      headers: { 'content-type': 'application/json' },
-      body: requestBody(),
-      signal: running.signal,
-    });
+    const { signal } = running;
+    const response = await request('/v1/chat/completions', { json: requestBody(), signal });
     if (!response.ok) throw new Error((await response.json()).error.message);
     for await (const event of eventsOf(response)) {
       if (event.error) throw new Error(event.error.message);
@@ -99,24 +102,30 @@ async function answer() {
       if (delta === '') continue;
       if (firstAt === 0) firstAt = performance.now();
       text += delta;
-      const isAtEnd =
-        messagesBox.scrollHeight - messagesBox.scrollTop - messagesBox.clientHeight < 60;
-      showText(element, text);
-      if (isAtEnd) messagesBox.scrollTop = messagesBox.scrollHeight;
+      paint.show(text);
     }
   } catch (error) {
-    if (error.name !== 'AbortError') {
-      element.classList.add('failed');
-      showText(element, `${text}${text ? '\n\n' : ''}${error.message}`);
-    } else finishReason = 'stopped';
+    if (error.name === 'AbortError') finishReason = 'stopped';
+    else failure = error.message;
   }
+  paint.show(text);
+  paint.finish();
   element.classList.remove('waiting');
+  if (failure !== undefined) showFailure(element, failure);
   // A question without any answer is taken back: templates want user and assistant in turns.
   if (text === '') conversation.pop();
   else conversation.push({ role: 'assistant', content: text });
   showFigures(element, { usage, finishReason, startedAt, firstAt });
+  if (text !== '') offerAnother(element);
   running = undefined;
   setRunning(false);
+}
+
+function showFailure(element, message) {
+  const note = document.createElement('p');
+  note.className = 'failure';
+  note.textContent = message;
+  element.append(note);
 }
 
 function showFigures(element, { usage, finishReason, startedAt, firstAt }) {
@@ -136,6 +145,21 @@ function showFigures(element, { usage, finishReason, startedAt, firstAt }) {
   figures.className = 'figures quiet';
   figures.textContent = parts.join(' · ');
   element.append(figures);
+}
+
+/** Asks the last question again. */
+function offerAnother(element) {
+  const button = document.createElement('button');
+  button.type = 'button';
+  button.className = 'plain regenerate';
+  button.textContent = 'Regenerate';
+  button.addEventListener('click', () => {
+    if (running) return;
+    conversation.pop();
+    element.remove();
+    void answer();
+  });
+  element.append(button);
 }
 
 function setRunning(isRunning) {
@@ -173,6 +197,20 @@ byId('clear').addEventListener('click', () => {
   messagesBox.replaceChildren();
   input.focus();
 });
+document.addEventListener('click', (event) => {
+  if (!byId('settings').contains(event.target)) byId('settings').open = false;
+});
+
+for (const id of SETTINGS) {
+  const element = byId(id);
+  element.value = localStorage.getItem(`hasten-${id}`) ?? element.value;
+  element.addEventListener('change', () => localStorage.setItem(`hasten-${id}`, element.value));
+}
+byId('api-key').value = getKey();
+byId('api-key').addEventListener('change', (event) => {
+  setKey(event.target.value);
+  void showModel();
+});
 
 /** Waits for the model: the page may be opened while it loads. */
 async function showModel() {
@@ -181,12 +219,17 @@ async function showModel() {
     if (ready?.ok) break;
     const state = await ready?.json().catch(() => undefined);
     status.textContent = state?.status
-      ? `The model is loading: ${state.status}`
+      ? `The model is not ready: ${state.status}`
       : 'Waiting for the server.';
     await new Promise((resolve) => setTimeout(resolve, 500));
   }
-  const models = await (await fetch('/v1/models')).json();
-  modelId = models.data[0].id;
+  const response = await request('/v1/models');
+  if (!response.ok) {
+    status.textContent = 'This server asks for an API key: enter it under Settings.';
+    byId('settings').open = true;
+    return;
+  }
+  modelId = (await response.json()).data[0].id;
   byId('model').textContent = modelId;
   status.textContent = 'Enter sends, Shift+Enter starts a new line.';
 }

@@ -1,12 +1,26 @@
-/** GET /: the chat page, three static files. */
+/** GET / and /dashboard: two pages of static files. */
 import { readFileSync } from 'node:fs';
 import type { Route } from './context.ts';
 
-const FILES = [
-  { url: '/', file: 'index.html', type: 'text/html; charset=utf-8' },
-  { url: '/page/style.css', file: 'style.css', type: 'text/css; charset=utf-8' },
-  { url: '/page/chat.js', file: 'chat.js', type: 'text/javascript; charset=utf-8' },
-] as const;
+const CSS = 'text/css; charset=utf-8';
+const HTML = 'text/html; charset=utf-8';
+const JAVASCRIPT = 'text/javascript; charset=utf-8';
+
+const own = (file: string): URL => new URL(`../page/${file}`, import.meta.url);
+const installed = (name: string): URL => new URL(import.meta.resolve(name));
+
+const FILES: readonly { readonly url: string; readonly file: URL; readonly type: string }[] = [
+  { url: '/', file: own('index.html'), type: HTML },
+  { url: '/dashboard', file: own('dashboard.html'), type: HTML },
+  { url: '/page/style.css', file: own('style.css'), type: CSS },
+  { url: '/page/dashboard.css', file: own('dashboard.css'), type: CSS },
+  { url: '/page/api.js', file: own('api.js'), type: JAVASCRIPT },
+  { url: '/page/chat.js', file: own('chat.js'), type: JAVASCRIPT },
+  { url: '/page/dashboard.js', file: own('dashboard.js'), type: JAVASCRIPT },
+  { url: '/page/markdown.js', file: own('markdown.js'), type: JAVASCRIPT },
+  { url: '/page/marked.js', file: installed('marked'), type: JAVASCRIPT },
+  { url: '/page/purify.js', file: installed('dompurify'), type: JAVASCRIPT },
+];
 
 /** Nothing but the page's own files and this server's API. */
 const CONTENT_POLICY =
@@ -15,7 +29,7 @@ const CONTENT_POLICY =
 
 export const pageRoute: Route = (server) => {
   for (const { url, file, type } of FILES) {
-    const body = readFileSync(new URL(`../page/${file}`, import.meta.url));
+    const body = readFileSync(file);
     server.get(url, async (_request, reply) =>
       reply
         .headers({
