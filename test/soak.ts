@@ -14,6 +14,8 @@ import { end, type Serving, serve } from './serve-process.ts';
 /** Answers that the server of the soak runs and lets wait. */
 const CAPACITY = { running: 8, waiting: 8 };
 const NUM_CLIENTS = 2 * (CAPACITY.running + CAPACITY.waiting);
+/** From a third of a long soak to its end. */
+const MAX_GROWTH_BYTES = 40e6;
 const HABITS = ['whole', 'streamed', 'vanishes', 'malformed', 'never-reads', 'chat'] as const;
 type Habit = (typeof HABITS)[number];
 
@@ -181,8 +183,9 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   try {
     const result = await soak(serving, enginePidOf(serving), Number(values.seconds));
     console.log(JSON.stringify(result, null, 2));
-    const { counts, numLeftRunning } = result;
-    process.exitCode = counts.failed > 0 || numLeftRunning > 0 ? 1 : 0;
+    const { counts, numLeftRunning, settledBytes, finalBytes } = result;
+    const isFlat = finalBytes - settledBytes < MAX_GROWTH_BYTES;
+    process.exitCode = counts.failed > 0 || numLeftRunning > 0 || !isFlat ? 1 : 0;
   } finally {
     await end(serving.child, 'SIGTERM');
   }

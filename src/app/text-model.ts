@@ -3,6 +3,7 @@
  * Knows nothing of HTTP or terminals, nor of how tokens come to be.
  */
 import type { EngineStats } from '../engine/engine-stats.ts';
+import type { Priority } from '../engine/priority.ts';
 import type { SamplingParamsInput } from '../engine/sampling-params.ts';
 import type { ToolStyle } from './tool-prompt.ts';
 
@@ -56,6 +57,10 @@ export interface GenerationRequest {
   readonly sampling?: SamplingParamsInput;
   /** Ends the generation at once, with `finishReason: 'abort'`. */
   readonly signal?: AbortSignal;
+  /** Who goes first; default `normal`. */
+  readonly priority?: Priority;
+  /** On whose behalf: tenants share the machine fairly. */
+  readonly tenant?: string;
 }
 
 /** A running generation. Iterate once; `result` is there when the iteration is over. */

@@ -275,3 +275,19 @@ test('an answer says what it took, as llama.cpp does', async () => {
   assert.equal(timings.predicted_n, 3);
   assert.equal(timings.predicted_per_second, 2000);
 });
+
+test('a request says who goes first, in its body or in a header', async () => {
+  await using server = await scripted('abc');
+  const body = { prompt: 'a', max_tokens: 1 };
+  const { client } = server;
+  await client.completions.create({ model: 'echo', ...body, ...{ priority: 'low' } });
+  await client.completions.create(
+    { model: 'echo', ...body },
+    { headers: { 'x-priority': 'high' } },
+  );
+  assert.deepEqual(
+    server.model.requests.map(({ priority }) => priority),
+    ['low', 'high'],
+  );
+  assert.equal((await server.post('/v1/completions', { ...body, priority: 'urgent' })).status, 400);
+});

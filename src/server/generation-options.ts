@@ -1,5 +1,10 @@
 /** From the wire's field names to the engine's sampling parameters. */
+
+import type { FastifyRequest } from 'fastify';
+import type { GenerationRequest } from '../app/text-model.ts';
+import { PRIORITIES, type Priority } from '../engine/priority.ts';
 import type { SamplingParamsInput } from '../engine/sampling-params.ts';
+import { badRequest } from './errors.ts';
 import type { SharedFields } from './request-schemas.ts';
 
 export interface AnswerLimits {
@@ -7,6 +12,30 @@ export interface AnswerLimits {
   readonly maxTokens: number | null;
   /** null: no logprobs; 0: of the chosen token only. */
   readonly logprobs: number | null;
+}
+
+/** In a header, for clients whose library has no word for it. */
+const PRIORITY_HEADER = 'x-priority';
+
+/**
+ * Who goes first, and on whose behalf: by the body's field or the header, and by API key.
+ * @throws {ApiError} 400 if the header holds no class
+ */
+export function standingOf(
+  request: FastifyRequest,
+  fromBody: Priority | undefined,
+): Pick<GenerationRequest, 'priority' | 'tenant'> {
+  const given = request.headers[PRIORITY_HEADER];
+  const fromHeader = PRIORITIES.find((priority) => priority === given);
+  if (given !== undefined && fromHeader === undefined) {
+    const accepted = PRIORITIES.join(', ');
+    throw badRequest(
+      PRIORITY_HEADER,
+      `${PRIORITY_HEADER}: expected one of ${accepted}, got "${given}"`,
+    );
+  }
+  const priority = fromBody ?? fromHeader;
+  return { tenant: request.caller, ...(priority !== undefined && { priority }) };
 }
 
 /**

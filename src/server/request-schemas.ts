@@ -6,6 +6,7 @@
  * logged; known fields that would change the answer in a way we cannot deliver are refused instead.
  */
 import * as z from 'zod';
+import { PRIORITIES } from '../engine/priority.ts';
 import { badRequest } from './errors.ts';
 
 const MAX_CHOICES = 64;
@@ -35,6 +36,7 @@ const shared = {
   repetition_penalty: z.number().optional(),
   ignore_eos: z.boolean().optional(),
   user: z.string().optional(),
+  priority: z.enum(PRIORITIES).optional(),
 };
 
 export const messageSchema = z.looseObject({

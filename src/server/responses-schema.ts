@@ -1,5 +1,6 @@
 /** What a body of /v1/responses may hold. */
 import * as z from 'zod';
+import { PRIORITIES } from '../engine/priority.ts';
 import { type ParsedRequest, parseBody } from './request-schemas.ts';
 
 const roles = ['system', 'developer', 'user', 'assistant'] as const;
@@ -31,6 +32,7 @@ const responsesSchema = z.object({
   top_p: z.number().optional(),
   stream: z.boolean().optional(),
   user: z.string().optional(),
+  priority: z.enum(PRIORITIES).optional(),
   tools: z
     .array(
       z.looseObject({

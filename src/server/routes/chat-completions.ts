@@ -11,7 +11,7 @@ import {
   streamChoices,
 } from '../answer.ts';
 import { badRequest } from '../errors.ts';
-import { samplingOf } from '../generation-options.ts';
+import { samplingOf, standingOf } from '../generation-options.ts';
 import { chatLogprobs } from '../logprobs.ts';
 import { type ChatRequest, contentText, parseChatRequest } from '../request-schemas.ts';
 import { timingsOf } from '../timings.ts';
@@ -38,9 +38,10 @@ export const chatCompletionsRoute: Route = (server, { served, enter }) => {
     const numChoices = body.n ?? 1;
     using scope = enter(request, reply, numChoices);
     const { signal } = scope;
+    const standing = standingOf(request, body.priority);
     const answers = Array.from({ length: numChoices }, (_, choice) => {
       const sampling = samplingOf(body, limits, choice);
-      return new Answer(model.generate({ tokenIds, sampling, signal }), tools);
+      return new Answer(model.generate({ ...standing, tokenIds, sampling, signal }), tools);
     });
     const shapes = new ChatShapes(name, body);
     if (body.stream) {

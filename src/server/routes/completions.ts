@@ -11,7 +11,7 @@ import {
   streamChoices,
 } from '../answer.ts';
 import { badRequest } from '../errors.ts';
-import { samplingOf } from '../generation-options.ts';
+import { samplingOf, standingOf } from '../generation-options.ts';
 import { completionLogprobs } from '../logprobs.ts';
 import { type CompletionRequest, parseCompletionRequest } from '../request-schemas.ts';
 import { timingsOf } from '../timings.ts';
@@ -34,14 +34,12 @@ export const completionsRoute: Route = (server, { served, enter }) => {
     };
     using scope = enter(request, reply, prompts.length * choicesPerPrompt);
     const { signal } = scope;
+    const standing = standingOf(request, body.priority);
     const answers = prompts.flatMap(({ tokenIds }) =>
-      Array.from(
-        { length: choicesPerPrompt },
-        (_, choice) =>
-          new Answer(
-            model.generate({ tokenIds, sampling: samplingOf(body, limits, choice), signal }),
-          ),
-      ),
+      Array.from({ length: choicesPerPrompt }, (_, choice) => {
+        const sampling = samplingOf(body, limits, choice);
+        return new Answer(model.generate({ ...standing, tokenIds, sampling, signal }));
+      }),
     );
     const echoes = prompts.flatMap(({ text }) =>
       new Array<string>(choicesPerPrompt).fill(body.echo ? text() : ''),

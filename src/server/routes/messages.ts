@@ -11,6 +11,7 @@ import {
   streamEvents,
 } from '../answer.ts';
 import { type ApiError, toApiError } from '../errors.ts';
+import { standingOf } from '../generation-options.ts';
 import { type MessagesRequest, messageTurns, parseMessagesRequest } from '../messages-schema.ts';
 import type { ToolCall } from '../tool-use.ts';
 import { type ToolChoice, ToolUse } from '../tool-use.ts';
@@ -38,9 +39,10 @@ export const messagesRoute: Route = (server, { served, enter }) => {
         stop: body.stop_sequences,
         maxTokens: body.max_tokens,
       };
+      const standing = standingOf(request, undefined);
       using scope = enter(request, reply, 1);
       const { signal } = scope;
-      const answer = new Answer(model.generate({ tokenIds, sampling, signal }), tools);
+      const answer = new Answer(model.generate({ ...standing, tokenIds, sampling, signal }), tools);
       const shape = new MessageShape(name, tokenIds.length);
       if (body.stream) {
         const onEnd = (result: GenerationResult) => noteFigures(reply, [result]);

@@ -9,7 +9,7 @@ import {
   noteFigures,
   streamEvents,
 } from '../answer.ts';
-import { samplingOf } from '../generation-options.ts';
+import { samplingOf, standingOf } from '../generation-options.ts';
 import { parseResponsesRequest, type ResponsesRequest } from '../responses-schema.ts';
 import { type ToolCall, ToolUse } from '../tool-use.ts';
 import { chatTurns } from './chat-completions.ts';
@@ -30,7 +30,8 @@ export const responsesRoute: Route = (server, { served, enter }) => {
     using scope = enter(request, reply, 1);
     const { signal } = scope;
     const sampling = samplingOf(body, limits, 0);
-    const answer = new Answer(model.generate({ tokenIds, sampling, signal }), tools);
+    const standing = standingOf(request, body.priority);
+    const answer = new Answer(model.generate({ ...standing, tokenIds, sampling, signal }), tools);
     const shape = new ResponseShape(name, body);
     if (body.stream) {
       await streamEvents(

@@ -57,6 +57,7 @@ export class EchoModel implements TextModel {
   numRunning = 0;
   numAborted = 0;
   readonly samplings: SamplingParams[] = [];
+  readonly requests: GenerationRequest[] = [];
   readonly chats: (readonly ChatTurn[])[] = [];
   readonly #options: EchoModelOptions;
 
@@ -94,6 +95,7 @@ export class EchoModel implements TextModel {
   generate(request: GenerationRequest): Generation {
     const params = parseSamplingParams(request.sampling ?? {}, VOCAB_SIZE);
     this.samplings.push(params);
+    this.requests.push(request);
     const numPromptTokens = request.tokenIds.length;
     const maxTokens = params.maxTokens ?? this.maxModelLen - numPromptTokens;
     if (numPromptTokens + maxTokens > this.maxModelLen || maxTokens < 1) {
