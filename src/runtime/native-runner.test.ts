@@ -120,6 +120,26 @@ describe('native runner', { skip: skipNative }, () => {
     }
   });
 
+  it('goes on from blocks that were read out, in another runner, with the same bits', async () => {
+    using other = await newRunner();
+    const driver = new StepDriver(runner);
+    const first = driver.newSequence();
+    driver.step([{ sequence: first, tokenIds: TEXT, logitsOf: [] }]);
+    const bytes = new Uint8Array(runner.kvBlockBytes);
+    const placed = first.blockTable.map((_, i) => 17 + i);
+    for (const [i, block] of first.blockTable.entries()) {
+      runner.readBlock(block, bytes);
+      other.writeBlock(placed[i]!, bytes);
+    }
+    const [own] = driver.step([{ sequence: first, tokenIds: [6, 13], logitsOf: [1] }]);
+    const second: DrivenSequence = { blockTable: placed, contextLen: TEXT.length };
+    const otherDriver = new StepDriver(other);
+    const [moved] = otherDriver.step([{ sequence: second, tokenIds: [6, 13], logitsOf: [1] }]);
+    assertSameBits([moved!], [own!], 'moved blocks');
+    assert.throws(() => runner.readBlock(24, bytes), StepError);
+    assert.throws(() => runner.writeBlock(0, bytes.subarray(1)), StepError);
+  });
+
   it('says so when it is used after its end, which may come twice', async () => {
     const other = await newRunner();
     new StepDriver(other).logitsOfAll([5, 9]);

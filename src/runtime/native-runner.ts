@@ -14,7 +14,7 @@ import type {
 import { InternalError } from '../platform/errors.ts';
 import { allocate, f32, type NativeRegion, u32, u64 } from '../platform/native-memory.ts';
 import type { ModelRunner, RunnerLimits, StepBatch, StepTicket } from '../targets/model-runner.ts';
-import { StepError } from '../targets/step-batch.ts';
+import { checkKvBlock, StepError } from '../targets/step-batch.ts';
 import { type LoadedCode, loadCode } from '../targets/x64/loader.ts';
 import { COMMAND, COMMAND_BYTES, PROFILE_STAMPS } from '../targets/x64/team-driver.ts';
 import type { MappedImage } from './plan-cache.ts';
@@ -22,6 +22,9 @@ import { RopeTables } from './rope-tables.ts';
 import { StepInputs } from './step-inputs.ts';
 import { TeamSizePolicy } from './team-size.ts';
 import { ThreadTeam } from './thread-team.ts';
+
+/** From this size of a layer's keys on the KV cache is in huge pages: attention over 4k tokens is 7 to 17 % faster then (Zen 4). */
+const HUGE_PAGED_LAYER_BYTES = 8 << 20;
 
 const DONE: StepTicket = { isDone: true, wait: () => Promise.resolve() };
 
@@ -120,8 +123,10 @@ export class NativeRunner implements ModelRunner {
     this.#ropes = new RopeTables(plan.ropes, maxModelLen);
     this.#arena = allocate(Math.max(64, plan.arenaBytes), { hugePages: true });
     const { numLayers, keyBlockBytes, valueBlockBytes } = plan.kvCache;
-    this.#keyCache = allocate(numLayers * numBlocks * keyBlockBytes + 64);
-    this.#valueCache = allocate(numLayers * numBlocks * valueBlockBytes + 64);
+    // With little room every layer would take 2 MiB pages for a few tokens.
+    const hugePages = numBlocks * keyBlockBytes >= HUGE_PAGED_LAYER_BYTES;
+    this.#keyCache = allocate(numLayers * numBlocks * keyBlockBytes + 64, { hugePages });
+    this.#valueCache = allocate(numLayers * numBlocks * valueBlockBytes + 64, { hugePages });
 
     const allVariants = plan.commands.flatMap((command) => command.variants);
     const fieldsOf = (v: CommandVariant): number => this.kernels[v.kernel]!.params.length;
@@ -369,6 +374,41 @@ export class NativeRunner implements ModelRunner {
         copyBlock(this.#keyCache, keyBlockBytes, layer * numBlocks, from, to);
         copyBlock(this.#valueCache, valueBlockBytes, layer * numBlocks, from, to);
       }
+    }
+  }
+
+  get kvBlockBytes(): number {
+    const { numLayers, keyBlockBytes, valueBlockBytes } = this.plan.kvCache;
+    return numLayers * (keyBlockBytes + valueBlockBytes);
+  }
+
+  readBlock(blockId: number, into: Uint8Array): void {
+    this.#eachPartOfBlock(blockId, into, (part, cached) => part.set(cached));
+  }
+
+  writeBlock(blockId: number, from: Uint8Array): void {
+    this.#eachPartOfBlock(blockId, from, (part, cached) => cached.set(part));
+  }
+
+  /** Walks through a block outside the cache: keys of the first layer, its values, keys of the next one, ... */
+  #eachPartOfBlock(
+    blockId: number,
+    outside: Uint8Array,
+    visit: (part: Uint8Array, cached: Uint8Array) => void,
+  ): void {
+    const { numLayers, keyBlockBytes, valueBlockBytes } = this.plan.kvCache;
+    const { numBlocks } = this.limits;
+    this.#checkAlive();
+    checkKvBlock(blockId, outside, this);
+    let at = 0;
+    const next = (cache: NativeRegion, layer: number, bytes: number): void => {
+      const offset = (layer * numBlocks + blockId) * bytes;
+      visit(outside.subarray(at, at + bytes), cache.bytes(offset, bytes));
+      at += bytes;
+    };
+    for (let layer = 0; layer < numLayers; layer++) {
+      next(this.#keyCache, layer, keyBlockBytes);
+      next(this.#valueCache, layer, valueBlockBytes);
     }
   }
 

@@ -72,4 +72,10 @@ export interface ModelRunner extends Disposable {
   readonly sliceSize: number;
   /** Copies KV blocks, `pairs` = from, to, from, to, ...; for copy on write. */
   copyBlocks(pairs: Int32Array, numPairs: number): void;
+  /** Bytes of one KV block over all layers, as the next two take them. */
+  readonly kvBlockBytes: number;
+  /** Copies the keys and values of a block out. The bytes mean something to a runner of the same plan only. Throws `StepError` if there is no such block. */
+  readBlock(blockId: number, into: Uint8Array): void;
+  /** Puts back what `readBlock` gave. The values must be finite, as a runner's are: see kv-layout.ts. */
+  writeBlock(blockId: number, from: Uint8Array): void;
 }

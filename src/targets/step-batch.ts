@@ -1,6 +1,6 @@
 /** The batch of a step: its buffers, and the checks that let ops trust every index in it. Knows nothing of graphs. */
 import { HastenError } from '../platform/errors.ts';
-import type { RunnerLimits, StepBatch } from './model-runner.ts';
+import type { ModelRunner, RunnerLimits, StepBatch } from './model-runner.ts';
 
 /** A batch that breaks a limit of its runner. */
 export class StepError extends HastenError {
@@ -53,6 +53,18 @@ export function validateStepBatch(batch: StepBatch, limits: RunnerLimits): void 
         `logitRows[${r}] is ${batch.logitRows[r]} after ${batch.logitRows[r - 1]}; expected ascending rows`,
       );
     }
+  }
+}
+
+/** @throws {StepError} if a block cannot be read into or written from these bytes */
+export function checkKvBlock(
+  blockId: number,
+  bytes: Uint8Array,
+  { limits, kvBlockBytes }: Pick<ModelRunner, 'limits' | 'kvBlockBytes'>,
+): void {
+  expectIndex('KV block', blockId, blockId, limits.numBlocks);
+  if (bytes.length !== kvBlockBytes) {
+    throw new StepError(`a KV block has ${kvBlockBytes} bytes; got ${bytes.length}`);
   }
 }
 

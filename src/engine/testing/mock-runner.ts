@@ -40,6 +40,8 @@ export class MockRunner implements ModelRunner {
   readonly sliceSize: number;
   numSteps = 0;
   numCopiedBlocks = 0;
+  numReadBlocks = 0;
+  numWrittenBlocks = 0;
   /** Sequences in the largest step so far. */
   maxSeqsSeen = 0;
   /** Token id and position of each slot; -1 where nothing was written. */
@@ -110,6 +112,32 @@ export class MockRunner implements ModelRunner {
       this.#kvTokens.copyWithin(to, from, from + blockSize);
       this.#kvPositions.copyWithin(to, from, from + blockSize);
     }
+  }
+
+  /** Token ids, then positions. */
+  get kvBlockBytes(): number {
+    return 8 * this.limits.blockSize;
+  }
+
+  readBlock(blockId: number, into: Uint8Array): void {
+    check(blockId >= 0 && blockId < this.limits.numBlocks, 'readBlock');
+    this.numReadBlocks++;
+    const { blockSize } = this.limits;
+    const words = new Int32Array(2 * blockSize);
+    const [start, end] = [blockId * blockSize, (blockId + 1) * blockSize];
+    words.set(this.#kvTokens.subarray(start, end));
+    words.set(this.#kvPositions.subarray(start, end), blockSize);
+    into.set(new Uint8Array(words.buffer));
+  }
+
+  writeBlock(blockId: number, from: Uint8Array): void {
+    check(blockId >= 0 && blockId < this.limits.numBlocks, 'writeBlock');
+    check(from.length === this.kvBlockBytes, 'bytes of a block');
+    this.numWrittenBlocks++;
+    const { blockSize } = this.limits;
+    const words = new Int32Array(from.slice().buffer);
+    this.#kvTokens.set(words.subarray(0, blockSize), blockId * blockSize);
+    this.#kvPositions.set(words.subarray(blockSize), blockId * blockSize);
   }
 
   [Symbol.dispose](): void {

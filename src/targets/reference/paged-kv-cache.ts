@@ -65,4 +65,40 @@ export class PagedKvCache {
       values.copyWithin(to * length, from * length, (from + 1) * length);
     }
   }
+
+  /** Bytes of one block over all layers. */
+  get blockBytes(): number {
+    let bytes = 0;
+    for (const layout of this.#layers.values()) bytes += 2 * this.#bytesPerBlock(layout);
+    return bytes;
+  }
+
+  /** Copies a block out: keys and values of each layer in turn. */
+  readBlock(block: number, into: Uint8Array): void {
+    this.#eachPart(block, into, (part, cached) => part.set(cached));
+  }
+
+  writeBlock(block: number, from: Uint8Array): void {
+    this.#eachPart(block, from, (part, cached) => cached.set(part));
+  }
+
+  #bytesPerBlock({ numKvHeads, headDim }: KvLayout): number {
+    return numKvHeads * this.blockSize * headDim * Float32Array.BYTES_PER_ELEMENT;
+  }
+
+  #eachPart(
+    block: number,
+    outside: Uint8Array,
+    visit: (part: Uint8Array, cached: Uint8Array) => void,
+  ): void {
+    let at = 0;
+    for (const layer of this.#layers.values()) {
+      const bytes = this.#bytesPerBlock(layer);
+      for (const values of [layer.keys, layer.values]) {
+        const cached = new Uint8Array(values.buffer, values.byteOffset + block * bytes, bytes);
+        visit(outside.subarray(at, at + bytes), cached);
+        at += bytes;
+      }
+    }
+  }
 }

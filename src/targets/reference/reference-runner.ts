@@ -4,7 +4,7 @@
  */
 import type { Graph } from '../../graph/ir.ts';
 import type { ModelRunner, RunnerLimits, StepBatch, StepTicket } from '../model-runner.ts';
-import { createStepBatch, StepError, validateStepBatch } from '../step-batch.ts';
+import { checkKvBlock, createStepBatch, StepError, validateStepBatch } from '../step-batch.ts';
 import { GraphInterpreter } from './graph-interpreter.ts';
 import { type WeightReader, WeightValues } from './weight-values.ts';
 
@@ -83,6 +83,20 @@ export class ReferenceRunner implements ModelRunner {
       }
       this.#interpreter.kvCache.copyBlock(from, to);
     }
+  }
+
+  get kvBlockBytes(): number {
+    return this.#interpreter.kvCache.blockBytes;
+  }
+
+  readBlock(blockId: number, into: Uint8Array): void {
+    checkKvBlock(blockId, into, this);
+    this.#interpreter.kvCache.readBlock(blockId, into);
+  }
+
+  writeBlock(blockId: number, from: Uint8Array): void {
+    checkKvBlock(blockId, from, this);
+    this.#interpreter.kvCache.writeBlock(blockId, from);
   }
 
   /** Nothing but memory is held. */
