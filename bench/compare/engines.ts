@@ -56,7 +56,7 @@ export function hastenEngine(isa?: string): Engine {
   };
 }
 
-function hastenVersion(): string {
+export function hastenVersion(): string {
   const git = (...args: string[]): string =>
     execFileSync('git', args, { cwd: REPOSITORY, encoding: 'utf8' }).trim();
   try {

@@ -1,0 +1,101 @@
+/**
+ * hasten serve and llama.cpp's server under the same loads: 1, 4, 16 and 64 clients, a shared prefix, and offered rates that both can serve.
+ * Prints tables, then one line of JSON, and writes the section of docs/benchmarks.md.
+ *
+ *   node bench/serve/compare.ts --model FILE [--llama-server PATH] [--peer NAME=URL ...] [--clients 1,4,16,64] [--rounds 2] [--scale 1]
+ *
+ * --llama-server takes one that is there; without it, one is compiled for this machine first (minutes; cmake, g++).
+ * --peer adds a server that is running already and serves the same model, such as vLLM's.
+ * --scale multiplies the number of requests; --quiet and --attempts as in bench/compare.ts.
+ */
+import { writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { hastenVersion } from '../compare/engines.ts';
+import { shownCommand } from '../lib/command.ts';
+import { writeSection } from '../lib/doc-section.ts';
+import { benchFolder } from '../lib/paths.ts';
+import { describeMachine } from '../machine.ts';
+import { serveCases } from './cases.ts';
+import { compareServers, type ServePlan } from './comparison.ts';
+import { formatServeComparison, type ServeReport } from './comparison-report.ts';
+import { nativeLlamaServer } from './llama-server.ts';
+import {
+  type ComparedServer,
+  hastenServer,
+  LLAMA_SETTINGS,
+  llamaServer,
+  remoteServer,
+} from './servers.ts';
+
+const { values: options } = parseArgs({
+  options: {
+    model: { type: 'string' },
+    'llama-server': { type: 'string', default: process.env.LLAMA_SERVER },
+    'no-llama': { type: 'boolean', default: false },
+    peer: { type: 'string', multiple: true, default: [] },
+    clients: { type: 'string', default: '1,4,16,64' },
+    threads: { type: 'string', default: '2' },
+    rounds: { type: 'string', default: '2' },
+    scale: { type: 'string', default: '1' },
+    quiet: { type: 'string', default: '0.05' },
+    attempts: { type: 'string', default: '2' },
+    'no-doc': { type: 'boolean', default: false },
+  },
+});
+
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => process.exit(130));
+
+function positive(name: 'threads' | 'rounds' | 'attempts'): number {
+  const value = Number(options[name]);
+  if (Number.isSafeInteger(value) && value >= 1) return value;
+  console.error(`--${name} ${options[name]}: expected a whole number, at least 1`);
+  process.exit(2);
+}
+
+async function servers(): Promise<ComparedServer[]> {
+  const list = [hastenServer(hastenVersion())];
+  if (!options['no-llama']) {
+    const program = options['llama-server'] ?? (await nativeLlamaServer());
+    list.push(...LLAMA_SETTINGS.map((setting) => llamaServer(program, setting)));
+  }
+  for (const text of options.peer) {
+    const [, name, url] = /^([^=]+)=(https?:.+)$/.exec(text) ?? [];
+    if (name === undefined || url === undefined) {
+      console.error(`--peer ${text}: expected NAME=URL`);
+      process.exit(2);
+    }
+    list.push(remoteServer(name, url));
+  }
+  return list;
+}
+
+if (options.model === undefined) {
+  console.error('--model FILE: a GGUF file is needed (hasten pull smollm2 prints where it is)');
+  process.exit(2);
+}
+const plan: ServePlan = {
+  modelPath: options.model,
+  servers: await servers(),
+  cases: serveCases(options.clients.split(',').map(Number), Number(options.scale)),
+  threads: positive('threads'),
+  contextTokens: 1024,
+  rounds: positive('rounds'),
+  quiet: { maxLoad: Number(options.quiet), attempts: positive('attempts'), waitMs: 30_000 },
+};
+const machine = await describeMachine({ threads: [plan.threads] });
+const result = await compareServers(plan, (text) => console.error(text));
+const report: ServeReport = {
+  command: shownCommand('bench/serve/compare.ts'),
+  machine,
+  model: basename(plan.modelPath),
+  threads: plan.threads,
+  roundCount: plan.rounds,
+  versions: Object.fromEntries(plan.servers.map((server) => [server.name, server.version])),
+  ...result,
+};
+const text = formatServeComparison(report);
+console.log(text);
+writeFileSync(join(benchFolder(), 'serve-compare.json'), `${JSON.stringify(report, null, 1)}\n`);
+if (!options['no-doc']) writeSection('serve/compare', text);
+console.log(JSON.stringify(report));
