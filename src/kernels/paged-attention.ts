@@ -223,6 +223,7 @@ class PagedAttention {
     const k = this.#k;
     this.#locate();
     k.if(this.#numSpans.get(), 'gt', 0, () => {
+      if (this.#prefetches) this.#prefetchFirstKeys();
       this.#loadQueries();
       k.loop(this.#numSpans.get(), () => this.#span(), {
         countIsPositive: true,
@@ -313,6 +314,25 @@ class PagedAttention {
       this.#target.set(k.add(parts, k.mul(kvHead, this.#group * stateBytes)));
       this.#targetStride.set(k.const(numHeads * stateBytes));
     });
+  }
+
+  /** Asks for the keys of the first KV tile; what comes later is asked for on the way. */
+  #prefetchFirstKeys(): void {
+    const k = this.#k;
+    const first = k.shr(this.#kvStart.get(), 4);
+    const last = k.shr(this.#lastPosition.get(), 4);
+    const linesPerIteration = 4;
+    for (let i = 0; i < BLOCKS_PER_TILE; i++) {
+      const block = k.max(k.min(k.add(first, i), last), this.#lowestBlock.get());
+      const id = k.loadScalar(32, k.at(this.#blockTable.get(), 0, block, 4));
+      const key = k.add(this.#keyHead.get(), k.mul(id, keyBlockBytes(this.#shape)));
+      k.loop(keyHeadBytes(this.#shape) / LINE_BYTES / linesPerIteration, () => {
+        for (let line = 0; line < linesPerIteration; line++) {
+          k.prefetch(k.at(key, line * LINE_BYTES), 'l2');
+        }
+        k.addTo(key, linesPerIteration * LINE_BYTES);
+      });
+    }
   }
 
   /** Scaled queries to scratch. */
