@@ -19,7 +19,12 @@ const folder = mkdtempSync(join(tmpdir(), 'hasten-hf-'));
 after(() => rmSync(folder, { recursive: true }));
 
 /** A file whose tensors `X.…` are those of one golden case. */
-async function modelOf(file: string, name: string, change: Record<string, string> = {}, more: TensorToWrite[] = []) {
+async function modelOf(
+  file: string,
+  name: string,
+  change: Record<string, string> = {},
+  more: TensorToWrite[] = [],
+) {
   using golden = openWeights(fixture(file));
   const tensors: TensorToWrite[] = [];
   for (const tensor of golden.tensors.values()) {
@@ -53,7 +58,11 @@ const packed = (num_bits: number): QuantizationConfig => ({
 const CASES: readonly (readonly [string, DType, QuantizationConfig])[] = [
   ['gptq_4bit_sym_g32', 'q5_0', { quant_method: 'gptq', bits: 4, sym: false }],
   ['gptq_4bit_asym_g64', 'q5_0', { quant_method: 'gptq', bits: 4, sym: false }],
-  ['gptq_v2_4bit_asym_g32', 'q5_0', { quant_method: 'gptq', bits: 4, sym: false, checkpoint_format: 'gptq_v2' }],
+  [
+    'gptq_v2_4bit_asym_g32',
+    'q5_0',
+    { quant_method: 'gptq', bits: 4, sym: false, checkpoint_format: 'gptq_v2' },
+  ],
   ['gptq_2bit_asym_g32', 'q4_0', { quant_method: 'gptq', bits: 2, sym: false }],
   ['gptq_8bit_sym_g128', 'q8_0', { quant_method: 'gptq', bits: 8, sym: true }],
   ['gptq_4bit_actorder_g32', 'f32', { quant_method: 'gptq', bits: 4, desc_act: true }],
@@ -80,7 +89,12 @@ describe('quantized models of other toolkits', () => {
     const state = { quant_type: 'nf4', blocksize: 64, dtype: 'float16', shape: [64, 128] };
     const bytes = new TextEncoder().encode(JSON.stringify(state));
     const more: TensorToWrite[] = [
-      { name: 'X.weight.quant_state.bitsandbytes__nf4', dtype: 'u8', shape: [bytes.length], data: bytes },
+      {
+        name: 'X.weight.quant_state.bitsandbytes__nf4',
+        dtype: 'u8',
+        shape: [bytes.length],
+        data: bytes,
+      },
     ];
     const names = { packed: 'weight', absmax: 'weight.absmax' };
     const { path, expected } = await modelOf('nf4.safetensors', 'square', names, more);
@@ -95,7 +109,10 @@ describe('quantized models of other toolkits', () => {
       [{ quant_method: 'hqq' }, /by "hqq"; accepted: gptq, awq/],
       [{ quant_method: 'awq', bits: 4, version: 'gemv' }, /version "gemv"/],
       [{ quant_method: 'gptq', bits: 16 }, /16 bits/],
-      [{ quant_method: 'compressed-tensors', format: 'nvfp4-pack-quantized' }, /"nvfp4-pack-quantized"/],
+      [
+        { quant_method: 'compressed-tensors', format: 'nvfp4-pack-quantized' },
+        /"nvfp4-pack-quantized"/,
+      ],
     ];
     for (const [config, message] of refused) {
       using source = openWeights(path);
