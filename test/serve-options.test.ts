@@ -70,3 +70,32 @@ test('serves HTTPS with a certificate', async (t) => {
     rmSync(folder, { recursive: true });
   }
 });
+
+test('computes the prompts of --preload before it is ready', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'hasten-preload-'));
+  try {
+    const file = join(folder, 'prompts.json');
+    const system = { role: 'system', content: 'You answer questions about trains. '.repeat(3) };
+    writeFileSync(file, JSON.stringify(['A plain prompt', { messages: [system] }]));
+    const { child, url } = await serve(['tiny', '--preload', file]);
+    const response = await fetch(`${url}/v1/chat/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({
+        messages: [system, { role: 'user', content: 'Hm?' }],
+        max_tokens: 1,
+      }),
+    });
+    const { usage } = (await response.json()) as {
+      usage: { prompt_tokens_details: { cached_tokens: number } };
+    };
+    assert.ok(usage.prompt_tokens_details.cached_tokens > 80);
+    assert.equal(await end(child, 'SIGTERM'), 0);
+    writeFileSync(file, '[{"messages": []}]');
+    const refused = await runHasten(['serve', 'tiny', '--preload', file]);
+    assert.equal(refused.code, 1);
+    assert.match(refused.stderr, /--preload: expected a JSON list/);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});

@@ -32,6 +32,7 @@ const CASES: readonly (readonly [string, readonly ParsedPiece[]])[] = [
     `Let me see. <tool_call>${weather}</tool_call>\n<tool_call>{"name":"time","arguments":{}}</tool_call>`,
     [text('Let me see. '), call('weather', { city: 'Bonn' }), call('time', {})],
   ],
+  [`<tool_call>${weather.slice(0, -1)}</tool_call>`, [call('weather', { city: 'Bonn' })]],
   [`<tool_call>${weather}`, [call('weather', { city: 'Bonn' })]],
   ['<tool_call>no JSON</tool_call> after', [text('<tool_call>no JSON</tool_call>after')]],
   ['{"name": "time", "parameters": {"zone": 1}}', [call('time', { zone: 1 })]],

@@ -14,7 +14,8 @@ export type ParsedPiece =
   | ({ readonly type: 'call' } & ParsedCall);
 
 const OPEN = '<tool_call>';
-const CLOSE = '</tool_call>';
+/** What a call in the Hermes format ends with. */
+export const TOOL_CALL_END = '</tool_call>';
 /** Beginnings of an answer that is nothing but calls. */
 const BARE_STARTS = ['<|python_tag|>', '[TOOL_CALLS]', '{', '[{'];
 
@@ -67,10 +68,10 @@ export class ToolCallParser {
         return at >= 0;
       }
       case 'tagged': {
-        const at = this.#held.indexOf(CLOSE);
+        const at = this.#held.indexOf(TOOL_CALL_END);
         if (at < 0) return false;
-        pieces.push(...this.#tagged(this.#held.slice(0, at), CLOSE));
-        this.#held = this.#held.slice(at + CLOSE.length);
+        pieces.push(...this.#tagged(this.#held.slice(0, at), TOOL_CALL_END));
+        this.#held = this.#held.slice(at + TOOL_CALL_END.length);
         this.#state = 'between';
         return true;
       }
@@ -88,7 +89,8 @@ export class ToolCallParser {
   }
 
   #tagged(body: string, close: string): ParsedPiece[] {
-    const calls = callsOf(parsedJson(body));
+    // Small models forget the last brace, the more so where they did not write the first.
+    const calls = callsOf(parsedJson(body) ?? parsedJson(`${body}}`));
     return calls ?? [{ type: 'text', text: OPEN + body + close }];
   }
 

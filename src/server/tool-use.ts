@@ -2,8 +2,9 @@
 import { randomUUID } from 'node:crypto';
 import type { TextModel } from '../app/text-model.ts';
 import { toolCallStart } from '../app/tool-prompt.ts';
+import type { SamplingParamsInput } from '../engine/sampling-params.ts';
 import { badRequest } from './errors.ts';
-import { type ParsedPiece, ToolCallParser } from './tool-call-parser.ts';
+import { type ParsedPiece, TOOL_CALL_END, ToolCallParser } from './tool-call-parser.ts';
 
 /** A function as templates are told of it, the OpenAI form. */
 export interface ToolDefinition {
@@ -23,9 +24,17 @@ export class ToolUse {
   /** What the answer is made to begin with; the model does not write it, so it is parsed as if it had. */
   readonly start: string | undefined;
 
-  private constructor(tools: readonly ToolDefinition[], start: string | undefined) {
+  /** Ends an answer that is to be one call and nothing else. */
+  readonly stop: string | undefined;
+
+  private constructor(
+    tools: readonly ToolDefinition[],
+    start?: string | undefined,
+    stop?: string | undefined,
+  ) {
     this.tools = tools;
     this.start = start;
+    this.stop = stop;
   }
 
   /**
@@ -42,12 +51,15 @@ export class ToolUse {
       throw badRequest('tool_choice', 'tool_choice: there are no tools to call');
     }
     if (choice === 'none') return null;
-    if (choice === 'auto') return new ToolUse(tools, undefined);
-    const name = choice === 'required' ? null : choice.name;
+    if (choice === 'auto') return new ToolUse(tools);
+    const only = tools.length === 1 ? tools[0]!.function.name : null;
+    const name = choice === 'required' ? only : choice.name;
     if (name !== null && !tools.some((tool) => tool.function.name === name)) {
       throw badRequest('tool_choice', `tool_choice: there is no tool "${name}"`);
     }
-    return new ToolUse(tools, toolCallStart(model.toolStyle, name));
+    const isOneCall = name !== null && model.toolStyle === 'hermes';
+    const start = toolCallStart(model.toolStyle, name);
+    return new ToolUse(tools, start, isOneCall ? TOOL_CALL_END : undefined);
   }
 
   createParser(): ToolCallParser {
@@ -66,4 +78,14 @@ export interface ToolCall {
 
 export function toolCallOf({ name, arguments: args }: ParsedPiece & { type: 'call' }): ToolCall {
   return { id: `call_${randomUUID().replaceAll('-', '').slice(0, 24)}`, name, arguments: args };
+}
+
+/** Sampling that ends where a forced call does. */
+export function withToolStop(
+  sampling: SamplingParamsInput,
+  tools: ToolUse | null,
+): SamplingParamsInput {
+  if (tools?.stop === undefined) return sampling;
+  const stop = sampling.stop ?? [];
+  return { ...sampling, stop: [...(typeof stop === 'string' ? [stop] : stop), tools.stop] };
 }

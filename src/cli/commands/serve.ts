@@ -4,6 +4,7 @@ import { InvalidArgumentError, Option } from 'commander';
 import type { Logger } from 'pino';
 import { EngineSupervisor, type SupervisorEvent } from '../../app/engine-supervisor.ts';
 import type { FoundModel } from '../../app/find-model.ts';
+import { parsePreload, preload } from '../../app/preload.ts';
 import type { RunningModel } from '../../app/running-model.ts';
 import { parseApiKeyFile, parseApiKeys } from '../../server/api-keys.ts';
 import { isLoopbackAddress } from '../../server/host-guard.ts';
@@ -40,6 +41,7 @@ interface ServeFlags extends EngineFlags {
   readonly corsOrigin?: string[];
   readonly sslCertfile?: string;
   readonly sslKeyfile?: string;
+  readonly preload?: string;
 }
 
 export function define(command: Command): void {
@@ -70,6 +72,7 @@ export function define(command: Command): void {
       30,
     )
     .option('--cors-origin <origin>', 'whose pages may ask, * for all; may be given again', collect)
+    .option('--preload <file>', 'prompts to compute before the server is ready: a JSON list')
     .option('--ssl-certfile <file>', 'certificate chain, PEM; serves HTTPS')
     .option('--ssl-keyfile <file>', 'its private key, PEM')
     .addOption(
@@ -100,6 +103,8 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
   const logger = createLogger(flags.logLevel);
   const options = await serverOptions(flags);
   if (!isLoopbackAddress(flags.host) && options.apiKeys.length === 0) assertMayBeOpen(flags);
+  const preloads =
+    flags.preload === undefined ? [] : parsePreload(await readTextFile(flags.preload));
   const server = new HttpServer({ ...options, host: flags.host, port: flags.port, logger });
   const shutdown = new AbortController();
   const onSignal = (signal: NodeJS.Signals): void => {
@@ -134,6 +139,11 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
       maxSeqs: flags.maxNumSeqs,
       onPhase,
     });
+    if (preloads.length > 0) {
+      onPhase('computing the prompts of --preload');
+      const figures = await preload(model, preloads, shutdown.signal);
+      logger.info(figures, 'prompts computed ahead');
+    }
     const names = namesOf(found, spec, flags);
     server.telemetry.metrics.setModel(names[0] ?? found.name, model.limits);
     server.served.setState({ kind: 'ready', model, names });

@@ -15,7 +15,7 @@ import { samplingOf, standingOf } from '../generation-options.ts';
 import { chatLogprobs } from '../logprobs.ts';
 import { type ChatRequest, contentText, parseChatRequest } from '../request-schemas.ts';
 import { timingsOf } from '../timings.ts';
-import { type ToolCall, type ToolChoice, ToolUse } from '../tool-use.ts';
+import { type ToolCall, type ToolChoice, ToolUse, withToolStop } from '../tool-use.ts';
 import { usageOf } from '../usage.ts';
 import { type Route, warnOfUnknownFields } from './context.ts';
 
@@ -40,7 +40,7 @@ export const chatCompletionsRoute: Route = (server, { served, enter }) => {
     const { signal } = scope;
     const standing = standingOf(request, body.priority);
     const answers = Array.from({ length: numChoices }, (_, choice) => {
-      const sampling = samplingOf(body, limits, choice);
+      const sampling = withToolStop(samplingOf(body, limits, choice), tools);
       return new Answer(model.generate({ ...standing, tokenIds, sampling, signal }), tools);
     });
     const shapes = new ChatShapes(name, body);

@@ -14,7 +14,7 @@ import { type ApiError, toApiError } from '../errors.ts';
 import { standingOf } from '../generation-options.ts';
 import { type MessagesRequest, messageTurns, parseMessagesRequest } from '../messages-schema.ts';
 import type { ToolCall } from '../tool-use.ts';
-import { type ToolChoice, ToolUse } from '../tool-use.ts';
+import { type ToolChoice, ToolUse, withToolStop } from '../tool-use.ts';
 import { chatTurns } from './chat-completions.ts';
 import { type Route, warnOfUnknownFields } from './context.ts';
 
@@ -42,7 +42,10 @@ export const messagesRoute: Route = (server, { served, enter }) => {
       const standing = standingOf(request, undefined);
       using scope = enter(request, reply, 1);
       const { signal } = scope;
-      const answer = new Answer(model.generate({ ...standing, tokenIds, sampling, signal }), tools);
+      const answer = new Answer(
+        model.generate({ ...standing, tokenIds, sampling: withToolStop(sampling, tools), signal }),
+        tools,
+      );
       const shape = new MessageShape(name, tokenIds.length);
       if (body.stream) {
         const onEnd = (result: GenerationResult) => noteFigures(reply, [result]);

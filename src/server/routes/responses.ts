@@ -11,7 +11,7 @@ import {
 } from '../answer.ts';
 import { samplingOf, standingOf } from '../generation-options.ts';
 import { parseResponsesRequest, type ResponsesRequest } from '../responses-schema.ts';
-import { type ToolCall, ToolUse } from '../tool-use.ts';
+import { type ToolCall, ToolUse, withToolStop } from '../tool-use.ts';
 import { chatTurns } from './chat-completions.ts';
 import { type Route, warnOfUnknownFields } from './context.ts';
 
@@ -29,7 +29,7 @@ export const responsesRoute: Route = (server, { served, enter }) => {
     const limits = { maxTokens: body.max_output_tokens ?? null, logprobs: null };
     using scope = enter(request, reply, 1);
     const { signal } = scope;
-    const sampling = samplingOf(body, limits, 0);
+    const sampling = withToolStop(samplingOf(body, limits, 0), tools);
     const standing = standingOf(request, body.priority);
     const answer = new Answer(model.generate({ ...standing, tokenIds, sampling, signal }), tools);
     const shape = new ResponseShape(name, body);
