@@ -58,7 +58,7 @@ describe('hasten bench serve', () => {
     const { headers, body } = server.seen[1]!;
     assert.equal(headers['x-note'], 'yes');
     assert.equal(headers.authorization, 'Bearer sesame');
-    assert.equal(headers['x-hasten-priority'], 'high');
+    assert.equal(headers['x-priority'], 'high');
     assert.equal((body.prompt as number[]).length, 20);
   });
 

@@ -37,9 +37,10 @@ export interface RunningServer extends AsyncDisposable {
 const READY_TIMEOUT_MS = 120_000;
 const STOP_TIMEOUT_MS = 10_000;
 
-export function hastenServer(version: string): ComparedServer {
+/** @param extra further flags of `hasten serve`, which take precedence */
+export function hastenServer(version: string, extra: readonly string[] = []): ComparedServer {
   return {
-    ...{ name: 'hasten', setting: '', version },
+    ...{ name: 'hasten', setting: extra.join(' '), version },
     isDistinct: () => true,
     start: (job) =>
       startServer(
@@ -48,7 +49,7 @@ export function hastenServer(version: string): ComparedServer {
           ...['--disable-warning=ExperimentalWarning', join(REPOSITORY, 'bin', 'hasten.js')],
           ...['serve', job.modelPath, '--offline', '--log-level', 'error'],
           ...['--threads', `${job.threads}`, '--max-num-seqs', `${Math.max(16, job.streams)}`],
-          ...['--max-model-len', `${job.contextTokens}`],
+          ...['--max-model-len', `${job.contextTokens}`, ...extra],
         ],
         '/readyz',
       ),

@@ -98,7 +98,7 @@ export function define(command: Command): void {
     .option('--turns <n>', 'turns of each conversation', parseInteger(1), 1)
     .option('--think-time <seconds>', 'pause before the next turn', parseSeconds, 0)
     .option('--priority-mix <shares>', 'request classes, such as high:1,low:9', parseShares, {})
-    .option('--priority-header <name>', 'header that carries the class', 'x-hasten-priority')
+    .option('--priority-header <name>', 'header that carries the class', 'x-priority')
     .option('--token-ids <range>', 'made prompts take ids from', parseIdRange, {
       lowest: 1000,
       highest: 9999,
