@@ -96,23 +96,29 @@ export class RowGroupPacker {
   }
 }
 
+const LOW_NIBBLES = 0x0f0f0f0f;
+const EVERY_BYTE = 0x01010101;
+
 /** Packs the codes and scales of one unpacked row into its lane of a row group. */
 class QuantizedRowPacker {
   readonly #format: QuantizedPackedFormat;
   readonly #layout: BlockLayout;
   readonly #columns: number;
-  /** Byte that stands for a code of the stored row, by code + 128. */
-  readonly #codeBytes: Uint8Array;
   readonly row: UnpackedRow;
+  /** The codes of `row`, four to a word. */
+  readonly #words: Uint32Array;
   readonly #bytes: Uint8Array;
+  /** Bits in which packed bytes differ from those of `row`: 128 is added to signed codes. */
+  readonly #flip: number;
+  /** Code by byte of `row`, where codes stand for values. */
+  readonly #codeOfValue: Uint8Array | null;
 
   constructor(dtype: DType, format: QuantizedPackedFormat, columns: number) {
     this.#format = format;
     this.#layout = blockLayout(format);
     this.#columns = columns;
     this.row = createUnpackedRow(dtype, columns);
-    this.#bytes = new Uint8Array(columns);
-    const { groupSize, zero, factors } = this.row;
+    const { groupSize, zero, factors, codes } = this.row;
     if (groupSize !== format.groupSize) {
       throw new InternalError(
         `${dtype} has groups of ${groupSize}, ${format.name} of ${format.groupSize}`,
@@ -121,70 +127,74 @@ class QuantizedRowPacker {
     if ((factors !== null) !== (format.scaleType === 'i8')) {
       throw new InternalError(`${dtype} does not have the scales of ${format.name}`);
     }
+    this.#words = new Uint32Array(codes.buffer);
+    this.#bytes = new Uint8Array(codes.buffer);
     const { values } = format;
-    this.#codeBytes = Uint8Array.from({ length: 256 + 128 }, (_, i) => {
-      const code = i - 128 + format.zero - zero;
-      return values ? Math.max(0, values.indexOf(code)) : code;
-    });
+    this.#codeOfValue = values
+      ? Uint8Array.from({ length: 256 }, (_, byte) => {
+          const value = (byte + format.zero - zero) & 255;
+          return Math.max(0, values.indexOf(value));
+        })
+      : null;
+    const shift = format.zero - zero;
+    if (!values && shift !== 0 && shift !== 128) {
+      throw new InternalError(`${dtype}: codes of ${format.name} would be ${shift} off`);
+    }
+    this.#flip = values ? 0 : shift * EVERY_BYTE;
   }
 
   /** @param r lane of the row in the row group of `size` bytes at `intoOffset` */
   pack(r: number, into: Uint8Array, intoOffset: number, size: number): void {
     const words = new Uint32Array(into.buffer, into.byteOffset + intoOffset, size >> 2);
-    const { blockBytes, headerBytes, blocksPerSuper } = this.#layout;
-    this.#mapCodes();
-    let base = 0;
-    for (let block = 0; block < this.#columns / BLOCK_INPUTS; block++) {
-      if (headerBytes > 0 && block % blocksPerSuper === 0) base += headerBytes;
-      this.#packCodes(block, words, base, r);
-      base += blockBytes;
+    const map = this.#codeOfValue;
+    if (map) {
+      const bytes = this.#bytes;
+      for (let i = 0; i < bytes.length; i++) bytes[i] = map[bytes[i]!]!;
     }
-    if (headerBytes > 0) this.#packFactors(r, into, intoOffset);
+    if (this.#format.codes === 'u8') this.#packBytes(words, r);
+    else this.#packNibbles(words, r);
+    if (this.#layout.headerBytes > 0) this.#packFactors(r, into, intoOffset);
     else this.#packScales(r, new Uint16Array(words.buffer, words.byteOffset, size >> 1));
   }
 
-  #mapCodes(): void {
-    const bytes = this.#bytes;
-    const { codes } = this.row;
-    const map = this.#codeBytes;
-    for (let i = 0; i < bytes.length; i++) bytes[i] = map[codes[i]! + 128]!;
-  }
-
-  #packCodes(block: number, words: Uint32Array, base: number, r: number): void {
-    const codes = this.#bytes;
-    const { groupsPerBlock, planesPerGroup, vectorsPerGroup, planesOffset, codesOffset } =
-      this.#layout;
-    const { groupSize } = this.#format;
-    const hasNibbles = this.#format.codes !== 'u8';
-    const half = groupSize / 2;
-    let word = ((base + codesOffset) >> 2) + r;
-    for (let group = 0; group < groupsPerBlock; group++) {
-      const first = block * BLOCK_INPUTS + group * groupSize;
-      for (let j = 0; j < vectorsPerGroup; j++, word += ROW_GROUP) {
-        const i = first + 4 * j;
-        let value =
-          codes[i]! | (codes[i + 1]! << 8) | (codes[i + 2]! << 16) | (codes[i + 3]! << 24);
-        if (hasNibbles) {
-          const h = i + half;
-          const high =
-            codes[h]! | (codes[h + 1]! << 8) | (codes[h + 2]! << 16) | (codes[h + 3]! << 24);
-          value = (value & 0x0f0f0f0f) | ((high & 0x0f0f0f0f) << 4);
-        }
-        words[word] = value;
-      }
-      if (planesPerGroup === 0) continue;
-      this.#packPlanes(first, words, ((base + planesOffset) >> 2) + r, group);
+  #packBytes(words: Uint32Array, r: number): void {
+    const codes = this.#words;
+    const { blockBytes, codesOffset } = this.#layout;
+    const flip = this.#flip;
+    const perBlock = BLOCK_INPUTS / 4;
+    let to = (codesOffset >> 2) + r;
+    for (let from = 0; from < codes.length; from += perBlock, to += blockBytes >> 2) {
+      for (let j = 0; j < perBlock; j++) words[to + j * ROW_GROUP] = codes[from + j]! ^ flip;
     }
   }
 
-  #packPlanes(first: number, words: Uint32Array, planes: number, group: number): void {
-    const codes = this.#bytes;
-    const { planesPerGroup } = this.#layout;
-    const bits = PLANE_BITS[this.#format.codes];
-    for (let i = 0; i < this.#format.groupSize; i++) {
-      const bit = (i >> 2) * bits;
-      const plane = group * planesPerGroup + (bit >> 3);
-      words[planes + plane * ROW_GROUP]! |= (codes[first + i]! >> 4) << ((bit & 7) + 8 * (i & 3));
+  #packNibbles(words: Uint32Array, r: number): void {
+    const codes = this.#words;
+    const { groupsPerBlock, vectorsPerGroup, planesPerGroup } = this.#layout;
+    const { blockBytes, headerBytes, blocksPerSuper, planesOffset, codesOffset } = this.#layout;
+    const flip = this.#flip;
+    const planeBits = PLANE_BITS[this.#format.codes];
+    const planeMask = ((1 << planeBits) - 1) * EVERY_BYTE;
+    let base = r;
+    let from = 0;
+    for (let block = 0; from < codes.length; block++, base += blockBytes >> 2) {
+      if (block % blocksPerSuper === 0) base += headerBytes >> 2;
+      let to = base + (codesOffset >> 2);
+      let planes = base + (planesOffset >> 2);
+      for (let group = 0; group < groupsPerBlock; group++, from += 2 * vectorsPerGroup) {
+        for (let j = 0; j < vectorsPerGroup; j++, to += ROW_GROUP) {
+          const low = codes[from + j]! ^ flip;
+          const high = codes[from + vectorsPerGroup + j]! ^ flip;
+          words[to] = (low & LOW_NIBBLES) | ((high & LOW_NIBBLES) << 4);
+        }
+        if (planesPerGroup === 0) continue;
+        for (let quad = 0; quad < 2 * vectorsPerGroup; quad++) {
+          const bit = quad * planeBits;
+          const upper = ((codes[from + quad]! ^ flip) >>> 4) & planeMask;
+          words[planes + (bit >> 3) * ROW_GROUP]! |= upper << (bit & 7);
+        }
+        planes += planesPerGroup * ROW_GROUP;
+      }
     }
   }
 
