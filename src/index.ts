@@ -14,6 +14,7 @@ export type {
   AnswerOptions,
   ChatMessage,
   ChatOptions,
+  EmbedOptions,
   LoadOptions,
   LoadProgress,
   Model,

@@ -38,7 +38,7 @@ export interface GoldenModel {
 /** Made for one model; the suite disposes it. Gives f32 precision: f32 activations, f32 KV cache. */
 export type RunnerFactory = (
   model: ModelDescription,
-  limits: Omit<RunnerLimits, 'vocabSize'>,
+  limits: Omit<RunnerLimits, 'vocabSize' | 'hiddenSize'>,
 ) => ModelRunner | Promise<ModelRunner>;
 
 export interface GoldenSuiteOptions {
@@ -71,7 +71,7 @@ export function goldenModels(root: string = FIXTURES): readonly GoldenModel[] {
   return [...folders, ...files];
 }
 
-const LIMITS: Omit<RunnerLimits, 'vocabSize'> = {
+const LIMITS: Omit<RunnerLimits, 'vocabSize' | 'hiddenSize'> = {
   maxTokens: 256,
   maxSeqs: 4,
   maxLogitRows: 256,

@@ -65,6 +65,6 @@ export async function nativeRunner(
 }
 
 /** The limits that a runner of `nativeRunner` has, for another target beside it. */
-export function sameLimits(limits: TestLimits): Omit<RunnerLimits, 'vocabSize'> {
+export function sameLimits(limits: TestLimits): Omit<RunnerLimits, 'vocabSize' | 'hiddenSize'> {
   return { ...limits, blockSize: KV_BLOCK_SIZE };
 }

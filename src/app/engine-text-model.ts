@@ -11,6 +11,8 @@ import { NoTokenizerError } from './open-model.ts';
 import type {
   ChatRenderOptions,
   ChatTurn,
+  Embedding,
+  EmbeddingRequest,
   Generation,
   GenerationPart,
   GenerationRequest,
@@ -155,6 +157,21 @@ export class EngineTextModel implements TextModel {
       { signal },
     );
     return new EngineGeneration(handle, this.#tokenizer);
+  }
+
+  get hiddenSize(): number {
+    return this.engine.limits.hiddenSize;
+  }
+
+  async embed({ tokenIds, signal, ...rest }: EmbeddingRequest): Promise<Embedding> {
+    const handle = this.engine.submit({ ...rest, promptTokenIds: tokenIds }, { signal });
+    const { embedding, usage, reason, error } = await handle.finished;
+    if (embedding !== undefined) return { values: embedding, promptTokens: usage.promptTokens };
+    signal?.throwIfAborted();
+    throw new GenerationError(
+      error?.code ?? reason,
+      error?.message ?? 'the embedding was given up before it was done',
+    );
   }
 
   #requireTokenizer(): Tokenizer {

@@ -1,4 +1,5 @@
 /** What `load` gives: a model as an object, with typed options that are checked. Knows nothing of terminals or HTTP. */
+import { POOLINGS, type Pooling, unitVector } from '../engine/pooling.ts';
 import type { SamplingParamsInput } from '../engine/sampling-params.ts';
 import { HastenError } from '../platform/errors.ts';
 import {
@@ -73,6 +74,14 @@ export interface ChatOptions extends AnswerOptions {
   readonly templateVariables?: ChatRenderOptions['variables'];
 }
 
+export interface EmbedOptions {
+  /** Over which tokens; default `mean`. */
+  readonly pooling?: Pooling;
+  /** Only the first so many values of a vector, made length 1 again. */
+  readonly dimensions?: number;
+  readonly signal?: AbortSignal;
+}
+
 /** An answer on its way. Iterate over its parts, or ask for the whole text; either once. Leaving the loop early stops it. */
 export interface Answer extends AsyncIterable<GenerationPart> {
   /** The whole text. */
@@ -89,6 +98,11 @@ export interface Model extends Disposable, AsyncDisposable {
   chat(messages: readonly ChatMessage[], options?: ChatOptions): Answer;
   /** What follows a text, or token ids taken exactly. */
   complete(prompt: string | readonly number[], options?: AnswerOptions): Answer;
+  /** A vector of length 1 for each text (or token ids taken exactly): its pooled final hidden state. */
+  embed(
+    texts: readonly (string | readonly number[])[],
+    options?: EmbedOptions,
+  ): Promise<Float32Array[]>;
   /** Token ids of a text, nothing added. */
   tokenize(text: string): number[];
   detokenize(tokenIds: readonly number[]): string;
@@ -121,24 +135,29 @@ const LOAD_OPTIONS: { readonly [K in keyof Required<LoadOptions>]: Check } = {
 };
 
 /** @throws {OptionError} on an unknown key or a bad value, naming what is accepted */
-function checkLoadOptions(options: LoadOptions): void {
+function checkOptions(
+  where: string,
+  options: object,
+  known: Readonly<Record<string, Check>>,
+): void {
   for (const [key, value] of Object.entries(options)) {
-    if (!Object.hasOwn(LOAD_OPTIONS, key)) {
-      const known = Object.keys(LOAD_OPTIONS).join(', ');
-      throw new OptionError(key, `load: unknown option "${key}"; known are ${known}`);
+    const check = Object.hasOwn(known, key) ? known[key] : undefined;
+    if (check === undefined) {
+      const names = Object.keys(known).join(', ');
+      throw new OptionError(key, `${where}: unknown option "${key}"; known are ${names}`);
     }
-    const [accepted, isAccepted] = LOAD_OPTIONS[key as keyof LoadOptions];
+    const [accepted, isAccepted] = check;
     if (value !== undefined && !isAccepted(value)) {
       throw new OptionError(
         key,
-        `load: ${key}: expected ${accepted}, got ${JSON.stringify(value)}`,
+        `${where}: ${key}: expected ${accepted}, got ${JSON.stringify(value)}`,
       );
     }
   }
 }
 
 export async function loadModel(spec: string, options: LoadOptions): Promise<Model> {
-  checkLoadOptions(options);
+  checkOptions('load', options, LOAD_OPTIONS);
   const { signal, onProgress, offline = false } = options;
   const found = await findModel(spec, {
     offline,
@@ -188,6 +207,28 @@ class LoadedModel implements Model {
   complete(prompt: string | readonly number[], options: AnswerOptions = {}): Answer {
     const tokenIds = typeof prompt === 'string' ? this.#running.encodePrompt(prompt) : prompt;
     return this.#answer(tokenIds, options);
+  }
+
+  async embed(
+    texts: readonly (string | readonly number[])[],
+    options: EmbedOptions = {},
+  ): Promise<Float32Array[]> {
+    checkOptions('embed', options, {
+      pooling: oneOf(POOLINGS),
+      dimensions: [
+        `a whole number from 1 to ${this.#running.hiddenSize}`,
+        (x) => atLeastOne[1](x) && (x as number) <= this.#running.hiddenSize,
+      ],
+      signal: isSignal,
+    });
+    const { pooling = 'mean', dimensions, signal } = options;
+    return await Promise.all(
+      texts.map(async (text) => {
+        const tokenIds = typeof text === 'string' ? this.#running.encodePrompt(text) : text;
+        const { values } = await this.#running.embed({ tokenIds, pooling, signal });
+        return unitVector(values, dimensions);
+      }),
+    );
   }
 
   tokenize(text: string): number[] {

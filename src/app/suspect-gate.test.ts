@@ -15,6 +15,7 @@ const LIMITS = {
   blockSize: 4,
   numBlocks: 64,
   vocabSize: 100,
+  hiddenSize: 8,
 };
 
 /** An engine that does what the test says. */

@@ -3,6 +3,7 @@
  * Knows nothing of HTTP or terminals, nor of how tokens come to be.
  */
 import type { EngineStats } from '../engine/engine-stats.ts';
+import type { Pooling } from '../engine/pooling.ts';
 import type { Priority } from '../engine/priority.ts';
 import type { SamplingParamsInput } from '../engine/sampling-params.ts';
 import type { ToolStyle } from './tool-prompt.ts';
@@ -63,6 +64,16 @@ export interface GenerationRequest {
   readonly tenant?: string;
 }
 
+export interface EmbeddingRequest extends Omit<GenerationRequest, 'sampling'> {
+  readonly pooling: Pooling;
+}
+
+export interface Embedding {
+  /** f32 [hiddenSize], not normalised. */
+  readonly values: Float32Array;
+  readonly promptTokens: number;
+}
+
 /** A running generation. Iterate once; `result` is there when the iteration is over. */
 export interface Generation extends AsyncIterable<GenerationPart> {
   /** Rejects with what the iteration throws. */
@@ -105,6 +116,13 @@ export interface TextModel {
    * @throws {RequestError | RequestTooLongError} at once if the request can never be done
    */
   generate(request: GenerationRequest): Generation;
+  /**
+   * The pooled final hidden state of a text.
+   * @throws {RequestError | RequestTooLongError} if it can never be done; the reason of the signal if that aborts
+   */
+  embed(request: EmbeddingRequest): Promise<Embedding>;
+  /** Width of an embedding. */
+  readonly hiddenSize: number;
   /**
    * The prompt that lets a model fill in what stands between two texts; null if it was not trained for that.
    */

@@ -115,10 +115,11 @@ class Planner {
   plan(): Plan {
     for (const node of this.#graph.nodes) this.#node(node);
     const stats = this.#sliceStats();
+    const hidden = this.#hidden();
     const { limits } = this.#options;
     const rowsOf = (rows: RowCount | number): number => {
       if (typeof rows === 'number') return rows;
-      return rows === 'T' ? limits.maxTokens : limits.maxLogitRows;
+      return rows === 'L' ? limits.maxLogitRows : limits.maxTokens;
     };
     const requests = this.#buffers.map((b) => ({
       // One row more than in use: kernels may read a vector past the end of the last row.
@@ -152,6 +153,8 @@ class Planner {
       tileTokens: this.#tileTokens,
       maxParts: this.#maxParts,
       vocabSize: this.#width(this.#graph.output),
+      hiddenSize: this.#width(hidden),
+      hidden: { buffer: this.#place(hidden).buffer },
       logits: { buffer: this.#place(this.#graph.output).buffer },
       ...stats,
       sliceSize: SLICE_SIZE,
@@ -171,6 +174,9 @@ class Planner {
         });
         return;
       }
+      case 'firstRows':
+        this.#places.set(node.id, this.#place(node.inputs[0]!));
+        return;
       case 'embed':
         this.#embed(node);
         return;
@@ -255,8 +261,8 @@ class Planner {
 
   #rows(node: GraphNode): RowCount {
     const rows = node.shape[0];
-    if (rows !== 'T' && rows !== 'R')
-      throw new PlanError(`${node.label}: expected rows T or R, not ${rows}`);
+    if (typeof rows !== 'string')
+      throw new PlanError(`${node.label}: expected rows T, R or L, not ${rows}`);
     return rows;
   }
 
@@ -657,14 +663,23 @@ class Planner {
     ]);
   }
 
+  /** The node whose value is what `ModelRunner.hidden` shows; kept to the end of the step. */
+  #hidden(): GraphNode {
+    const head = this.#graph.nodes.find((node) => node.op === 'firstRows');
+    if (!head) throw new PlanError(`graph ${this.#graph.name} has no firstRows before its head`);
+    const hidden = head.inputs[0]!;
+    this.#buffers[this.#place(hidden).buffer]!.last = this.#commands.length - 1;
+    return hidden;
+  }
+
   /** The last command: what sampling reads of the logits. */
   #sliceStats(): Pick<Plan, 'sliceMax' | 'sliceExpSum'> {
     const { output } = this.#graph;
     const vocabSize = this.#width(output);
     const numSlices = Math.ceil(vocabSize / SLICE_SIZE);
     const strideBytes = Math.ceil((4 * numSlices) / 64) * 64;
-    const sliceMax = this.#newBuffer('slice_max', 'R', strideBytes);
-    const sliceExpSum = this.#newBuffer('slice_exp_sum', 'R', strideBytes);
+    const sliceMax = this.#newBuffer('slice_max', 'L', strideBytes);
+    const sliceExpSum = this.#newBuffer('slice_exp_sum', 'L', strideBytes);
     const params: Params = {
       ...this.#matrix('logits', output),
       sliceMax: { kind: 'buffer', buffer: sliceMax, offsetBytes: 0 },
@@ -673,10 +688,10 @@ class Planner {
       slicesPerChunk: { kind: 'value', value: SLICES_PER_CHUNK },
     };
     const perGroup = Math.ceil(numSlices / SLICES_PER_CHUNK);
-    this.#command({ label: 'slice_stats', op: 'sliceStats' }, 'R', [
+    this.#command({ label: 'slice_stats', op: 'sliceStats' }, 'L', [
       this.#variant({ family: 'sliceStats', shape: { vocabSize, sliceSize: SLICE_SIZE } }, params, {
         kind: 'rows',
-        rows: 'R',
+        rows: 'L',
         rowsPerChunk: 1,
         perGroup,
       }),

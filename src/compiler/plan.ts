@@ -3,13 +3,13 @@
  * `hasten explain`; a test can read it without running anything. It holds no code and no addresses, so it can be written to a file.
  */
 
-import type { RopeSpec, WeightRef } from '../graph/ir.ts';
+import type { RopeSpec, StepRows, WeightRef } from '../graph/ir.ts';
 import type { KvType } from '../kernels/kv-layout.ts';
 import type { PackedFormat } from '../kernels/packed-format.ts';
 import type { KernelSpec } from './kernel-spec.ts';
 
-/** How many rows a command works on: the tokens of the step, or the rows of logits. */
-export type RowCount = 'T' | 'R';
+/** How many rows a command works on. */
+export type RowCount = StepRows;
 
 /** Arrays of the step that kernels read by pointer. */
 export type StepInput =
@@ -144,6 +144,9 @@ export interface Plan {
   /** States of a query token over one span of its context that there is memory for. */
   readonly maxParts: number;
   readonly vocabSize: number;
+  readonly hiddenSize: number;
+  /** Final hidden states, f32 [R, hiddenSize]; whole until the next step. */
+  readonly hidden: { readonly buffer: number };
   readonly logits: { readonly buffer: number };
   readonly sliceMax: { readonly buffer: number };
   readonly sliceExpSum: { readonly buffer: number };

@@ -241,7 +241,8 @@ export class LayerWalker implements Disposable {
     const alive = new Map<number, Float32Array>();
     for (const [index, buffer] of this.plan.buffers.entries()) {
       if (!(buffer.firstCommand < command && buffer.lastCommand >= command)) continue;
-      const rows = buffer.rows === 'T' ? numTokens : buffer.rows === 'R' ? 1 : buffer.rows;
+      const rows =
+        buffer.rows === 'T' ? numTokens : typeof buffer.rows === 'number' ? buffer.rows : 1;
       const memory = this.#runner.buffer(index);
       alive.set(index, memory.slice(0, (rows * buffer.strideBytes) / 4));
     }

@@ -12,7 +12,7 @@ import { BlockManager } from './block-manager.ts';
 import type { EngineStats } from './engine-stats.ts';
 import { RequestError } from './errors.ts';
 import type { EngineEvent, FinishEvent, FinishReason } from './events.ts';
-import { catchesUp, fillBatch } from './fill-batch.ts';
+import { catchesUp, fillBatch, numHiddenRows } from './fill-batch.ts';
 import { logprobOf, topLogprobs } from './logprobs.ts';
 import { NgramDraftSource } from './ngram-drafts.ts';
 import {
@@ -197,6 +197,7 @@ export class EngineCore {
     this.#lastStep = { numTokens: output.numTokens, numSequences: output.numSequences, stepMs };
 
     let row = 0;
+    let hiddenRow = this.#runner.batch.numLogitRows;
     let numAccepted = 0;
     for (let s = 0; s < output.numSequences; s++) {
       const sequence = output.sequences[s]!;
@@ -204,14 +205,18 @@ export class EngineCore {
       const numDrafts = output.numDrafts[s]!;
       const isCaughtUp = catchesUp(sequence, numNewTokens);
       const firstRow = row;
-      if (isCaughtUp) row += 1 + numDrafts;
+      const isPooled = sequence.pooler !== null;
+      if (isCaughtUp && !isPooled) row += 1 + numDrafts;
+      const firstHidden = hiddenRow;
+      if (isPooled) hiddenRow += numHiddenRows(sequence, numNewTokens);
       sequence.numComputedTokens += numNewTokens;
       if (sequence.isAborted) {
         this.#finishSequence(sequence, 'abort');
         continue;
       }
       this.#blocks.seal(sequence.blockTable, sequence.tokens, sequence.numComputedTokens);
-      if (!isCaughtUp) continue;
+      if (isPooled) this.#takeHidden(sequence, firstHidden, hiddenRow - firstHidden, nowMs);
+      if (!isCaughtUp || isPooled) continue;
       try {
         numAccepted += this.#takeTokens(sequence, firstRow, numDrafts, nowMs);
       } catch (error) {
@@ -249,6 +254,17 @@ export class EngineCore {
       lastStep: { ...this.#lastStep },
       speculation: this.#speculator?.stats ?? null,
     };
+  }
+
+  /** Takes in the hidden states of a sequence's last `numRows` computed tokens, and ends it if they were the last. */
+  #takeHidden(sequence: Sequence, firstRow: number, numRows: number, nowMs: number): void {
+    const { pooler, numComputedTokens } = sequence;
+    for (let i = 0; i < numRows; i++) {
+      pooler!.add(numComputedTokens - numRows + i, this.#runner.hidden(firstRow + i));
+    }
+    if (numComputedTokens < sequence.numTokens) return;
+    sequence.firstTokenMs ??= nowMs;
+    this.#finishSequence(sequence, 'stop');
   }
 
   /**
@@ -358,6 +374,7 @@ export class EngineCore {
         totalMs: this.#now() - arrivalMs,
       },
       ...(error !== undefined && { error }),
+      ...(reason === 'stop' && sequence.pooler && { embedding: sequence.pooler.result() }),
     });
   }
 

@@ -54,6 +54,8 @@ export interface FinishEvent {
   readonly timings: Timings;
   /** With reason `error`. */
   readonly error?: { readonly code: string; readonly message: string };
+  /** Of a request with `pooling`: the pooled hidden state, f32 [hiddenSize]. */
+  readonly embedding?: Float32Array;
 }
 
 export type EngineEvent = TokenEvent | FinishEvent;

@@ -14,12 +14,13 @@ export function catchesUp(sequence: Sequence, numNewTokens: number): boolean {
 
 /**
  * Fills `batch` with the step, in the order of the sequences. A sequence that catches up has one row of logits for its last token, and one for
- * each drafted token after that.
+ * each drafted token after that; behind all of these come the rows of hidden states that sequences gather.
  */
 export function fillBatch(batch: StepBatch, output: SchedulerOutput, blockSize: number): void {
   const { tokenIds, positions, slotMapping, queryStarts, contextLens, blockTables } = batch;
   let token = 0;
   let row = 0;
+  let hasPoolers = false;
   queryStarts[0] = 0;
   for (let s = 0; s < output.numSequences; s++) {
     const sequence = output.sequences[s]!;
@@ -49,10 +50,28 @@ export function fillBatch(batch: StepBatch, output: SchedulerOutput, blockSize: 
       blockTables[tableRow + index] = blockIds[index]!;
     contextLens[s] = end;
     queryStarts[s + 1] = token;
-    if (!catchesUp(sequence, numNewTokens)) continue;
+    if (sequence.pooler !== null) hasPoolers = true;
+    if (sequence.pooler !== null || !catchesUp(sequence, numNewTokens)) continue;
     for (let index = token - 1 - numDrafts; index < token; index++) batch.logitRows[row++] = index;
   }
   batch.numTokens = token;
   batch.numSeqs = output.numSequences;
   batch.numLogitRows = row;
+  batch.numHiddenRows = hasPoolers ? fillHiddenRows(batch, output) : 0;
+}
+
+/** Rows of hidden states that the step gives of a sequence, those of its last tokens. */
+export function numHiddenRows(sequence: Sequence, numNewTokens: number): number {
+  return sequence.pooler?.numRows(numNewTokens, catchesUp(sequence, numNewTokens)) ?? 0;
+}
+
+function fillHiddenRows(batch: StepBatch, output: SchedulerOutput): number {
+  const first = batch.numLogitRows;
+  let row = first;
+  for (let s = 0; s < output.numSequences; s++) {
+    const end = batch.queryStarts[s + 1]!;
+    const count = numHiddenRows(output.sequences[s]!, output.numNewTokens[s]!);
+    for (let index = end - count; index < end; index++) batch.logitRows[row++] = index;
+  }
+  return row - first;
 }

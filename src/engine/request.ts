@@ -6,6 +6,7 @@
 import { randomUUID } from 'node:crypto';
 import type { RunnerLimits } from '../targets/model-runner.ts';
 import { RequestError, RequestTooLongError } from './errors.ts';
+import { POOLINGS, type Pooling } from './pooling.ts';
 import { PRIORITIES, type Priority } from './priority.ts';
 import { freshSeed } from './random.ts';
 import {
@@ -29,6 +30,8 @@ export interface EngineRequest {
   readonly priority?: Priority;
   /** On whose behalf: tenants (API keys, say) share the machine fairly. Default: one nameless tenant for all. */
   readonly tenant?: string;
+  /** Asks for the pooled hidden state of the prompt instead of output; `null` (default): for output. */
+  readonly pooling?: Pooling | null;
 }
 
 /** A checked request with nothing left open: plain data that gives the same text wherever it runs. */
@@ -40,6 +43,7 @@ export interface PreparedRequest {
   readonly isSpeculative: boolean;
   readonly priority: Priority;
   readonly tenant: string;
+  readonly pooling: Pooling | null;
 }
 
 /** What a request is held against. */
@@ -56,6 +60,7 @@ const REQUEST_KEYS: ReadonlySet<string> = new Set<keyof EngineRequest>([
   'isSpeculative',
   'priority',
   'tenant',
+  'pooling',
 ]);
 
 /**
@@ -90,9 +95,23 @@ export function prepareRequest(
     request.outputTokenIds ?? [],
     limits.vocabSize,
   );
-  const params = parseSamplingParams(request.samplingParams ?? {}, limits.vocabSize, defaults);
-  const maxTokens = fittingMaxTokens(promptTokenIds.length, params.maxTokens, limits);
-  if (outputTokenIds.length >= maxTokens) {
+  const { pooling = null } = request;
+  if (pooling !== null && !POOLINGS.includes(pooling)) {
+    throw new RequestError(
+      'pooling',
+      `pooling: expected one of ${POOLINGS.join(', ')}, got ${String(pooling)}`,
+    );
+  }
+  const isPooled = pooling !== null;
+  const params = parseSamplingParams(
+    isPooled ? {} : (request.samplingParams ?? {}),
+    limits.vocabSize,
+    defaults,
+  );
+  const maxTokens = isPooled
+    ? fittingMaxTokens(promptTokenIds.length, 0, limits)
+    : fittingMaxTokens(promptTokenIds.length, params.maxTokens, limits);
+  if (isPooled ? outputTokenIds.length > 0 : outputTokenIds.length >= maxTokens) {
     throw new RequestError(
       'outputTokenIds',
       `outputTokenIds: expected fewer than maxTokens (${maxTokens}) to go on from, got ${outputTokenIds.length}`,
@@ -123,6 +142,7 @@ export function prepareRequest(
     isSpeculative,
     priority,
     tenant,
+    pooling,
   };
 }
 
@@ -152,13 +172,16 @@ function fittingMaxTokens(
 ): number {
   const { maxModelLen } = limits;
   const numCacheTokens = limits.numBlocks * limits.blockSize;
-  const maxSequenceTokens = Math.min(maxModelLen, numCacheTokens + 1);
+  const isOutputFree = maxTokens === 0;
+  const maxSequenceTokens = Math.min(maxModelLen, numCacheTokens + (isOutputFree ? 0 : 1));
   const room = maxSequenceTokens - numPromptTokens;
   if (room >= (maxTokens ?? 1)) return maxTokens ?? room;
   const wanted =
     maxTokens === null
       ? `${numPromptTokens} prompt tokens leave no room for output`
-      : `${numPromptTokens} prompt tokens and maxTokens ${maxTokens} make ${numPromptTokens + maxTokens}`;
+      : isOutputFree
+        ? `the text has ${numPromptTokens} tokens`
+        : `${numPromptTokens} prompt tokens and maxTokens ${maxTokens} make ${numPromptTokens + maxTokens}`;
   const [limit, wayOut] =
     maxModelLen <= numCacheTokens + 1
       ? [

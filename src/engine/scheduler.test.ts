@@ -16,6 +16,7 @@ const LIMITS = {
   blockSize: 4,
   numBlocks: 12,
   vocabSize: 100,
+  hiddenSize: 8,
 };
 
 /** A scheduler with prompts chunked at 6 tokens beside streams, and what a test needs to drive it. */

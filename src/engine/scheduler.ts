@@ -419,7 +419,7 @@ export class Scheduler {
     const { blockTable, numTokens } = sequence;
     const blocks = this.#blocks;
     const match = this.#match;
-    blocks.findPrefix(sequence.tokens, maxCached, match);
+    blocks.findPrefix(sequence.tokens, Math.min(maxCached, sequence.maxCachedTokens), match);
     const numCached = match.numBlocks * blocks.blockSize;
     const numCopies = numCached === numTokens ? 1 : 0;
     const numNew = blocks.blocksFor(numTokens) - match.numBlocks + numCopies;

@@ -7,6 +7,7 @@ import { BlockTable } from './block-manager.ts';
 import type { Drafter } from './draft-source.ts';
 import { RequestError } from './errors.ts';
 import { Penalties } from './penalties.ts';
+import { Pooler } from './pooling.ts';
 import { LEVELS_PER_CLASS, PRIORITIES } from './priority.ts';
 import type { PreparedRequest } from './request.ts';
 import type { SamplingParams } from './sampling-params.ts';
@@ -32,6 +33,8 @@ export class Sequence {
   numComputedTokens = 0;
   readonly blockTable = new BlockTable();
   readonly penalties: Penalties | null;
+  /** Gathers hidden states; `null`: the sequence is to have output instead. */
+  readonly pooler: Pooler | null;
 
   /** Index of its class in `PRIORITIES`. */
   readonly classIndex: number;
@@ -80,6 +83,7 @@ export class Sequence {
     this.tokens = new TokenList(request.promptTokenIds);
     this.numPromptTokens = request.promptTokenIds.length;
     this.penalties = Penalties.of(request.samplingParams, request.promptTokenIds);
+    this.pooler = request.pooling === null ? null : new Pooler(request.pooling);
     this.arrivalMs = arrivalMs;
     this.#decoder = decoders.createDecoderStream();
     this.#stops = new StopStrings(request.samplingParams.stop);
@@ -107,6 +111,11 @@ export class Sequence {
 
   get numOutputTokens(): number {
     return this.tokens.length - this.numPromptTokens;
+  }
+
+  /** Tokens whose keys and values may come from a cache: their hidden states do not. */
+  get maxCachedTokens(): number {
+    return this.pooler?.pooling === 'mean' ? this.pooler.numPooled : this.numTokens;
   }
 
   /** Takes a token into the output. Returns the text that it released, and the stop string that it completed. */

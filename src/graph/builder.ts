@@ -156,6 +156,10 @@ export class GraphBuilder {
     return this.node('selectRows', [x, logitRows], {}, label);
   }
 
+  firstRows(x: GraphNode, label: string): GraphNode {
+    return this.node('firstRows', [x], {}, label);
+  }
+
   /**
    * The node for `op` on `inputs`, made if there is none yet. Of equal nodes the first label stays.
    * The methods above are the readable way in; passes that copy nodes of any op come here.

@@ -1,16 +1,19 @@
 /**
  * The graph: what a model computes for one ragged step, as immutable nodes.
  *
- * A step sees T tokens of S sequences and gives logits for R of those tokens. Every activation is two-dimensional,
- * `[T or R, width]`, row-major; heads are laid side by side inside a row (head h at columns `h * headDim`), so that merging q, k and v into
+ * A step sees T tokens of S sequences, gives the final hidden state of R of those tokens, and logits of the first L of these. Every activation
+ * is two-dimensional, `[T, R or L, width]`, row-major; heads are laid side by side inside a row (head h at columns `h * headDim`), so that merging q, k and v into
  * one matrix, or taking one of them out again, is a column range and never a copy. Ops are pure; the one exception is the store into the
  * KV cache (`ropeKvStore`), whose result value is what attention takes as its query, so that the order follows from the data.
  *
  * Knows nothing of machines, packed weight layouts, files, or requests.
  */
 
-/** A dimension: a fixed size, or one that only a step knows: tokens, rows of logits. */
-export type Dim = number | 'T' | 'R';
+/** What only a step knows: its tokens, those whose hidden state is wanted, and those whose logits are. */
+export type StepRows = 'T' | 'R' | 'L';
+
+/** A dimension: a fixed size, or one that only a step knows. */
+export type Dim = number | StepRows;
 
 export type Shape = readonly Dim[];
 
@@ -63,7 +66,7 @@ export interface CausalMask {
 
 /** Attributes per op. Inputs are listed behind each op; `?` marks an input that a pass adds. */
 export interface OpAttributes {
-  /** () → i32 [T] or [R]: token ids, positions, or the rows whose logits are wanted. */
+  /** () → i32 [T] or [R]: token ids, positions, or the rows whose results are wanted, those with logits first. */
   input: { readonly name: 'tokenIds' | 'positions' | 'logitRows' };
   /** () → f32, a matrix [out, in] or a vector [n] */
   weight: { readonly ref: WeightRef };
@@ -121,6 +124,10 @@ export interface OpAttributes {
   quantize: Record<never, never>;
   /** (x [T, W], logitRows [R]) → [R, W] */
   selectRows: Record<never, never>;
+  /**
+   * (x [R, W]) → [L, W]: the rows that get logits, a view. Its input is the final hidden state, which the runner shows; nothing is fused across.
+   */
+  firstRows: Record<never, never>;
 }
 
 export type OpName = keyof OpAttributes;
@@ -141,7 +148,7 @@ export type GraphNode = { [Op in OpName]: NodeOf<Op> }[OpName];
 
 export type NodeWithOp<Op extends OpName> = Extract<GraphNode, { op: Op }>;
 
-/** One program of a model, such as `step`. `output` is the logits, f32 `[R, vocabSize]`. */
+/** One program of a model, such as `step`. `output` is the logits, f32 `[L, vocabSize]`. */
 export interface Graph {
   readonly name: string;
   readonly output: GraphNode;

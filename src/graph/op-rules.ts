@@ -306,6 +306,12 @@ const OP_RULES: { readonly [Op in Exclude<OpName, 'weight'>]: OpRule<Op> } = {
     inputs.indices(1, 'R');
     return { shape: ['R', width], type: 'f32' };
   },
+  firstRows: (inputs) => {
+    inputs.expectNames(['x']);
+    const { rows, width } = inputs.rows(0);
+    if (rows !== 'R') inputs.fail(`takes the selected rows, got ${describe(inputs.at(0))}`);
+    return { shape: ['L', width], type: 'f32' };
+  },
 };
 
 /** Ops whose value is known before any step: weights and arithmetic on them. */

@@ -70,7 +70,7 @@ it('refuses an output that is not among the nodes', () => {
 it('refuses an output of tokens instead of logit rows', () => {
   const output = nodeLabelled(model, 'l1.sum2');
   const nodes = model.nodes.slice(0, model.nodes.indexOf(output) + 1);
-  refuses({ ...model, output, nodes }, 'model', /must be f32 \[R, vocabSize\], got f32 \[T, 64\]/);
+  refuses({ ...model, output, nodes }, 'model', /must be f32 \[L, vocabSize\], got f32 \[T, 64\]/);
 });
 
 it('refuses two stores of one layer', () => {

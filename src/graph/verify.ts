@@ -27,6 +27,7 @@ const SHARED_OPS: readonly OpName[] = [
   'softcap',
   'activation',
   'selectRows',
+  'firstRows',
 ];
 
 const STAGE_OPS: { readonly [Stage in GraphStage]: ReadonlySet<OpName> } = {
@@ -50,9 +51,9 @@ export function verifyGraph(graph: Graph, stage: GraphStage): void {
     if (node.op === 'pagedAttention') verifyReadsItsStore(node);
   }
   const { type, shape } = graph.output;
-  if (type !== 'f32' || shape.length !== 2 || shape[0] !== 'R') {
+  if (type !== 'f32' || shape.length !== 2 || shape[0] !== 'L') {
     throw new GraphError(
-      `the output of "${graph.name}" must be f32 [R, vocabSize], got ${type} [${shape.join(', ')}]`,
+      `the output of "${graph.name}" must be f32 [L, vocabSize], got ${type} [${shape.join(', ')}]`,
       graph.output,
     );
   }

@@ -1,5 +1,5 @@
 /**
- * The program `step` of a decoder model: token ids and positions of a ragged step → logits of the rows that are wanted.
+ * The program `step` of a decoder model: token ids and positions of a ragged step → final hidden state and logits of the rows that are wanted.
  * What differs between architectures is in `architectures/`.
  */
 import { GraphBuilder } from '../graph/builder.ts';
@@ -32,12 +32,13 @@ export function buildStepGraph(config: ModelConfig, directory: WeightDirectory):
     x = architecture.decoderLayer(new DecoderLayer(builder, tensors, config, index), x);
   }
 
-  const rows = builder.selectRows(x, builder.input('logitRows'), 'logit_rows'); // f32 [R, hiddenSize]
+  const rows = builder.selectRows(x, builder.input('logitRows'), 'wanted_rows'); // f32 [R, hiddenSize]
   const stored = tensors.vector(FINAL_NORM, hiddenSize);
   const weight = offsetWeight(builder, stored, config.normWeightOffset);
   const normed = builder.rmsNorm({ x: rows, weight, eps: normEps, groupSize: hiddenSize }, 'norm');
   const output = config.tiedEmbeddings ? table : tensors.matrix(OUTPUT, vocabSize, hiddenSize);
-  const logits = builder.linear({ x: normed, weight: output }, 'lm_head'); // f32 [R, vocabSize]
+  const head = builder.firstRows(normed, 'logit_rows'); // f32 [L, hiddenSize]
+  const logits = builder.linear({ x: head, weight: output }, 'lm_head'); // f32 [L, vocabSize]
   return builder.finish(
     'step',
     config.logitSoftcap === null ? logits : builder.softcap(logits, config.logitSoftcap, 'softcap'),

@@ -14,7 +14,7 @@ import type {
 import { InternalError } from '../platform/errors.ts';
 import { allocate, f32, type NativeRegion, u32, u64 } from '../platform/native-memory.ts';
 import type { ModelRunner, RunnerLimits, StepBatch, StepTicket } from '../targets/model-runner.ts';
-import { checkKvBlock, StepError } from '../targets/step-batch.ts';
+import { checkedRow, checkKvBlock, StepError } from '../targets/step-batch.ts';
 import { type LoadedCode, loadCode } from '../targets/x64/loader.ts';
 import { COMMAND, COMMAND_BYTES, PROFILE_STAMPS } from '../targets/x64/team-driver.ts';
 import type { MappedImage } from './plan-cache.ts';
@@ -86,11 +86,13 @@ export class NativeRunner implements ModelRunner {
   readonly #commandQuads: BigUint64Array;
   readonly #commandWords: Uint32Array;
   readonly #tileCommands: readonly number[];
+  readonly #hidden: RowViews;
   readonly #logits: RowViews;
   readonly #sliceMax: RowViews;
   readonly #sliceExpSum: RowViews;
   #boundTokens = -1;
   #boundLogitRows = -1;
+  #boundHiddenRows = -1;
   #boundTiles = -1;
   #isDisposed = false;
   #boundMerges = -1;
@@ -109,6 +111,7 @@ export class NativeRunner implements ModelRunner {
       blockSize: plan.kvCache.blockSize,
       numBlocks,
       vocabSize: plan.vocabSize,
+      hiddenSize: plan.hiddenSize,
     };
     this.kernels = kernels;
     const scratchBytes = this.kernels.reduce((most, k) => Math.max(most, k.scratchBytes), 0);
@@ -167,6 +170,7 @@ export class NativeRunner implements ModelRunner {
     this.#team.setCommands(this.#commandMemory.address, plan.commands.length);
     this.#profile = allocate(8 * PROFILE_STAMPS * plan.commands.length);
     const numSlices = Math.ceil(plan.vocabSize / plan.sliceSize);
+    this.#hidden = this.#rowsOf(plan.hidden.buffer, plan.hiddenSize);
     this.#logits = this.#rowsOf(plan.logits.buffer, plan.vocabSize);
     this.#sliceMax = this.#rowsOf(plan.sliceMax.buffer, numSlices);
     this.#sliceExpSum = this.#rowsOf(plan.sliceExpSum.buffer, numSlices);
@@ -268,24 +272,31 @@ export class NativeRunner implements ModelRunner {
   }
 
   #numRows(rows: RowCount): number {
-    return rows === 'T' ? this.batch.numTokens : this.batch.numLogitRows;
+    const { numTokens, numLogitRows, numHiddenRows } = this.batch;
+    if (rows === 'T') return numTokens;
+    return rows === 'L' ? numLogitRows : numLogitRows + numHiddenRows;
   }
 
   /** Checks the batch, before anything is changed, and brings tables and chunk counts in line with it. */
   #prepare(): void {
     this.#checkAlive();
     this.#inputs.check();
-    const { numTokens, numLogitRows, numSeqs, contextLens } = this.batch;
+    const { numTokens, numLogitRows, numHiddenRows, numSeqs, contextLens } = this.batch;
     let longest = 0;
     for (let s = 0; s < numSeqs; s++) longest = Math.max(longest, contextLens[s]!);
     this.#ropes.ensure(longest);
     this.#inputs.tiles.make(this.batch);
     const { numTiles, numMerges } = this.#inputs.tiles;
-    if (numTokens !== this.#boundTokens || numLogitRows !== this.#boundLogitRows) {
+    if (
+      numTokens !== this.#boundTokens ||
+      numLogitRows !== this.#boundLogitRows ||
+      numHiddenRows !== this.#boundHiddenRows
+    ) {
       for (const { rows, index } of this.#rowFields) this.#tableWords[index] = this.#numRows(rows);
       for (let i = 0; i < this.#bound.length; i++) this.#bindCommand(i);
       this.#boundTokens = numTokens;
       this.#boundLogitRows = numLogitRows;
+      this.#boundHiddenRows = numHiddenRows;
     } else if (numTiles !== this.#boundTiles || numMerges !== this.#boundMerges) {
       for (const i of this.#tileCommands) this.#setChunks(i, this.#chosen[i]!.variant.chunks);
     }
@@ -334,6 +345,11 @@ export class NativeRunner implements ModelRunner {
     return this.#logits.row(this.#checkedRow(row));
   }
 
+  hidden(row: number): Float32Array {
+    this.#checkAlive();
+    return this.#hidden.row(checkedRow(this.batch, row, true));
+  }
+
   sliceMax(row: number): Float32Array {
     return this.#sliceMax.row(this.#checkedRow(row));
   }
@@ -344,8 +360,7 @@ export class NativeRunner implements ModelRunner {
 
   #checkedRow(row: number): number {
     this.#checkAlive();
-    if (row >= 0 && row < this.batch.numLogitRows) return row;
-    throw new StepError(`row ${row} of logits; the last step gave ${this.batch.numLogitRows}`);
+    return checkedRow(this.batch, row, false);
   }
 
   /** Its memory is gone afterwards: a step would end the process. */

@@ -18,7 +18,7 @@ export class StepInputs implements Disposable {
 
   constructor(limits: RunnerLimits, tileLimits: AttentionTileLimits) {
     this.#limits = limits;
-    const { maxTokens, maxSeqs, maxLogitRows, maxModelLen, blockSize } = limits;
+    const { maxTokens, maxSeqs, maxModelLen, blockSize } = limits;
     const maxBlocksPerSeq = Math.ceil(maxModelLen / blockSize);
     const entries = maxTileEntries(tileLimits, limits);
     const lengths: Record<StepInput, number> = {
@@ -28,7 +28,7 @@ export class StepInputs implements Disposable {
       queryStarts: maxSeqs + 1,
       contextLens: maxSeqs,
       blockTables: maxSeqs * maxBlocksPerSeq,
-      logitRows: maxLogitRows,
+      logitRows: maxTokens,
       tiles: (TILE_ENTRY.bytes / 4) * entries.tiles,
       merges: (TILE_ENTRY.bytes / 4) * entries.merges,
     };
@@ -50,6 +50,7 @@ export class StepInputs implements Disposable {
       numTokens: 0,
       numSeqs: 0,
       numLogitRows: 0,
+      numHiddenRows: 0,
       tokenIds: all.tokenIds,
       positions: all.positions,
       slotMapping: all.slotMapping,

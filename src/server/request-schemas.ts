@@ -74,17 +74,32 @@ const chatSchema = z.object({
   add_generation_prompt: z.boolean().optional(),
 });
 
-const completionSchema = z.object({
-  ...shared,
-  prompt: z.union(
+/** A text, token ids, or up to `most` of either. */
+export function textsSchema(most: number) {
+  return z.union(
     [
       z.string(),
-      z.array(z.string()).min(1).max(MAX_PROMPTS),
+      z.array(z.string()).min(1).max(most),
       tokenIds,
-      z.array(tokenIds).min(1).max(MAX_PROMPTS),
+      z.array(tokenIds).min(1).max(most),
     ],
-    'expected a string, a list of strings, a list of token ids, or a list of such lists',
-  ),
+    `expected a string, a list of up to ${most} strings, a list of token ids, or a list of up to ${most} such lists`,
+  );
+}
+
+/** As a list, whatever was sent. */
+export function textsOf(texts: z.infer<ReturnType<typeof textsSchema>>): (string | number[])[] {
+  if (typeof texts === 'string') return [texts];
+  return isTokenIds(texts) ? [texts] : texts;
+}
+
+function isTokenIds(texts: (string | number[])[] | number[]): texts is number[] {
+  return typeof texts[0] === 'number';
+}
+
+const completionSchema = z.object({
+  ...shared,
+  prompt: textsSchema(MAX_PROMPTS),
   logprobs: z.int().min(0).max(20).optional(),
   echo: z.boolean().optional(),
   suffix: z.string().optional(),

@@ -12,6 +12,7 @@ import {
   LogController,
 } from 'fastify';
 import type { Logger } from 'pino';
+import type { Pooling } from '../engine/pooling.ts';
 import { HastenError } from '../platform/errors.ts';
 import { Admission, type AdmissionLimits, DEFAULT_ADMISSION_LIMITS } from './admission.ts';
 import { type ApiKey, ApiKeys } from './api-keys.ts';
@@ -22,6 +23,7 @@ import { ClientGoneError, RequestScope } from './request-scope.ts';
 import { chatCompletionsRoute } from './routes/chat-completions.ts';
 import { completionsRoute } from './routes/completions.ts';
 import type { Route, RouteContext } from './routes/context.ts';
+import { embeddingsRoute } from './routes/embeddings.ts';
 import { healthRoute } from './routes/health.ts';
 import { messagesRoute } from './routes/messages.ts';
 import { metricsRoute } from './routes/metrics.ts';
@@ -49,6 +51,7 @@ const ROUTES: readonly Route[] = [
   completionsRoute,
   responsesRoute,
   messagesRoute,
+  embeddingsRoute,
   tokensRoute,
   healthRoute,
   metricsRoute,
@@ -71,6 +74,8 @@ export interface ServerOptions {
   readonly slowReaderMs?: number;
   /** Origins whose pages may use the API; `*` for all. */
   readonly corsOrigins?: readonly string[];
+  /** How embeddings are made. Default `mean`. */
+  readonly pooling?: Pooling;
   /** Certificate chain and private key, PEM. */
   readonly tls?: { readonly cert: string; readonly key: string } | undefined;
 }
@@ -245,7 +250,8 @@ function createApp(options: ServerOptions, parts: AppParts): FastifyInstance {
     return sendError(reply, new ApiError(405, message, { code: 'method_not_allowed' }));
   });
   const enter = entrance(options, parts);
-  for (const route of ROUTES) route(app, { served, telemetry, enter });
+  const { pooling = 'mean' } = options;
+  for (const route of ROUTES) route(app, { served, telemetry, enter, pooling });
   return app;
 }
 

@@ -1,5 +1,5 @@
 /**
- * What the engine sees of a compiled model: a step takes a ragged batch and gives logits.
+ * What the engine sees of a compiled model: a step takes a ragged batch and gives logits, and hidden states.
  *
  * The batch is plain typed arrays, so that it can be copied to another process or rank as it is. A runner knows nothing of sequences beyond
  * their block tables: which request a row belongs to, sampling and scheduling are the engine's.
@@ -13,6 +13,8 @@ export interface StepBatch {
   numTokens: number;
   numSeqs: number;
   numLogitRows: number;
+  /** Tokens beside those whose final hidden state is wanted and not their logits: `numLogitRows + numHiddenRows` is up to `maxTokens`. */
+  numHiddenRows: number;
   /** i32 [numTokens] */
   readonly tokenIds: Int32Array;
   /** Position of each token in its sequence, i32 [numTokens]; consecutive inside a sequence. */
@@ -26,7 +28,10 @@ export interface StepBatch {
   /** KV block ids, i32 [numSeqs, maxBlocksPerSeq]; row s holds ceil(contextLens[s] / blockSize) of them. */
   readonly blockTables: Int32Array;
   readonly maxBlocksPerSeq: number;
-  /** Indices into the step's tokens whose logits are wanted, ascending, i32 [numLogitRows]. May be none. */
+  /**
+   * Indices into the step's tokens: those whose logits are wanted, ascending, then those whose hidden state only is wanted, ascending,
+   * i32 [numLogitRows + numHiddenRows]. May be none.
+   */
   readonly logitRows: Int32Array;
 }
 
@@ -43,6 +48,8 @@ export interface RunnerLimits {
   /** KV blocks in the pool. */
   readonly numBlocks: number;
   readonly vocabSize: number;
+  /** Width of the final hidden state. */
+  readonly hiddenSize: number;
 }
 
 /**
@@ -62,6 +69,11 @@ export interface ModelRunner extends Disposable {
   submit(): StepTicket;
   /** Logits of row r of the last step, f32 [vocabSize]: a view, overwritten by the next step; callers may change it in place before sampling. */
   logits(row: number): Float32Array;
+  /**
+   * Final hidden state (after the last norm, before the head) of row r of the last step, logit rows included, f32 [hiddenSize]: a view,
+   * overwritten by the next step.
+   */
+  hidden(row: number): Float32Array;
   /**
    * Over slices of `sliceSize` logits of row r (the last may be shorter): the largest value of each, f32 [ceil(vocabSize / sliceSize)],
    * and the sum of exp(logit - that largest value). What top-k, argmax and the softmax normaliser need without reading the whole vocabulary.

@@ -11,6 +11,7 @@ const LIMITS = {
   blockSize: 4,
   numBlocks: 6,
   vocabSize: 100,
+  hiddenSize: 8,
 };
 
 /** Two sequences: five tokens from the start, and one token at position 6. */

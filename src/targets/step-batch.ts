@@ -11,12 +11,13 @@ export class StepError extends HastenError {
 
 /** Buffers for the largest batch that `limits` allows. */
 export function createStepBatch(limits: RunnerLimits): StepBatch {
-  const { maxTokens, maxSeqs, maxLogitRows, maxModelLen, blockSize } = limits;
+  const { maxTokens, maxSeqs, maxModelLen, blockSize } = limits;
   const maxBlocksPerSeq = Math.ceil(maxModelLen / blockSize);
   return {
     numTokens: 0,
     numSeqs: 0,
     numLogitRows: 0,
+    numHiddenRows: 0,
     tokenIds: new Int32Array(maxTokens),
     positions: new Int32Array(maxTokens),
     slotMapping: new Int32Array(maxTokens),
@@ -24,16 +25,17 @@ export function createStepBatch(limits: RunnerLimits): StepBatch {
     contextLens: new Int32Array(maxSeqs),
     blockTables: new Int32Array(maxSeqs * maxBlocksPerSeq),
     maxBlocksPerSeq,
-    logitRows: new Int32Array(maxLogitRows),
+    logitRows: new Int32Array(maxTokens),
   };
 }
 
 /** @throws {StepError} naming the field, the value seen and the limit */
 export function validateStepBatch(batch: StepBatch, limits: RunnerLimits): void {
-  const { numTokens, numSeqs, numLogitRows } = batch;
+  const { numTokens, numSeqs, numLogitRows, numHiddenRows } = batch;
   expectCount('numTokens', numTokens, limits.maxTokens);
   expectCount('numSeqs', numSeqs, limits.maxSeqs);
   expectCount('numLogitRows', numLogitRows, limits.maxLogitRows);
+  expectCount('numHiddenRows', numHiddenRows, limits.maxTokens - numLogitRows);
   const numSlots = limits.numBlocks * limits.blockSize;
   for (let t = 0; t < numTokens; t++) {
     expectIndex('tokenIds', t, batch.tokenIds[t]!, limits.vocabSize);
@@ -46,14 +48,22 @@ export function validateStepBatch(batch: StepBatch, limits: RunnerLimits): void 
     );
   }
   for (let s = 0; s < numSeqs; s++) validateSequence(batch, s, limits);
-  for (let r = 0; r < numLogitRows; r++) {
+  for (let r = 0; r < numLogitRows + numHiddenRows; r++) {
     expectIndex('logitRows', r, batch.logitRows[r]!, numTokens);
-    if (r > 0 && batch.logitRows[r]! <= batch.logitRows[r - 1]!) {
+    if (r > 0 && r !== numLogitRows && batch.logitRows[r]! <= batch.logitRows[r - 1]!) {
       throw new StepError(
         `logitRows[${r}] is ${batch.logitRows[r]} after ${batch.logitRows[r - 1]}; expected ascending rows`,
       );
     }
   }
+}
+
+/** @throws {StepError} if the last step gave no logits (or, with `isHidden`, no hidden state) for this row */
+export function checkedRow(batch: StepBatch, row: number, isHidden: boolean): number {
+  const numRows = batch.numLogitRows + (isHidden ? batch.numHiddenRows : 0);
+  if (row >= 0 && row < numRows) return row;
+  const what = isHidden ? 'hidden states' : 'logits';
+  throw new StepError(`row ${row} of ${what}; the last step gave ${numRows}`);
 }
 
 /** @throws {StepError} if a block cannot be read into or written from these bytes */

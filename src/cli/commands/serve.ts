@@ -6,6 +6,7 @@ import { EngineSupervisor, type SupervisorEvent } from '../../app/engine-supervi
 import type { FoundModel } from '../../app/find-model.ts';
 import { parsePreload, preload } from '../../app/preload.ts';
 import type { RunningModel } from '../../app/running-model.ts';
+import { POOLINGS, type Pooling } from '../../engine/pooling.ts';
 import { parseApiKeyFile, parseApiKeys } from '../../server/api-keys.ts';
 import { isLoopbackAddress } from '../../server/host-guard.ts';
 import { createLogger, LOG_LEVELS, type LogLevel } from '../../server/log.ts';
@@ -42,6 +43,7 @@ interface ServeFlags extends EngineFlags {
   readonly sslCertfile?: string;
   readonly sslKeyfile?: string;
   readonly preload?: string;
+  readonly pooling: Pooling;
 }
 
 export function define(command: Command): void {
@@ -73,6 +75,11 @@ export function define(command: Command): void {
     )
     .option('--cors-origin <origin>', 'whose pages may ask, * for all; may be given again', collect)
     .option('--preload <file>', 'prompts to compute before the server is ready: a JSON list')
+    .addOption(
+      new Option('--pooling <how>', 'how /v1/embeddings makes one vector of all tokens')
+        .choices(POOLINGS)
+        .default('mean'),
+    )
     .option('--ssl-certfile <file>', 'certificate chain, PEM; serves HTTPS')
     .option('--ssl-keyfile <file>', 'its private key, PEM')
     .addOption(
@@ -82,8 +89,8 @@ export function define(command: Command): void {
     .addHelpText(
       'after',
       `
-Serves the APIs of OpenAI (/v1/chat/completions, /v1/completions, /v1/responses, /v1/models) and of
-Anthropic (/v1/messages), /tokenize, /detokenize, /healthz, /readyz, /metrics for Prometheus, a chat
+Serves the APIs of OpenAI (/v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings,
+/v1/models) and of Anthropic (/v1/messages), /tokenize, /detokenize, /healthz, /readyz, /metrics for Prometheus, a chat
 page at / and a dashboard at /dashboard. HASTEN_API_KEY holds further keys, separated by commas.
 
 Example:
@@ -252,6 +259,7 @@ async function serverOptions(flags: ServeFlags) {
     requestTimeoutMs: flags.requestTimeout === 0 ? null : flags.requestTimeout * 1000,
     slowReaderMs: flags.slowReaderTimeout * 1000,
     corsOrigins: flags.corsOrigin ?? [],
+    pooling: flags.pooling,
     tls:
       sslCertfile === undefined || sslKeyfile === undefined
         ? undefined

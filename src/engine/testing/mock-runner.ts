@@ -32,6 +32,7 @@ const DEFAULT_LIMITS: RunnerLimits = {
   blockSize: 4,
   numBlocks: 128,
   vocabSize: 40,
+  hiddenSize: 8,
 };
 
 export class MockRunner implements ModelRunner {
@@ -55,12 +56,13 @@ export class MockRunner implements ModelRunner {
     this.#options = options;
     this.limits = { ...DEFAULT_LIMITS, ...options.limits };
     this.sliceSize = options.sliceSize ?? 16;
-    const { maxTokens, maxSeqs, maxLogitRows, maxModelLen, blockSize, numBlocks } = this.limits;
+    const { maxTokens, maxSeqs, maxModelLen, blockSize, numBlocks } = this.limits;
     const maxBlocksPerSeq = Math.ceil(maxModelLen / blockSize);
     this.batch = {
       numTokens: 0,
       numSeqs: 0,
       numLogitRows: 0,
+      numHiddenRows: 0,
       tokenIds: new Int32Array(maxTokens),
       positions: new Int32Array(maxTokens),
       slotMapping: new Int32Array(maxTokens),
@@ -68,7 +70,7 @@ export class MockRunner implements ModelRunner {
       contextLens: new Int32Array(maxSeqs),
       blockTables: new Int32Array(maxSeqs * maxBlocksPerSeq),
       maxBlocksPerSeq,
-      logitRows: new Int32Array(maxLogitRows),
+      logitRows: new Int32Array(maxTokens),
     };
     this.#kvTokens = new Int32Array(numBlocks * blockSize).fill(-1);
     this.#kvPositions = new Int32Array(numBlocks * blockSize).fill(-1);
@@ -94,6 +96,11 @@ export class MockRunner implements ModelRunner {
 
   logits(row: number): Float32Array {
     return this.#rows[row]!;
+  }
+
+  /** Numbers that the row's logits stand for. */
+  hidden(row: number): Float32Array {
+    return this.#rows[row]!.subarray(0, this.limits.hiddenSize);
   }
 
   sliceMax(row: number): Float32Array {
@@ -154,8 +161,9 @@ export class MockRunner implements ModelRunner {
     const written = new Set<number>();
     for (let s = 0; s < batch.numSeqs; s++) this.#store(s, written);
     this.#rows = [];
-    for (let r = 0; r < batch.numLogitRows; r++) {
-      check(r === 0 || batch.logitRows[r]! > batch.logitRows[r - 1]!, 'logitRows');
+    for (let r = 0; r < batch.numLogitRows + batch.numHiddenRows; r++) {
+      const isFirst = r === 0 || r === batch.numLogitRows;
+      check(isFirst || batch.logitRows[r]! > batch.logitRows[r - 1]!, 'logitRows');
       this.#rows.push(this.#logitsOf(batch.logitRows[r]!));
     }
     this.#stats = this.#rows.map((row) => sliceStats(row, this.sliceSize));

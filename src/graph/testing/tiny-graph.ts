@@ -78,7 +78,8 @@ export function tinyGraph(
     x = builder.add(x, norm(linear(product, named('down'), HIDDEN), named('norm3')), named('sum2'));
   }
   const rows = builder.selectRows(x, builder.input('logitRows'), 'rows');
-  return { graph: builder.finish('step', linear(norm(rows, 'norm'), 'out', VOCAB)), directory };
+  const head = builder.firstRows(norm(rows, 'norm'), 'head');
+  return { graph: builder.finish('step', linear(head, 'out', VOCAB)), directory };
 }
 
 /** Counts of the ops in a graph. */

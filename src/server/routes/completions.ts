@@ -13,7 +13,7 @@ import {
 import { badRequest } from '../errors.ts';
 import { samplingOf, standingOf } from '../generation-options.ts';
 import { completionLogprobs } from '../logprobs.ts';
-import { type CompletionRequest, parseCompletionRequest } from '../request-schemas.ts';
+import { type CompletionRequest, parseCompletionRequest, textsOf } from '../request-schemas.ts';
 import { timingsOf } from '../timings.ts';
 import { usageOf } from '../usage.ts';
 import { type Route, warnOfUnknownFields } from './context.ts';
@@ -60,7 +60,7 @@ interface Prompt {
 }
 
 function promptsOf({ prompt, suffix }: CompletionRequest, model: TextModel): Prompt[] {
-  const list = isTokenIds(prompt) || typeof prompt === 'string' ? [prompt] : prompt;
+  const list = textsOf(prompt);
   if (suffix !== undefined && suffix !== '') {
     return list.map((one) =>
       infillPrompt(typeof one === 'string' ? one : model.decode(one), suffix, model),
@@ -84,10 +84,6 @@ function infillPrompt(prefix: string, suffix: string, model: TextModel): Prompt 
     );
   }
   return { tokenIds, text: () => prefix };
-}
-
-function isTokenIds(prompt: CompletionRequest['prompt']): prompt is number[] {
-  return Array.isArray(prompt) && typeof prompt[0] === 'number';
 }
 
 class CompletionShapes implements ChunkShapes {

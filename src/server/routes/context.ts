@@ -1,5 +1,6 @@
 /** What every route is given. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { Pooling } from '../../engine/pooling.ts';
 import type { RequestScope } from '../request-scope.ts';
 import type { ServedModel } from '../served-model.ts';
 import type { Telemetry } from '../telemetry.ts';
@@ -7,6 +8,8 @@ import type { Telemetry } from '../telemetry.ts';
 export interface RouteContext {
   readonly served: ServedModel;
   readonly telemetry: Telemetry;
+  /** How embeddings are made. */
+  readonly pooling: Pooling;
   /**
    * Lets in a request for so many answers; its work goes on for as long as the scope.
    * @throws {ApiError} 429 if there is no room for it

@@ -5,6 +5,8 @@
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import type {
   ChatTurn,
+  Embedding,
+  EmbeddingRequest,
   FinishReason,
   Generation,
   GenerationPart,
@@ -55,6 +57,7 @@ export class EchoModel implements TextModel {
   readonly limits = { maxSeqs: 4, numBlocks: 64, blockSize: 16 };
   readonly toolStyle = 'hermes';
   numRunning = 0;
+  mostRunning = 0;
   numAborted = 0;
   readonly samplings: SamplingParams[] = [];
   readonly requests: GenerationRequest[] = [];
@@ -90,6 +93,20 @@ export class EchoModel implements TextModel {
 
   decode(tokenIds: readonly number[]): string {
     return Buffer.from(tokenIds).toString();
+  }
+
+  readonly hiddenSize = 4;
+
+  /** Mean or last of (1, byte, 0, 0). */
+  async embed({ tokenIds, pooling, signal }: EmbeddingRequest): Promise<Embedding> {
+    this.numRunning++;
+    this.mostRunning = Math.max(this.mostRunning, this.numRunning);
+    await (this.#options.delayMs ? setTimeout(this.#options.delayMs) : setImmediate());
+    this.numRunning--;
+    signal?.throwIfAborted();
+    const mean = tokenIds.reduce((sum, id) => sum + id, 0) / tokenIds.length;
+    const value = pooling === 'mean' ? mean : tokenIds.at(-1)!;
+    return { values: Float32Array.of(1, value, 0, 0), promptTokens: tokenIds.length };
   }
 
   generate(request: GenerationRequest): Generation {

@@ -1,13 +1,13 @@
 /**
  * Which value of a graph lives in which buffer: values that are never needed at the same time share one. Pure data, decided once; allocates nothing.
  */
-import type { Graph, GraphNode } from '../../graph/ir.ts';
+import type { Graph, GraphNode, StepRows } from '../../graph/ir.ts';
 import { isWeightOp } from '../../graph/op-rules.ts';
 
 export interface PlannedBuffer {
   readonly type: 'f32' | 'q8';
   /** Which count of the step its rows are. */
-  readonly rows: 'T' | 'R';
+  readonly rows: StepRows;
   readonly width: number;
 }
 
@@ -46,7 +46,7 @@ export function planBuffers(graph: Graph): BufferPlan {
 
 /** The node whose buffer a value lies in. */
 export function ownerOf(node: GraphNode): GraphNode {
-  return node.op === 'slice' ? ownerOf(node.inputs[0]!) : node;
+  return isView(node) ? ownerOf(node.inputs[0]!) : node;
 }
 
 /** Place of the last node that reads a value or a view of it; the output is read after all. */
@@ -56,14 +56,22 @@ function lastUses(graph: Graph): ReadonlyMap<GraphNode, number> {
     for (const input of node.inputs) last.set(ownerOf(input), place);
   });
   last.set(ownerOf(graph.output), Number.POSITIVE_INFINITY);
+  // The hidden states are read after the step, too.
+  for (const node of graph.nodes) {
+    if (node.op === 'firstRows') last.set(ownerOf(node), Number.POSITIVE_INFINITY);
+  }
   return last;
 }
 
+function isView(node: GraphNode): boolean {
+  return node.op === 'slice' || node.op === 'firstRows';
+}
+
 function ownsBuffer(node: GraphNode): boolean {
-  return node.op !== 'input' && node.op !== 'slice' && !isWeightOp(node.op);
+  return node.op !== 'input' && !isView(node) && !isWeightOp(node.op);
 }
 
 function bufferFor(node: GraphNode): PlannedBuffer {
-  const [rows, width] = node.shape as ['T' | 'R', number];
+  const [rows, width] = node.shape as [StepRows, number];
   return { type: node.type === 'q8' ? 'q8' : 'f32', rows, width };
 }

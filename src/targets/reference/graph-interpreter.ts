@@ -41,8 +41,10 @@ type ElementwiseNode = NodeWithOp<
 
 export class GraphInterpreter {
   readonly kvCache: PagedKvCache;
-  /** Logits of the last step, f32 [R, vocabSize]. */
+  /** Logits of the last step, f32 [L, vocabSize]. */
   readonly output: F32Rows;
+  /** Final hidden states of the last step, f32 [R, hiddenSize]. */
+  readonly hidden: F32Rows;
   readonly #graph: Graph;
   readonly #weights: WeightValues;
   readonly #f32 = new Map<GraphNode, F32Rows>();
@@ -62,6 +64,9 @@ export class GraphInterpreter {
     this.kvCache = new PagedKvCache(kvLayouts(graph), limits.numBlocks, limits.blockSize);
     this.#placeValues(limits);
     this.output = this.#rowsOf(graph.output);
+    const head = graph.nodes.find((node) => node.op === 'firstRows');
+    if (head === undefined) throw new InternalError(`graph ${graph.name} has no firstRows`);
+    this.hidden = this.#rowsOf(head);
     for (const node of graph.nodes) this.#loadWeights(node);
   }
 
@@ -72,7 +77,7 @@ export class GraphInterpreter {
   #placeValues(limits: RunnerLimits): void {
     const plan = planBuffers(this.#graph);
     const buffers = plan.buffers.map(({ type, rows, width }) => {
-      const maxRows = rows === 'T' ? limits.maxTokens : limits.maxLogitRows;
+      const maxRows = rows === 'L' ? limits.maxLogitRows : limits.maxTokens;
       return type === 'q8' ? createQ8Rows(maxRows, width) : createF32Rows(maxRows, width);
     });
     for (const node of this.#graph.nodes) {
@@ -80,6 +85,7 @@ export class GraphInterpreter {
       if (index === undefined) continue;
       const buffer = buffers[index]!;
       if ('codes' in buffer) this.#q8.set(node, buffer);
+      else if (node.op === 'firstRows') this.#f32.set(node, this.#rowsOf(node.inputs[0]!));
       else if (node.op !== 'slice') this.#f32.set(node, buffer);
       else {
         const { start, length } = node.attrs;
@@ -106,6 +112,7 @@ export class GraphInterpreter {
       case 'concatRows':
       case 'affineWeight':
       case 'slice':
+      case 'firstRows':
         break;
       case 'embed': {
         const table = this.#weights.f32(node.inputs[0]!);
@@ -345,7 +352,8 @@ function missing(node: GraphNode): never {
 
 function rowCount(rows: Dim, batch: StepBatch): number {
   if (typeof rows === 'number') return rows;
-  return rows === 'T' ? batch.numTokens : batch.numLogitRows;
+  if (rows === 'T') return batch.numTokens;
+  return rows === 'L' ? batch.numLogitRows : batch.numLogitRows + batch.numHiddenRows;
 }
 
 function kvLayouts(graph: Graph): ReadonlyMap<number, KvLayout> {
@@ -363,7 +371,7 @@ function scratchElements(graph: Graph, limits: RunnerLimits): number {
   let most = 0;
   for (const node of graph.nodes) {
     if (node.type === 'q8') {
-      const maxRows = node.shape[0] === 'T' ? limits.maxTokens : limits.maxLogitRows;
+      const maxRows = node.shape[0] === 'L' ? limits.maxLogitRows : limits.maxTokens;
       most = Math.max(most, maxRows * (node.shape[1] as number));
     }
     if (node.op === 'ropeKvStore') {

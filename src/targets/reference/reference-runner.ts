@@ -4,8 +4,15 @@
  */
 import type { Graph } from '../../graph/ir.ts';
 import type { ModelRunner, RunnerLimits, StepBatch, StepTicket } from '../model-runner.ts';
-import { checkKvBlock, createStepBatch, StepError, validateStepBatch } from '../step-batch.ts';
+import {
+  checkedRow,
+  checkKvBlock,
+  createStepBatch,
+  StepError,
+  validateStepBatch,
+} from '../step-batch.ts';
 import { GraphInterpreter } from './graph-interpreter.ts';
+import type { F32Rows } from './value-rows.ts';
 import { type WeightReader, WeightValues } from './weight-values.ts';
 
 /** Logits in a slice of `sliceMax` and `sliceExpSum`. */
@@ -16,8 +23,8 @@ export interface ReferenceRunnerOptions {
   readonly graph: Graph;
   /** Read while the runner is made, not after. */
   readonly weights: WeightReader | WeightValues;
-  /** `vocabSize` is taken from the graph. */
-  readonly limits: Omit<RunnerLimits, 'vocabSize'>;
+  /** `vocabSize` and `hiddenSize` are taken from the graph. */
+  readonly limits: Omit<RunnerLimits, 'vocabSize' | 'hiddenSize'>;
 }
 
 const DONE: StepTicket = { isDone: true, wait: async () => {} };
@@ -29,22 +36,22 @@ export class ReferenceRunner implements ModelRunner {
   readonly #interpreter: GraphInterpreter;
   /** Views by row, made once. */
   readonly #logits: readonly Float32Array[];
+  readonly #hidden: readonly Float32Array[];
   readonly #sliceMax: readonly Float32Array[];
   readonly #sliceExpSum: readonly Float32Array[];
 
   constructor({ graph, weights, limits }: ReferenceRunnerOptions) {
     const vocabSize = graph.output.shape[1] as number;
-    this.limits = { ...limits, vocabSize };
+    const head = graph.nodes.find((node) => node.op === 'firstRows');
+    const hiddenSize = head?.shape[1] as number;
+    this.limits = { ...limits, vocabSize, hiddenSize };
     this.batch = createStepBatch(this.limits);
     const values = weights instanceof WeightValues ? weights : new WeightValues(weights);
     this.#interpreter = new GraphInterpreter(graph, values, this.limits);
-    const { data, offset, stride } = this.#interpreter.output;
     const rows = Array.from({ length: limits.maxLogitRows }, (_, row) => row);
     const numSlices = Math.ceil(vocabSize / SLICE_SIZE);
-    this.#logits = rows.map((row) => {
-      const start = offset + row * stride;
-      return data.subarray(start, start + vocabSize);
-    });
+    this.#logits = rowViews(this.#interpreter.output, limits.maxLogitRows);
+    this.#hidden = rowViews(this.#interpreter.hidden, limits.maxTokens);
     this.#sliceMax = rows.map(() => new Float32Array(numSlices));
     this.#sliceExpSum = rows.map(() => new Float32Array(numSlices));
   }
@@ -59,15 +66,19 @@ export class ReferenceRunner implements ModelRunner {
   }
 
   logits(row: number): Float32Array {
-    return this.#logits[this.#checkedRow(row)]!;
+    return this.#logits[checkedRow(this.batch, row, false)]!;
+  }
+
+  hidden(row: number): Float32Array {
+    return this.#hidden[checkedRow(this.batch, row, true)]!;
   }
 
   sliceMax(row: number): Float32Array {
-    return this.#sliceMax[this.#checkedRow(row)]!;
+    return this.#sliceMax[checkedRow(this.batch, row, false)]!;
   }
 
   sliceExpSum(row: number): Float32Array {
-    return this.#sliceExpSum[this.#checkedRow(row)]!;
+    return this.#sliceExpSum[checkedRow(this.batch, row, false)]!;
   }
 
   copyBlocks(pairs: Int32Array, numPairs: number): void {
@@ -101,11 +112,13 @@ export class ReferenceRunner implements ModelRunner {
 
   /** Nothing but memory is held. */
   [Symbol.dispose](): void {}
+}
 
-  #checkedRow(row: number): number {
-    if (row >= 0 && row < this.batch.numLogitRows) return row;
-    throw new StepError(`row ${row} of logits; the last step gave ${this.batch.numLogitRows}`);
-  }
+function rowViews({ data, offset, stride, width }: F32Rows, numRows: number): Float32Array[] {
+  return Array.from({ length: numRows }, (_, row) => {
+    const start = offset + row * stride;
+    return data.subarray(start, start + width);
+  });
 }
 
 /**
