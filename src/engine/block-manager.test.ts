@@ -1,7 +1,11 @@
 import assert from 'node:assert/strict';
+import { tmpdir } from 'node:os';
 import test from 'node:test';
 import fc from 'fast-check';
 import { BlockManager, BlockTable, PrefixMatch } from './block-manager.ts';
+import { KvDiskTier } from './kv-disk-tier.ts';
+import { type BlockMover, KvStore, type SealedContent } from './kv-store.ts';
+import { type PrefixRoot, prefixRootOf, SHARED_ROOT } from './prefix-root.ts';
 import { TokenList } from './token-list.ts';
 
 const managerOf = (numBlocks: number, blockSize = 4): BlockManager =>
@@ -159,7 +163,59 @@ test('a shared or sealed block is copied before it is written, an own one is not
   assert.equal(manager.numFreeBlocks, 4);
 });
 
+/** A disk that forgets what it should give back, now and then. */
+class FlakyTier extends KvDiskTier {
+  #numTaken = 0;
+
+  override take(hashKey: number, into: Uint8Array): boolean {
+    if (++this.#numTaken % 5 > 0) return super.take(hashKey, into);
+    this.forget(hashKey);
+    return false;
+  }
+}
+
 test('any use: no block has two owners, all come back, and what is found has the right content', () => {
+  anyUse(() => null);
+});
+
+test('any use with a store behind the pool: the same', () => {
+  let numRestored = 0;
+  for (const [memoryBlocks, diskBlocks] of [
+    [0, 3],
+    [1, 0],
+    [2, 4],
+    [40, 0],
+  ] as const) {
+    anyUse((mover) => {
+      const { kvBlockBytes: blockBytes } = mover;
+      const disk =
+        diskBlocks === 0
+          ? null
+          : new FlakyTier({ folder: tmpdir(), maxBytes: diskBlocks * blockBytes, blockBytes });
+      const restore = (blockId: number, from: Uint8Array): void => {
+        numRestored++;
+        mover.writeBlock(blockId, from);
+      };
+      return new KvStore({ ...mover, writeBlock: restore }, memoryBlocks * blockBytes, disk);
+    });
+  }
+  assert.ok(numRestored > 100, `${numRestored} blocks came back`);
+});
+
+/** What a block holds, as text, moved about as bytes. */
+function textMover(stored: Map<number, string>): BlockMover {
+  const kvBlockBytes = 64;
+  return {
+    kvBlockBytes,
+    readBlock: (blockId, into) => {
+      into.fill(0x20);
+      new TextEncoder().encodeInto(stored.get(blockId)!, into);
+    },
+    writeBlock: (blockId, from) => stored.set(blockId, new TextDecoder().decode(from).trimEnd()),
+  };
+}
+
+function anyUse(storeOf: (mover: BlockMover) => KvStore | null): void {
   const command = fc.record({
     kind: fc.constantFrom('start', 'start', 'start', 'end', 'grow'),
     pick: fc.nat({ max: 20 }),
@@ -167,9 +223,10 @@ test('any use: no block has two owners, all come back, and what is found has the
   });
   fc.assert(
     fc.property(fc.array(command, { maxLength: 60, size: 'max' }), (commands) => {
-      const manager = managerOf(9, 2);
       /** What each block holds, as a runner would have stored it: the text up to its end. */
       const stored = new Map<number, string>();
+      using store = storeOf(textMover(stored));
+      const manager = new BlockManager({ numBlocks: 9, blockSize: 2, hasPrefixCache: true, store });
       const live: { table: BlockTable; ids: number[] }[] = [];
       const compute = (table: BlockTable, ids: number[], from: number): void => {
         for (let index = from; index < table.numBlocks; index++) {
@@ -183,12 +240,15 @@ test('any use: no block has two owners, all come back, and what is found has the
         if (kind === 'start') {
           const table = new BlockTable();
           manager.findPrefix(new TokenList(text), text.length, match);
-          for (let index = 0; index < match.numBlocks; index++) {
-            const content = stored.get(match.blockIds[index]!);
+          const hasRoom =
+            match.numBlocks - match.numPooled <= manager.numFreeBlocks - match.numFree;
+          const numAdopted = hasRoom ? manager.adopt(table, match) : 0;
+          assert.equal(table.numBlocks, numAdopted);
+          if (store === null) assert.equal(numAdopted, match.numBlocks);
+          for (let index = 0; index < numAdopted; index++) {
+            const content = stored.get(table.blockId(index));
             assert.equal(content, text.slice(0, (index + 1) * 2).join());
           }
-          manager.adopt(table, match);
-          const numAdopted = match.numBlocks;
           if (manager.grow(table, text.length)) {
             compute(table, text, numAdopted);
             live.push({ table, ids: text });
@@ -223,4 +283,89 @@ test('any use: no block has two owners, all come back, and what is found has the
     }),
     { numRuns: 300 },
   );
+}
+
+test('texts of different roots share nothing, in the pool or in the store', () => {
+  const stored = new Map<number, string>();
+  const mover = textMover(stored);
+  using store = new KvStore(mover, 100 * mover.kvBlockBytes);
+  const manager = new BlockManager({ numBlocks: 4, blockSize: 4, hasPrefixCache: true, store });
+  const text = new TokenList(range(0, 8));
+  const match = new PrefixMatch();
+  const roots = [prefixRootOf(''), prefixRootOf('a'), prefixRootOf('b')];
+  const find = (root: PrefixRoot): number => {
+    manager.findPrefix(text, 8, match, root);
+    return match.numBlocks;
+  };
+  const compute = (root: PrefixRoot): void => {
+    const table = new BlockTable(root);
+    manager.grow(table, 8);
+    stored.set(table.blockId(0), 'x').set(table.blockId(1), 'y');
+    manager.seal(table, text, 8);
+    manager.releaseAll(table);
+  };
+  compute(roots[1]!);
+  assert.deepEqual(roots.map(find), [0, 2, 0]);
+  compute(roots[0]!);
+  compute(roots[2]!); // Pushes the first into the store.
+  assert.equal(store.stats.numMemoryBlocks, 2);
+  assert.deepEqual(roots.map(find), [2, 2, 2]);
+  assert.deepEqual(prefixRootOf('a'), roots[1]);
+  assert.ok(roots.every(({ seal }) => Number.isSafeInteger(seal) && seal <= 0));
+});
+
+test('pins are counted once where they share, and stay until all are given up', () => {
+  const manager = managerOf(8);
+  manager.releaseAll(computed(manager, range(0, 8)));
+  manager.releaseAll(computed(manager, [...range(0, 4), ...range(50, 4)]));
+  assert.equal(manager.pin(new TokenList(range(0, 8)), SHARED_ROOT, 3), 8);
+  assert.equal(manager.numPinnedBlocks, 2);
+  const other = new TokenList([...range(0, 4), ...range(50, 4)]);
+  assert.equal(manager.pin(other, SHARED_ROOT, 2), 0, 'one block too many');
+  assert.equal(manager.pin(other, SHARED_ROOT, 3), 8);
+  assert.equal(manager.numPinnedBlocks, 3);
+  assert.equal(manager.numFreeBlocks, 5);
+  const filler = new BlockTable();
+  assert.ok(manager.grow(filler, 20));
+  assert.equal(numFound(manager, range(0, 8)), 2);
+  assert.equal(manager.unpinAll(), true);
+  assert.equal(manager.unpinAll(), false);
+  assert.equal(manager.numFreeBlocks, 3);
+});
+
+/** A pool of two blocks whose content has gone to a store. */
+function storedAway(ids: number[], StoreClass = KvStore): BlockManager {
+  const stored = new Map<number, string>();
+  const mover = textMover(stored);
+  const store = new StoreClass(mover, 100 * mover.kvBlockBytes);
+  const manager = new BlockManager({ numBlocks: 2, blockSize: 4, hasPrefixCache: true, store });
+  for (const id of [0, 1]) stored.set(id, `block ${id}`);
+  manager.releaseAll(computed(manager, ids));
+  const filler = new BlockTable();
+  manager.grow(filler, 8);
+  manager.releaseAll(filler);
+  assert.equal(store.stats.numMemoryBlocks, 2);
+  return manager;
+}
+
+test('what hangs in the store on content that was computed again is found there', () => {
+  const manager = storedAway(range(0, 8));
+  manager.releaseAll(computed(manager, range(0, 4)));
+  assert.equal(numFound(manager, range(0, 8)), 2);
+});
+
+test('stored content of an equal hash, but of another text or after another parent, is not found', () => {
+  let change: Partial<SealedContent> = {};
+  class CollidingStore extends KvStore {
+    override find(hashKey: number): SealedContent | null {
+      const content = super.find(hashKey);
+      return content === null ? null : { ...content, ...change };
+    }
+  }
+  const manager = storedAway(range(0, 8), CollidingStore);
+  assert.equal(numFound(manager, range(0, 8)), 2);
+  change = { tokenIds: Int32Array.of(0, 1, 2, 9) };
+  assert.equal(numFound(manager, range(0, 8)), 0);
+  change = { parentSeal: 77 };
+  assert.equal(numFound(manager, range(0, 8)), 0);
 });

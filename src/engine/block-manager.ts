@@ -7,10 +7,13 @@
  *            allocated for something else. Free blocks are reused in the order in which they were freed (LRU), those without content first.
  *
  * Content is found by a chained hash (of the block's tokens and everything before it) and then compared: the tokens themselves, and the
- * identity of the parent's seal, so that a collision of hashes can never join two texts.
+ * identity of the parent's seal, so that a collision of hashes can never join two texts. A seal stands for one content for ever: where the content
+ * of a reallocated block goes on in a `KvStore`, it keeps its seal there and when it comes back.
  */
 
 import { InternalError } from '../platform/errors.ts';
+import type { KvStore, SealedContent } from './kv-store.ts';
+import { type PrefixRoot, SHARED_ROOT } from './prefix-root.ts';
 import type { TokenSpan } from './token-list.ts';
 
 export type KvBlockId = number & { readonly __brand: 'KvBlockId' };
@@ -21,10 +24,19 @@ export class BlockTable {
   numBlocks = 0;
   /** Leading blocks whose content is known to the prefix cache (through this table's own block or an equal one). */
   numSealed = 0;
-  /** Seal of the last of those; 0 before the first. */
-  lastSeal = 0;
-  hashHigh = 0;
-  hashLow = 0;
+  /** Seal of the last of those; before the first, of the root. */
+  lastSeal: number;
+  hashHigh: number;
+  hashLow: number;
+  /** What its prefix chain starts from. */
+  readonly root: PrefixRoot;
+
+  constructor(root: PrefixRoot = SHARED_ROOT) {
+    this.root = root;
+    this.lastSeal = root.seal;
+    this.hashHigh = root.hashHigh;
+    this.hashLow = root.hashLow;
+  }
 
   blockId(index: number): KvBlockId {
     return this.ids[index]! as KvBlockId;
@@ -33,11 +45,18 @@ export class BlockTable {
 
 /** A prefix found in the cache. Valid until the manager is changed; `adopt` makes use of it. */
 export class PrefixMatch {
+  /** Block of the pool for each block of the prefix; where `isStored` says so there is none, and the content is in the store. */
   blockIds = new Int32Array(8);
+  isStored = new Uint8Array(8);
+  /** Hash key and seal of each block. */
+  hashKeys = new Float64Array(8);
+  seals = new Float64Array(8);
   numBlocks = 0;
+  /** How many of them are in the pool: the others need new blocks. */
+  numPooled = 0;
   /** How many of them are free: adopting them takes them from the free list. */
   numFree = 0;
-  lastSeal = 0;
+  /** Of the search: the chain so far. */
   hashHigh = 0;
   hashLow = 0;
 }
@@ -48,12 +67,15 @@ export interface BlockManagerOptions {
   readonly blockSize: number;
   /** Whether full blocks may be found by content. */
   readonly hasPrefixCache: boolean;
+  /** Where sealed content goes when its block is needed for something else. */
+  readonly store?: KvStore | null;
 }
 
 export class BlockManager {
   readonly numBlocks: number;
   readonly blockSize: number;
   readonly #hasPrefixCache: boolean;
+  readonly #store: KvStore | null;
   readonly #refCounts: Int32Array;
   /** Free blocks as a doubly linked list through these, f with the sentinel at index numBlocks. */
   readonly #next: Int32Array;
@@ -68,12 +90,16 @@ export class BlockManager {
   readonly #tokens: Int32Array;
   readonly #blockOfHash = new Map<number, KvBlockId>();
   #lastSeal = 0;
+  readonly #pins: BlockTable[] = [];
+  /** Ids of their blocks. */
+  readonly #pinned = new Set<number>();
 
   constructor(options: BlockManagerOptions) {
     const { numBlocks, blockSize } = options;
     this.numBlocks = numBlocks;
     this.blockSize = blockSize;
     this.#hasPrefixCache = options.hasPrefixCache;
+    this.#store = options.store ?? null;
     this.#refCounts = new Int32Array(numBlocks);
     this.#next = new Int32Array(numBlocks + 1);
     this.#previous = new Int32Array(numBlocks + 1);
@@ -112,7 +138,10 @@ export class BlockManager {
     if (this.#numFree === 0) return null;
     const id = this.#next[this.numBlocks]! as KvBlockId;
     this.#unlink(id);
-    this.#unseal(id);
+    if (this.#seals[id] !== 0) {
+      this.#store?.store(id, this.#contentOf(id));
+      this.#unseal(id);
+    }
     this.#refCounts[id] = 1;
     return id;
   }
@@ -180,57 +209,185 @@ export class BlockManager {
     for (let index = table.numBlocks - 1; index >= 0; index--) this.release(table.blockId(index));
     table.numBlocks = 0;
     table.numSealed = 0;
-    table.lastSeal = 0;
-    table.hashHigh = 0;
-    table.hashLow = 0;
+    table.lastSeal = table.root.seal;
+    table.hashHigh = table.root.hashHigh;
+    table.hashLow = table.root.hashLow;
   }
 
   /**
-   * Finds the longest run of sealed blocks that the tokens begin with.
+   * Finds the longest run of sealed blocks that the tokens begin with, in the pool or in the store.
    *
    * @param tokens    of the sequence
    * @param maxTokens look at no more of them
    * @param match     gets the result
+   * @param root      only content of this root counts
    */
-  findPrefix(tokens: TokenSpan, maxTokens: number, match: PrefixMatch): void {
+  findPrefix(
+    tokens: TokenSpan,
+    maxTokens: number,
+    match: PrefixMatch,
+    root: PrefixRoot = SHARED_ROOT,
+  ): void {
     match.numBlocks = 0;
+    match.numPooled = 0;
     match.numFree = 0;
-    match.lastSeal = 0;
-    match.hashHigh = 0;
-    match.hashLow = 0;
+    match.hashHigh = root.hashHigh;
+    match.hashLow = root.hashLow;
     if (!this.#hasPrefixCache) return;
     const numFull = Math.floor(maxTokens / this.blockSize);
-    if (match.blockIds.length < numFull) match.blockIds = new Int32Array(numFull * 2);
+    if (match.blockIds.length < numFull) {
+      match.blockIds = new Int32Array(numFull * 2);
+      match.isStored = new Uint8Array(numFull * 2);
+      match.hashKeys = new Float64Array(numFull * 2);
+      match.seals = new Float64Array(numFull * 2);
+    }
+    let seal = root.seal;
     for (let index = 0; index < numFull; index++) {
       this.#hashBlock(tokens, index, match);
-      const id = this.#blockOfHash.get(hashKey(match));
-      if (id === undefined || !this.#holds(id, tokens, index, match.lastSeal)) return;
-      match.blockIds[index] = id;
+      const key = hashKey(match);
+      const id = this.#blockOfHash.get(key);
+      if (id !== undefined && this.#holds(id, tokens, index, seal)) {
+        match.blockIds[index] = id;
+        match.isStored[index] = 0;
+        match.numPooled++;
+        if (this.#refCounts[id] === 0) match.numFree++;
+        seal = this.#seals[id]!;
+      } else {
+        const stored = this.#storedContent(key, tokens, index, seal);
+        if (stored === null) return;
+        match.isStored[index] = 1;
+        seal = stored.seal;
+      }
+      match.hashKeys[index] = key;
+      match.seals[index] = seal;
       match.numBlocks++;
-      if (this.#refCounts[id] === 0) match.numFree++;
-      match.lastSeal = this.#seals[id]!;
     }
   }
 
-  /** Puts the blocks of a match at the start of an empty table, each with one holder more. */
-  adopt(table: BlockTable, match: PrefixMatch): void {
+  /**
+   * Puts the blocks of a match at the start of an empty table, each with one holder more, and brings back those that are in the store: see to it
+   * that as many blocks are free.
+   *
+   * @returns how many blocks the table has now: less than the match if the store fails
+   */
+  adopt(table: BlockTable, match: PrefixMatch): number {
     if (table.numBlocks !== 0)
       throw new InternalError('a prefix can only start an empty block table');
+    // All that is in the pool first, lest it make room for what comes back.
     for (let index = 0; index < match.numBlocks; index++) {
-      const id = match.blockIds[index]! as KvBlockId;
-      this.share(id);
+      if (match.isStored[index] === 0) this.share(match.blockIds[index]! as KvBlockId);
+    }
+    for (let index = 0; index < match.numBlocks; index++) {
+      const isPooled = match.isStored[index] === 0;
+      const id = isPooled ? (match.blockIds[index]! as KvBlockId) : this.#bringBack(match, index);
+      if (id === null) {
+        for (let rest = index; rest < match.numBlocks; rest++) {
+          if (match.isStored[rest] === 0) this.release(match.blockIds[rest]! as KvBlockId);
+        }
+        break;
+      }
       this.#append(table, id);
     }
-    table.numSealed = match.numBlocks;
-    table.lastSeal = match.lastSeal;
-    // A search that ended on a miss has hashed one block too many: chain again from the blocks that count.
-    table.hashHigh = 0;
-    table.hashLow = 0;
-    if (match.numBlocks > 0) {
-      const key = this.#hashKeys[match.blockIds[match.numBlocks - 1]!]!;
-      table.hashHigh = Math.floor(key / 0x100000000);
-      table.hashLow = key >>> 0;
+    const { numBlocks } = table;
+    if (numBlocks === 0) return 0;
+    // The state of the chain after the blocks that came.
+    const key = match.hashKeys[numBlocks - 1]!;
+    table.numSealed = numBlocks;
+    table.lastSeal = match.seals[numBlocks - 1]!;
+    table.hashHigh = Math.floor(key / 0x100000000);
+    table.hashLow = key >>> 0;
+    return numBlocks;
+  }
+
+  /** Blocks that pins hold, others perhaps as well. */
+  get numPinnedBlocks(): number {
+    return this.#pinned.size;
+  }
+
+  /**
+   * Keeps the cached blocks that the tokens begin with from being reallocated, until `unpinAll`.
+   *
+   * @param maxBlocks most blocks that all pins together may hold
+   * @returns how many tokens are pinned: 0 if they would be too many, or do not fit
+   */
+  pin(tokens: TokenSpan, root: PrefixRoot, maxBlocks: number): number {
+    const match = new PrefixMatch();
+    this.findPrefix(tokens, tokens.length, match, root);
+    let numPinned = this.#pinned.size;
+    for (let index = 0; index < match.numBlocks; index++) {
+      const isOurs = match.isStored[index] === 0 && this.#pinned.has(match.blockIds[index]!);
+      if (!isOurs) numPinned++;
     }
+    const numNew = match.numBlocks - match.numPooled;
+    if (numPinned > maxBlocks || numNew > this.#numFree - match.numFree) return 0;
+    const table = new BlockTable(root);
+    this.adopt(table, match);
+    this.#pins.push(table);
+    for (let index = 0; index < table.numBlocks; index++) this.#pinned.add(table.ids[index]!);
+    return table.numBlocks * this.blockSize;
+  }
+
+  /** Gives all pinned blocks free: their room is needed. Returns false if there were none. */
+  unpinAll(): boolean {
+    if (this.#pinned.size === 0) return false;
+    for (const table of this.#pins) this.releaseAll(table);
+    this.#pins.length = 0;
+    this.#pinned.clear();
+    return true;
+  }
+
+  /**
+   * Moves block `index` of a match from the store to the pool. It leaves the store before a block is allocated: what has to make room for it there
+   * finds its place free.
+   *
+   * @returns `null` if it cannot be read any more
+   */
+  #bringBack(match: PrefixMatch, index: number): KvBlockId | null {
+    const store = this.#store!;
+    const key = match.hashKeys[index]!;
+    const content = store.find(key);
+    if (content === null || content.seal !== match.seals[index]) return null;
+    const bytes = store.take(key);
+    if (bytes === null) return null;
+    const id = this.allocate();
+    if (id === null) throw new InternalError('no free KV block for stored content');
+    store.restore(id, bytes);
+    const known = this.#blockOfHash.get(key);
+    if (known !== undefined) this.#unseal(known); // Another text of equal hash.
+    this.#tokens.set(content.tokenIds, id * this.blockSize);
+    this.#setSeal(id, key, content.parentSeal, content.seal);
+    return id;
+  }
+
+  #storedContent(
+    key: number,
+    tokens: TokenSpan,
+    index: number,
+    parentSeal: number,
+  ): SealedContent | null {
+    const content = this.#store?.find(key) ?? null;
+    if (content === null || content.parentSeal !== parentSeal) return null;
+    const start = index * this.blockSize;
+    for (let i = 0; i < this.blockSize; i++) {
+      if (content.tokenIds[i] !== tokens.ids[start + i]) return null;
+    }
+    return content;
+  }
+
+  #contentOf(id: KvBlockId): SealedContent {
+    return {
+      seal: this.#seals[id]!,
+      parentSeal: this.#parentSeals[id]!,
+      hashKey: this.#hashKeys[id]!,
+      tokenIds: this.#tokens.subarray(id * this.blockSize, (id + 1) * this.blockSize),
+    };
+  }
+
+  #setSeal(id: KvBlockId, key: number, parentSeal: number, seal: number): void {
+    this.#seals[id] = seal;
+    this.#parentSeals[id] = parentSeal;
+    this.#hashKeys[id] = key;
+    this.#blockOfHash.set(key, id);
   }
 
   /** Seals the blocks of the table that `numComputed` computed tokens fill. */
@@ -256,11 +413,12 @@ export class BlockManager {
       for (let i = 0; i < this.blockSize; i++) {
         this.#tokens[id * this.blockSize + i] = tokens.ids[start + i]!;
       }
-      this.#seals[id] = ++this.#lastSeal;
-      this.#parentSeals[id] = table.lastSeal;
-      this.#hashKeys[id] = key;
-      this.#blockOfHash.set(key, id);
-      table.lastSeal = this.#lastSeal;
+      // Content that was computed again though the store has it: what hangs on it there is to be found.
+      const stored = this.#storedContent(key, tokens, index, table.lastSeal);
+      const seal = stored?.seal ?? ++this.#lastSeal;
+      this.#store?.forget(key);
+      this.#setSeal(id, key, table.lastSeal, seal);
+      table.lastSeal = seal;
     }
   }
 

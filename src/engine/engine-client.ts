@@ -6,8 +6,9 @@
 import { InternalError } from '../platform/errors.ts';
 import type { RunnerLimits } from '../targets/model-runner.ts';
 import { abortWith, type EngineApi, type SubmitOptions } from './engine.ts';
+import { type EngineCall, type EngineCallResults, engineCalls } from './engine-calls.ts';
 import type { EngineStats } from './engine-stats.ts';
-import { EngineClosedError, RequestError } from './errors.ts';
+import { EngineCallError, EngineClosedError, RequestError } from './errors.ts';
 import { type EngineEvent, unservedFinish } from './events.ts';
 import type { ClientMessage, EnginePort, ServerMessage } from './protocol.ts';
 import { type EngineRequest, type PreparedRequest, prepareRequest } from './request.ts';
@@ -42,7 +43,10 @@ export class EngineClient implements EngineApi {
   #port: EnginePort | null = null;
   #isClosed = false;
   readonly #open = new Map<string, OpenRequest>();
-  readonly #calls = new Map<number, PromiseWithResolvers<EngineStats>>();
+  readonly calls = engineCalls((call) => this.#call(call));
+  readonly #calls = new Map<number, PromiseWithResolvers<unknown>>();
+  /** Prefixes that a new engine is to pin again. */
+  readonly #pinned: EngineCall[] = [];
   #lastCallId = 0;
 
   private constructor(options: EngineClientOptions) {
@@ -81,6 +85,8 @@ export class EngineClient implements EngineApi {
         this.#port = port;
         for (const open of this.#open.values())
           this.#send({ type: 'submit', request: resumed(open) });
+        // Nobody waits for these: what a new engine cannot pin it computes when it is asked for it.
+        for (const call of this.#pinned) this.#send({ type: 'call', callId: 0, call });
         ready.resolve();
       } else if (this.#port === port) {
         this.#receive(message);
@@ -110,12 +116,26 @@ export class EngineClient implements EngineApi {
 
   /** @throws {EngineClosedError} if there is no engine, or it goes away before it answers */
   async stats(): Promise<EngineStats> {
+    const { callId, answer } = this.#expectAnswer();
+    this.#send({ type: 'stats', callId });
+    return answer as Promise<EngineStats>;
+  }
+
+  async #call(call: EngineCall): Promise<EngineCallResults[EngineCall['name']]> {
+    if (this.#isClosed) throw new EngineClosedError();
+    const { callId, answer } = this.#expectAnswer();
+    this.#send({ type: 'call', callId, call });
+    const value = (await answer) as EngineCallResults[EngineCall['name']];
+    if (call.name === 'pinPrefix') this.#pinned.push(call);
+    return value;
+  }
+
+  #expectAnswer(): { readonly callId: number; readonly answer: Promise<unknown> } {
     if (this.#port === null) throw new EngineClosedError('the engine is not connected');
     const callId = ++this.#lastCallId;
-    const call = Promise.withResolvers<EngineStats>();
+    const call = Promise.withResolvers<unknown>();
     this.#calls.set(callId, call);
-    this.#send({ type: 'stats', callId });
-    return call.promise;
+    return { callId, answer: call.promise };
   }
 
   async close(options: { readonly drain?: boolean } = {}): Promise<void> {
@@ -150,6 +170,18 @@ export class EngineClient implements EngineApi {
         this.#calls.get(message.callId)?.resolve(message.stats);
         this.#calls.delete(message.callId);
         break;
+      case 'answer':
+        this.#calls.get(message.callId)?.resolve(message.value);
+        this.#calls.delete(message.callId);
+        break;
+      case 'refusal': {
+        const { code, message: text, param } = message;
+        const error =
+          param === undefined ? new EngineCallError(code, text) : new RequestError(param, text);
+        this.#calls.get(message.callId)?.reject(error);
+        this.#calls.delete(message.callId);
+        break;
+      }
       case 'closed':
         this.#isClosed = true;
         this.#disconnected();

@@ -10,9 +10,11 @@ import { HastenError, InternalError } from '../platform/errors.ts';
 import type { ModelRunner, StepTicket } from '../targets/model-runner.ts';
 import { BlockManager } from './block-manager.ts';
 import type { EngineStats } from './engine-stats.ts';
-import { RequestError } from './errors.ts';
+import { EngineSetupError, RequestError } from './errors.ts';
 import type { EngineEvent, FinishEvent, FinishReason } from './events.ts';
 import { catchesUp, fillBatch, numHiddenRows } from './fill-batch.ts';
+import { KvDiskTier } from './kv-disk-tier.ts';
+import { KvStore } from './kv-store.ts';
 import { logprobOf, topLogprobs } from './logprobs.ts';
 import { NgramDraftSource } from './ngram-drafts.ts';
 import {
@@ -20,6 +22,7 @@ import {
   PrefillPacer,
   type PrefillPacerOptions,
 } from './prefill-pacer.ts';
+import { type PrefixCacheScope, PrefixKeeper, type PrefixText } from './prefix-keeper.ts';
 import { DEFAULT_PRIORITY_OPTIONS, type PriorityOptions } from './priority.ts';
 import { RandomStream, randomUnit } from './random.ts';
 import { type PreparedRequest, prepareRequest } from './request.ts';
@@ -28,9 +31,16 @@ import { Scheduler, type SchedulerOutput } from './scheduler.ts';
 import { type DecoderSource, Sequence } from './sequence.ts';
 import { SlicedLogits } from './sliced-logits.ts';
 import { Speculator } from './speculator.ts';
+import { type WarmUpTimes, warmUpRunner } from './warm-up.ts';
 
 export const SPECULATIONS = ['ngram', 'off'] as const;
 export type Speculation = (typeof SPECULATIONS)[number];
+
+export interface OffloadOptions {
+  readonly memoryBytes: number;
+  /** What goes beyond that. */
+  readonly disk?: { readonly folder: string; readonly maxBytes: number };
+}
 
 export interface EngineCoreOptions {
   /** Made and disposed of by the caller. */
@@ -40,6 +50,12 @@ export interface EngineCoreOptions {
   readonly eosTokenIds: Iterable<number>;
   /** Whether equal prefixes share blocks. Default true. */
   readonly hasPrefixCache?: boolean;
+  /** Who shares cached prefixes: `all` (default), or each `tenant` for itself. */
+  readonly prefixCacheScope?: PrefixCacheScope;
+  /** Where cached prefixes go that the pool has no room for. Default: nowhere. */
+  readonly offload?: OffloadOptions;
+  /** Names model, weights and KV format; sessions are saved and restored between engines of one fingerprint only. Without it they cannot be. */
+  readonly kvFingerprint?: () => string;
   readonly pacing?: Partial<PrefillPacerOptions>;
   readonly priorities?: Partial<PriorityOptions>;
   /** Where drafted tokens come from: `ngram` (default) finds them in the request's own tokens, `off` is none. */
@@ -48,12 +64,15 @@ export interface EngineCoreOptions {
   readonly now?: () => number;
 }
 
-export class EngineCore {
+export class EngineCore implements Disposable {
   readonly #runner: ModelRunner;
   readonly #tokenizer: DecoderSource;
   readonly #eosTokenIds: ReadonlySet<number>;
   readonly #now: () => number;
   readonly #blocks: BlockManager;
+  readonly #store: KvStore | null;
+  /** Pins, and saves and restores sessions: pinned texts are computed by steps that the caller takes, as for `submit`. */
+  readonly prefixes: PrefixKeeper;
   readonly #pacer: PrefillPacer;
   readonly #speculator: Speculator | null;
   readonly #scheduler: Scheduler;
@@ -81,10 +100,12 @@ export class EngineCore {
     this.#tokenizer = options.tokenizer;
     this.#eosTokenIds = new Set(options.eosTokenIds);
     this.#now = options.now ?? (() => performance.now());
+    this.#store = options.offload === undefined ? null : storeOf(options.runner, options.offload);
     this.#blocks = new BlockManager({
       numBlocks: limits.numBlocks,
       blockSize: limits.blockSize,
       hasPrefixCache: options.hasPrefixCache ?? true,
+      store: this.#store,
     });
     this.#pacer = new PrefillPacer({ ...DEFAULT_PREFILL_PACER_OPTIONS, ...options.pacing });
     this.#speculator =
@@ -97,6 +118,14 @@ export class EngineCore {
       pacer: this.#pacer,
       speculator: this.#speculator,
       priorities: { ...DEFAULT_PRIORITY_OPTIONS, ...options.priorities },
+    });
+    this.prefixes = new PrefixKeeper({
+      runner: options.runner,
+      blocks: this.#blocks,
+      scope: options.prefixCacheScope ?? 'all',
+      fingerprint: options.kvFingerprint ?? null,
+      numReserved: () => this.#scheduler.numRunning,
+      compute: (text) => this.#compute(text),
     });
     this.#row = new SlicedLogits(limits.vocabSize, sliceSize);
     this.#sampler = new Sampler(this.#row);
@@ -118,11 +147,16 @@ export class EngineCore {
    * @throws {RequestError | RequestTooLongError} if it is wrong, can never fit, or its id is in use; it gets no event then
    */
   submit(request: PreparedRequest): void {
-    const prepared = prepareRequest(request, this.#runner.limits);
+    this.#add(prepareRequest(request, this.#runner.limits), null);
+  }
+
+  #add(prepared: PreparedRequest, listener: ((event: EngineEvent) => void) | null): void {
     if (this.#sequences.has(prepared.requestId)) {
       throw new RequestError('requestId', `requestId: "${prepared.requestId}" is already in use`);
     }
-    const sequence = new Sequence(prepared, this.#tokenizer, this.#now());
+    const root = this.prefixes.rootOf(prepared);
+    const sequence = new Sequence(prepared, this.#tokenizer, this.#now(), root);
+    sequence.listener = listener;
     this.#sequences.set(sequence.requestId, sequence);
     this.#scheduler.add(sequence);
   }
@@ -157,6 +191,7 @@ export class EngineCore {
     try {
       output = this.#scheduler.schedule(this.#stepStartMs);
       if (output.numSequences === 0) {
+        if (this.prefixes.isHolding) return null;
         throw new InternalError(`${this.#sequences.size} requests are open, but no step was found`);
       }
     } catch (error) {
@@ -251,6 +286,8 @@ export class EngineCore {
       numOutputTokens,
       numPreemptions,
       numFinished: { ...this.#totals.numFinished },
+      numPinnedBlocks: this.#blocks.numPinnedBlocks,
+      offload: this.#store?.stats ?? null,
       lastStep: { ...this.#lastStep },
       speculation: this.#speculator?.stats ?? null,
     };
@@ -265,6 +302,42 @@ export class EngineCore {
     if (numComputedTokens < sequence.numTokens) return;
     sequence.firstTokenMs ??= nowMs;
     this.#finishSequence(sequence, 'stop');
+  }
+
+  /** Runs a text through the model for the sake of its keys and values. */
+  async #compute({ tokenIds, tenant = '', cacheSalt = '' }: PrefixText): Promise<void> {
+    const samplingParams = { temperature: 0, maxTokens: 1, ignoreEos: true };
+    const request = { promptTokenIds: tokenIds, samplingParams, tenant, cacheSalt };
+    const finished = Promise.withResolvers<FinishEvent>();
+    this.#add(prepareRequest(request, this.#runner.limits), (event) => {
+      if (event.type === 'finish') finished.resolve(event);
+    });
+    const { reason, error } = await finished.promise;
+    if (reason !== 'length') {
+      throw new RequestError('tokenIds', error?.message ?? `computing the text ended: ${reason}`);
+    }
+  }
+
+  /**
+   * Runs steps of the sizes that requests will make, so that none of these is the first. Learns what steps take. Comes before any request.
+   *
+   * @param budgetMs time that it may take, about
+   * @throws {InternalError} if requests are open
+   */
+  async warmUp(budgetMs: number): Promise<WarmUpTimes> {
+    if (this.hasWork) throw new InternalError('warming up comes before work');
+    const times = await warmUpRunner(this.#runner, this.#blocks, budgetMs, this.#now);
+    for (const { count, ms } of times.rows) {
+      this.#speculator?.observeCost(count, ms);
+      this.#pacer.observe(count, 0, ms);
+    }
+    for (const { count, ms } of times.prompts) this.#pacer.observe(0, count, ms);
+    return times;
+  }
+
+  /** Lets go of the memory beyond the pool. The runner is the caller's. */
+  [Symbol.dispose](): void {
+    this.#store?.[Symbol.dispose]();
   }
 
   /**
@@ -321,7 +394,7 @@ export class EngineCore {
     sequence.firstTokenMs ??= nowMs;
     sequence.lastTokenMs = nowMs;
     this.#totals.numOutputTokens++;
-    this.#events.push({
+    this.#emit(sequence, {
       type: 'token',
       requestId: sequence.requestId,
       tokenId,
@@ -355,7 +428,7 @@ export class EngineCore {
     const { arrivalMs, firstScheduledMs, firstTokenMs, lastTokenMs } = sequence;
     const between = (from: number | null, to: number | null): number | null =>
       from === null || to === null ? null : to - from;
-    this.#events.push({
+    this.#emit(sequence, {
       type: 'finish',
       requestId: sequence.requestId,
       reason,
@@ -378,6 +451,11 @@ export class EngineCore {
     });
   }
 
+  #emit(sequence: Sequence, event: EngineEvent): void {
+    if (sequence.listener === null) this.#events.push(event);
+    else sequence.listener(event);
+  }
+
   #isInFlight(sequence: Sequence): boolean {
     const output = this.#inFlight;
     if (output === null) return false;
@@ -391,4 +469,17 @@ export class EngineCore {
     this.#inFlight = null;
     return output;
   }
+}
+
+/** @throws {EngineSetupError} if a tier is too small for a block, or there is no place for its file */
+function storeOf(runner: ModelRunner, { memoryBytes, disk }: OffloadOptions): KvStore {
+  const { kvBlockBytes } = runner;
+  if (memoryBytes > 0 && memoryBytes < kvBlockBytes) {
+    throw new EngineSetupError(
+      `KV offload: ${memoryBytes} bytes of memory do not hold one KV block of ${kvBlockBytes} bytes`,
+    );
+  }
+  const tier =
+    disk === undefined ? null : new KvDiskTier({ ...disk, blockBytes: runner.kvBlockBytes });
+  return new KvStore(runner, memoryBytes, tier);
 }

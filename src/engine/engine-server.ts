@@ -5,8 +5,9 @@
 
 import { HastenError } from '../platform/errors.ts';
 import type { RunnerLimits } from '../targets/model-runner.ts';
+import { answerCall, type EngineCall } from './engine-calls.ts';
 import type { EngineCore } from './engine-core.ts';
-import { EngineClosedError } from './errors.ts';
+import { EngineClosedError, RequestError } from './errors.ts';
 import { unservedFinish } from './events.ts';
 import type { ClientMessage, EnginePort, ServerMessage } from './protocol.ts';
 import type { PreparedRequest } from './request.ts';
@@ -50,6 +51,9 @@ export class EngineServer {
       case 'stats':
         this.#send({ type: 'stats', callId: message.callId, stats: this.#core.stats() });
         break;
+      case 'call':
+        void this.#answer(message.callId, message.call);
+        break;
       case 'shutdown':
         this.#close(message.drain);
         break;
@@ -69,6 +73,19 @@ export class EngineServer {
       const message = error instanceof Error ? error.message : String(error);
       const event = unservedFinish(request, 'error', { code, message });
       this.#send({ type: 'events', events: [event] });
+    }
+  }
+
+  async #answer(callId: number, call: EngineCall): Promise<void> {
+    try {
+      if (this.#isClosing) throw new EngineClosedError();
+      const value = await answerCall(this.#core, () => this.#loop.wake(), call);
+      this.#send({ type: 'answer', callId, value });
+    } catch (error) {
+      const code = error instanceof HastenError ? error.code : 'internal';
+      const message = error instanceof Error ? error.message : String(error);
+      const param = error instanceof RequestError ? { param: error.param } : {};
+      this.#send({ type: 'refusal', callId, code, message, ...param });
     }
   }
 

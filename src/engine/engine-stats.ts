@@ -1,6 +1,7 @@
 /** Figures of the engine at one moment, and sums since it started. Plain data. */
 
 import type { FinishReason } from './events.ts';
+import type { KvStoreStats } from './kv-store.ts';
 import type { SpeculationStats } from './speculator.ts';
 
 export interface EngineStats {
@@ -12,6 +13,10 @@ export interface EngineStats {
   readonly numFreeBlocks: number;
   /** Blocks that the prefix cache can find. */
   readonly numSealedBlocks: number;
+  /** Blocks that pinned prefixes hold. */
+  readonly numPinnedBlocks: number;
+  /** The tiers beyond the pool; `null` where there are none. */
+  readonly offload: KvStoreStats | null;
   readonly numSteps: number;
   /** Prompt tokens computed, those computed again after a preemption included. */
   readonly numPromptTokens: number;

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { tmpdir } from 'node:os';
 import test from 'node:test';
 import fc from 'fast-check';
 import { Engine, type EngineOptions } from './engine.ts';
@@ -76,11 +77,17 @@ const setupArbitrary = fc.record({
   minTokens: fc.constantFrom(1, 4),
   speculation: fc.constantFrom<'ngram' | 'off'>('ngram', 'ngram', 'off'),
   isRepetitive: fc.boolean(),
+  /** Blocks of memory and disk beyond the pool; `null`: neither. */
+  offload: fc.option(
+    fc.record({ memory: fc.constantFrom(0, 1, 9), disk: fc.constantFrom(1, 6, 80) }),
+  ),
+  hasPins: fc.boolean(),
   /** From hardly any time and service between two changes of mind to plenty. */
   patience: fc.constantFrom(1, 10, 1000),
 });
 
 test('any mix of requests, pool and limits: each gives what it gives alone, and nothing is lost', async () => {
+  let numRestored = 0;
   await fc.assert(
     fc.asyncProperty(
       setupArbitrary,
@@ -97,7 +104,7 @@ test('any mix of requests, pool and limits: each gives what it gives alone, and 
       ),
       async (setup, planned) => {
         const { numSpareBlocks, blockSize, isAsync, hasPrefixCache, minTokens, ...rest } = setup;
-        const { speculation, isRepetitive, patience, ...sizes } = rest;
+        const { speculation, isRepetitive, patience, offload, hasPins, ...sizes } = rest;
         const editLogits = isRepetitive ? repeatLogits : undefined;
         let nowMs = 0;
         const largest = Math.max(
@@ -116,6 +123,12 @@ test('any mix of requests, pool and limits: each gives what it gives alone, and 
             hasPrefixCache,
             pacing: { minTokens, targetStepMs: 0, maxStepMs: 0 },
             speculation,
+            ...(offload !== null && {
+              offload: {
+                memoryBytes: offload.memory * 8 * blockSize,
+                disk: { folder: tmpdir(), maxBytes: offload.disk * 8 * blockSize },
+              },
+            }),
             priorities: {
               sinkTokens: 2 * patience,
               climbMs: patience,
@@ -127,6 +140,11 @@ test('any mix of requests, pool and limits: each gives what it gives alone, and 
             now: () => nowMs++,
           },
         );
+        const pinned = !hasPins
+          ? Promise.resolve()
+          : engine.calls.pinPrefix({ tokenIds: [0, 1, 2, 3, 4, 5, 6, 0, 1, 2] }).catch((error) => {
+              assert.ok(error instanceof RequestError);
+            });
         const results = await Promise.all(
           planned.map(async ({ request, priority, tenant, arrival, abortAfter }) => {
             while (runner.numSteps < arrival && (await engine.stats()).numRunning > 0) {
@@ -161,16 +179,21 @@ test('any mix of requests, pool and limits: each gives what it gives alone, and 
             assert.deepEqual(outcome({ tokenIds, text, finish }), outcome(alone));
           }
         }
+        await pinned;
         const stats = await engine.stats();
-        assert.equal(stats.numFreeBlocks, numBlocks);
+        assert.equal(stats.numFreeBlocks, numBlocks - stats.numPinnedBlocks);
         assert.equal(stats.numRunning + stats.numWaiting, 0);
+        assert.equal(stats.offload?.diskFault ?? null, null);
+        numRestored += stats.offload?.numRestored ?? 0;
         const { stop, length, abort, error } = stats.numFinished;
-        assert.equal(stop + length + abort, planned.length);
+        assert.ok(stop + length + abort >= planned.length);
         assert.equal(error, 0);
+        await engine.close();
       },
     ),
     { numRuns: 150 },
   );
+  assert.ok(numRestored > 0, 'blocks were meant to leave the pool and come back');
 });
 
 test('requests share steps, and a pool too small for all of them preempts', async () => {

@@ -3,6 +3,7 @@
  */
 
 import type { RunnerLimits } from '../targets/model-runner.ts';
+import { answerCall, type EngineCalls, engineCalls } from './engine-calls.ts';
 import { EngineCore, type EngineCoreOptions } from './engine-core.ts';
 import type { EngineStats } from './engine-stats.ts';
 import { EngineClosedError } from './errors.ts';
@@ -19,6 +20,8 @@ export interface SubmitOptions {
 
 export interface EngineApi extends AsyncDisposable {
   readonly limits: RunnerLimits;
+  /** What can be asked of an engine beside requests. */
+  readonly calls: EngineCalls;
   /**
    * Queues a request. Exactly one finish event ends its events.
    *
@@ -38,6 +41,7 @@ export interface EngineOptions extends EngineCoreOptions {
 
 export class Engine implements EngineApi {
   readonly limits: RunnerLimits;
+  readonly calls: EngineCalls;
   readonly #core: EngineCore;
   readonly #loop: StepLoop;
   readonly #defaults: SamplingParams | undefined;
@@ -49,6 +53,10 @@ export class Engine implements EngineApi {
     this.#defaults = options.defaults;
     this.#core = new EngineCore(options);
     this.#loop = new StepLoop(this.#core, (events) => this.#deliver(events));
+    this.calls = engineCalls(async (call) => {
+      if (this.#isClosed) throw new EngineClosedError();
+      return answerCall(this.#core, () => this.#loop.wake(), call);
+    });
   }
 
   submit(request: EngineRequest, options: SubmitOptions = {}): RequestHandle {
@@ -76,6 +84,7 @@ export class Engine implements EngineApi {
       this.#loop.wake();
     }
     await this.#loop.idle();
+    this.#core[Symbol.dispose]();
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -48,3 +48,13 @@ export class SamplingError extends HastenError {
     super('bad_logits', message);
   }
 }
+
+/** The engine cannot be set up as it was asked to be. */
+export class EngineSetupError extends HastenError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('engine_setup', message, options);
+  }
+}
+
+/** An engine elsewhere refused a call; `code` is that of the error there. */
+export class EngineCallError extends HastenError {}

@@ -5,6 +5,7 @@
 
 import type { MessagePort } from 'node:worker_threads';
 import type { RunnerLimits } from '../targets/model-runner.ts';
+import type { EngineCall } from './engine-calls.ts';
 import type { EngineStats } from './engine-stats.ts';
 import type { EngineEvent } from './events.ts';
 import type { PreparedRequest } from './request.ts';
@@ -14,6 +15,8 @@ export type ClientMessage =
   | { readonly type: 'abort'; readonly requestId: string }
   /** Answered by `stats` with the same `callId`. */
   | { readonly type: 'stats'; readonly callId: number }
+  /** Answered by `answer` or `refusal` with the same `callId`. */
+  | { readonly type: 'call'; readonly callId: number; readonly call: EngineCall }
   /** Answered by `closed` when all requests have ended: by themselves with `drain`, else aborted. */
   | { readonly type: 'shutdown'; readonly drain: boolean };
 
@@ -23,6 +26,15 @@ export type ServerMessage =
   /** Everything that one step gave, for all its requests. */
   | { readonly type: 'events'; readonly events: readonly EngineEvent[] }
   | { readonly type: 'stats'; readonly callId: number; readonly stats: EngineStats }
+  | { readonly type: 'answer'; readonly callId: number; readonly value: unknown }
+  | {
+      readonly type: 'refusal';
+      readonly callId: number;
+      readonly code: string;
+      readonly message: string;
+      /** Of a wrong request: the field at fault. */
+      readonly param?: string;
+    }
   | { readonly type: 'closed' };
 
 /**

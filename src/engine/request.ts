@@ -32,6 +32,8 @@ export interface EngineRequest {
   readonly tenant?: string;
   /** Asks for the pooled hidden state of the prompt instead of output; `null` (default): for output. */
   readonly pooling?: Pooling | null;
+  /** Only requests with the same salt share cached prefixes. Default: the one that all share who name none. */
+  readonly cacheSalt?: string;
 }
 
 /** A checked request with nothing left open: plain data that gives the same text wherever it runs. */
@@ -44,6 +46,7 @@ export interface PreparedRequest {
   readonly priority: Priority;
   readonly tenant: string;
   readonly pooling: Pooling | null;
+  readonly cacheSalt: string;
 }
 
 /** What a request is held against. */
@@ -61,6 +64,7 @@ const REQUEST_KEYS: ReadonlySet<string> = new Set<keyof EngineRequest>([
   'priority',
   'tenant',
   'pooling',
+  'cacheSalt',
 ]);
 
 /**
@@ -134,6 +138,10 @@ export function prepareRequest(
   if (typeof tenant !== 'string') {
     throw new RequestError('tenant', `tenant: expected a text, got ${typeof tenant}`);
   }
+  const { cacheSalt = '' } = request;
+  if (typeof cacheSalt !== 'string') {
+    throw new RequestError('cacheSalt', `cacheSalt: expected a text, got ${typeof cacheSalt}`);
+  }
   return {
     requestId,
     promptTokenIds,
@@ -143,6 +151,7 @@ export function prepareRequest(
     priority,
     tenant,
     pooling,
+    cacheSalt,
   };
 }
 

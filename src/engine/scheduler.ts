@@ -284,6 +284,7 @@ export class Scheduler {
     while (!this.#blocks.grow(sequence.blockTable, sequence.numTokens)) {
       const last = this.#running.at(-1)!;
       if (last === sequence && this.#running.length === 1) {
+        if (this.#blocks.unpinAll()) continue;
         const { numTokens } = sequence;
         throw new InternalError(`${numTokens} tokens of one sequence do not fit an empty KV cache`);
       }
@@ -314,7 +315,11 @@ export class Scheduler {
       const victimLevel = sequence.level + LEVELS_PER_CLASS;
       if (this.#running.length >= this.#maxRunning && !this.#hasVictim(victimLevel)) return;
       if (!this.#hasBudgetFor(sequence)) return;
-      if (!this.#takeBlocks(sequence) && !this.#displaceFor(sequence, victimLevel)) return;
+      if (!this.#takeBlocks(sequence) && !this.#displaceFor(sequence, victimLevel)) {
+        // Alone every sequence fits, if need be in the place of pinned prefixes.
+        if (this.#running.length > 0 || !this.#blocks.unpinAll()) return;
+        continue;
+      }
       this.#run(sequence);
     }
   }
@@ -419,17 +424,21 @@ export class Scheduler {
     const { blockTable, numTokens } = sequence;
     const blocks = this.#blocks;
     const match = this.#match;
-    blocks.findPrefix(sequence.tokens, Math.min(maxCached, sequence.maxCachedTokens), match);
-    const numCached = match.numBlocks * blocks.blockSize;
-    const numCopies = numCached === numTokens ? 1 : 0;
-    const numNew = blocks.blocksFor(numTokens) - match.numBlocks + numCopies;
+    const maxFound = Math.min(maxCached, sequence.maxCachedTokens);
+    blocks.findPrefix(sequence.tokens, maxFound, match, blockTable.root);
+    const numCopies = match.numBlocks * blocks.blockSize === numTokens ? 1 : 0;
+    const numNew = blocks.blocksFor(numTokens) - match.numPooled + numCopies;
     // One block is left for the growth of each running sequence, lest it be preempted at once.
     if (numNew > blocks.numFreeBlocks - match.numFree - this.#running.length) return false;
-    blocks.adopt(blockTable, match);
-    if (!blocks.grow(blockTable, numTokens))
-      throw new InternalError('counted free KV blocks are gone');
+    const numBlocks = blocks.adopt(blockTable, match);
+    if (!blocks.grow(blockTable, numTokens)) {
+      // Blocks were counted that stored content did not come back for.
+      blocks.releaseAll(blockTable);
+      return false;
+    }
+    const numCached = numBlocks * blocks.blockSize;
     sequence.numComputedTokens = Math.min(numCached, numTokens - 1);
-    if (numCopies > 0) this.#copyBlock(sequence, match.numBlocks - 1);
+    if (numCached === numTokens) this.#copyBlock(sequence, numBlocks - 1);
     return true;
   }
 

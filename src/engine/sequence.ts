@@ -6,8 +6,10 @@
 import { BlockTable } from './block-manager.ts';
 import type { Drafter } from './draft-source.ts';
 import { RequestError } from './errors.ts';
+import type { EngineEvent } from './events.ts';
 import { Penalties } from './penalties.ts';
 import { Pooler } from './pooling.ts';
+import { type PrefixRoot, SHARED_ROOT } from './prefix-root.ts';
 import { LEVELS_PER_CLASS, PRIORITIES } from './priority.ts';
 import type { PreparedRequest } from './request.ts';
 import type { SamplingParams } from './sampling-params.ts';
@@ -31,7 +33,7 @@ export class Sequence {
   readonly tokens: TokenList;
   readonly numPromptTokens: number;
   numComputedTokens = 0;
-  readonly blockTable = new BlockTable();
+  readonly blockTable: BlockTable;
   readonly penalties: Penalties | null;
   /** Gathers hidden states; `null`: the sequence is to have output instead. */
   readonly pooler: Pooler | null;
@@ -63,6 +65,8 @@ export class Sequence {
   /** Set when it was aborted while a step with it was under way. */
   isAborted = false;
   isFinished = false;
+  /** Gets its events in place of those who read the engine's: of requests that the engine makes itself. */
+  listener: ((event: EngineEvent) => void) | null = null;
 
   /** Times by the engine's clock, milliseconds. */
   readonly arrivalMs: number;
@@ -74,9 +78,15 @@ export class Sequence {
   readonly #stops: StopStrings;
 
   /** @throws {RequestError} if the output to go on from already holds a stop string */
-  constructor(request: PreparedRequest, decoders: DecoderSource, arrivalMs: number) {
+  constructor(
+    request: PreparedRequest,
+    decoders: DecoderSource,
+    arrivalMs: number,
+    root: PrefixRoot = SHARED_ROOT,
+  ) {
     this.requestId = request.requestId;
     this.params = request.samplingParams;
+    this.blockTable = new BlockTable(root);
     this.isSpeculative = request.isSpeculative;
     this.classIndex = PRIORITIES.indexOf(request.priority);
     this.tenant = request.tenant;

@@ -143,6 +143,12 @@ export class Speculator {
     for (let i = 0; i < numAccepted; i++) this.#acceptedPerPos[i]!++;
   }
 
+  /** Takes in what a step of so many rows takes. */
+  observeCost(numRows: number, stepMs: number): void {
+    this.#cost.observe(numRows, stepMs);
+    this.#balanceMs ??= FIRST_BALANCE_STEPS * this.#cost.ms(1);
+  }
+
   /** Takes in a step of streams and drafts without prompt tokens. */
   observeStep(
     numStreams: number,

@@ -31,6 +31,15 @@ const ECHO_STATS: EngineStats = {
   numOutputTokens: 0,
   numPreemptions: 3,
   numFinished: { stop: 0, length: 0, abort: 0, error: 0 },
+  numPinnedBlocks: 2,
+  offload: {
+    blockBytes: 1000,
+    numMemoryBlocks: 4,
+    numDiskBlocks: 9,
+    numStored: 20,
+    numRestored: 7,
+    diskFault: null,
+  },
   speculation: {
     numDrafts: 2,
     numDraftTokens: 8,

@@ -1,0 +1,85 @@
+/**
+ * What is asked of an engine beside requests, as plain data that may cross a process border, and how an engine answers it.
+ */
+
+import type { EngineCore } from './engine-core.ts';
+import type { PrefixShare, PrefixText } from './prefix-keeper.ts';
+
+export type EngineCall =
+  | { readonly name: 'pinPrefix'; readonly text: PrefixText }
+  | { readonly name: 'saveSession'; readonly path: string; readonly text: PrefixText }
+  | { readonly name: 'restoreSession'; readonly path: string; readonly share: PrefixShare };
+
+/** By call: what it gives. */
+export interface EngineCallResults {
+  pinPrefix: number;
+  saveSession: number;
+  restoreSession: Int32Array;
+}
+
+/** Calls as functions; an engine of any kind has them. */
+export interface EngineCalls {
+  /**
+   * Computes a text and keeps its full KV blocks in the prefix cache for good: until a request that would not fit otherwise needs the room.
+   *
+   * @returns how many of its tokens are pinned
+   * @throws {RequestError | RequestTooLongError} if it is wrong, or pins would hold more than half of the pool
+   */
+  pinPrefix(text: PrefixText): Promise<number>;
+  /**
+   * Writes the keys and values of a text's full KV blocks to a file, on the engine's machine; what of it is not in the prefix cache is computed.
+   *
+   * @returns how many tokens are in it
+   * @throws {KvSessionError} if the engine was not told which model it runs, or there is no full block
+   * @throws {RequestError | RequestTooLongError} if the text is wrong
+   */
+  saveSession(path: string, text: PrefixText): Promise<number>;
+  /**
+   * Brings a saved text back into the prefix cache, as much of it as there are free blocks for.
+   *
+   * @returns the tokens that are cached now
+   * @throws {KvSessionError} if the file is damaged or of another model
+   */
+  restoreSession(path: string, share?: PrefixShare): Promise<Int32Array>;
+}
+
+/** The calls as functions over something that carries them. */
+export function engineCalls(
+  carry: (call: EngineCall) => Promise<EngineCallResults[EngineCall['name']]>,
+): EngineCalls {
+  const call = <N extends EngineCall['name']>(
+    request: EngineCall & { readonly name: N },
+  ): Promise<EngineCallResults[N]> => carry(request) as Promise<EngineCallResults[N]>;
+  return {
+    pinPrefix: ({ tokenIds, ...share }) =>
+      call({ name: 'pinPrefix', text: { ...share, tokenIds: Int32Array.from(tokenIds) } }),
+    saveSession: (path, { tokenIds, ...share }) =>
+      call({ name: 'saveSession', path, text: { ...share, tokenIds: Int32Array.from(tokenIds) } }),
+    restoreSession: (path, share = {}) => call({ name: 'restoreSession', path, share }),
+  };
+}
+
+/** @param wake makes the engine take steps, which some calls wait for */
+export function answerCall(
+  core: EngineCore,
+  wake: () => void,
+  call: EngineCall,
+): Promise<EngineCallResults[EngineCall['name']]> {
+  switch (call.name) {
+    case 'pinPrefix': {
+      const pinned = core.prefixes.pin(call.text);
+      wake();
+      return pinned;
+    }
+    case 'saveSession': {
+      const saved = core.prefixes.save(call.path, call.text);
+      wake();
+      return saved;
+    }
+    case 'restoreSession':
+      return core.prefixes.restore(call.path, call.share);
+    default:
+      call satisfies never;
+      throw new Error('unknown call');
+  }
+}
