@@ -78,7 +78,7 @@ for (const name of [
     test(`${name}, ${precision}: the same texts with drafts and without`, {
       skip: skipNative,
     }, async () => {
-      using model = new OpenedModel(path.join(FIXTURES, name), LIMITS.maxModelLen);
+      using model = new OpenedModel(path.join(FIXTURES, name), { maxModelLen: LIMITS.maxModelLen });
       const { vocabSize } = model.description.config;
       using runner = await nativeRunner(
         model.description,
@@ -109,7 +109,7 @@ test('SmolLM2 copies a text: the same with drafts and without', { skip: skipNati
     t.skip('SmolLM2 is not in the cache');
     return;
   }
-  using model = new OpenedModel(found.path, LIMITS.maxModelLen);
+  using model = new OpenedModel(found.path, { maxModelLen: LIMITS.maxModelLen });
   const tokenizer = model.requireTokenizer();
   const sentence = 'The quick brown fox jumps over the lazy dog by the river bank at dawn. ';
   const prompts = [4, 3].map((count) => tokenizer.encode(sentence.repeat(count)));

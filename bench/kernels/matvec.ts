@@ -11,8 +11,8 @@ import { matvecKernel } from '../../src/kernels/matvec.ts';
 import { matvecF32Groups, matvecF32Kernel } from '../../src/kernels/matvec-f32.ts';
 import {
   PACKED_FORMATS,
-  type PackableDType,
   packedBitsPerWeight,
+  ROUNDED_FORMATS,
   ROW_GROUP,
   ROW_PADDING,
 } from '../../src/kernels/packed-format.ts';
@@ -26,9 +26,12 @@ import { encodeRow } from '../../src/tensor/rows.ts';
 import { median } from '../lib/statistics.ts';
 import { markdownTable, significant } from '../lib/table.ts';
 
+const FORMATS = { ...PACKED_FORMATS, ...ROUNDED_FORMATS };
+type BenchDType = keyof typeof FORMATS;
+
 export interface MatvecRate {
   readonly isa: X64Isa;
-  readonly format: PackableDType;
+  readonly format: BenchDType;
   readonly activation: 'q8' | 'f32';
   readonly bitsPerWeight: number;
   /** Bytes of packed weights per second. */
@@ -40,7 +43,7 @@ export interface MatvecRate {
 
 export interface MatvecOptions {
   readonly isa: X64Isa;
-  readonly formats: readonly PackableDType[];
+  readonly formats: readonly BenchDType[];
   readonly activation: 'q8' | 'f32';
   readonly megabytes: number;
   readonly columns: number;
@@ -49,7 +52,7 @@ export interface MatvecOptions {
 
 /** A format's kernel with its argument table, ready to be called with the address of a matrix. */
 interface Subject {
-  readonly format: PackableDType;
+  readonly format: BenchDType;
   readonly groupBytes: number;
   readonly numGroups: number;
   /** Fills the shared matrix with weights of the format. */
@@ -79,7 +82,7 @@ export function measureMatvec(options: MatvecOptions): MatvecRate[] {
       isa: options.isa,
       format,
       activation: options.activation,
-      bitsPerWeight: packedBitsPerWeight(PACKED_FORMATS[format]),
+      bitsPerWeight: packedBitsPerWeight(FORMATS[format]),
       best: bytes / fastest,
       median: bytes / median(times[i]!),
       weights: (numGroups * ROW_GROUP * options.columns) / fastest,
@@ -88,13 +91,13 @@ export function measureMatvec(options: MatvecOptions): MatvecRate[] {
 }
 
 function makeSubject(
-  format: PackableDType,
+  format: BenchDType,
   options: MatvecOptions,
   matrix: NativeRegion,
   small: NativeRegion,
 ): Subject {
   const { columns } = options;
-  const packed = PACKED_FORMATS[format];
+  const packed = FORMATS[format];
   const packer = new RowGroupPacker(format, packed, columns);
   const { groupBytes } = packer;
   const perPair = ROW_PADDING / ROW_GROUP;
@@ -131,12 +134,12 @@ function makeSubject(
 }
 
 function kernelOf(
-  format: PackableDType,
+  format: BenchDType,
   { isa, columns, activation }: MatvecOptions,
   numGroups: number,
 ): { program: KernelProgram; fields: Record<string, number> } {
   const machine = machineOf(isa);
-  const packed = PACKED_FORMATS[format];
+  const packed = FORMATS[format];
   const shape = { bias: false, residual: false };
   if (activation === 'f32') {
     const numUnits = numGroups / matvecF32Groups(machine, packed);
@@ -153,14 +156,14 @@ function kernelOf(
 }
 
 /** Stored rows of one row group; those of quantized formats of small bytes, so that every scale is finite wherever it stands. */
-function smallRows(format: PackableDType, columns: number): Uint8Array {
+function smallRows(format: BenchDType, columns: number): Uint8Array {
   const rows = new Uint8Array(ROW_GROUP * rowBytes(format, columns));
   let state = 1;
   const random = (): number => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
     return state / 2 ** 32;
   };
-  if (PACKED_FORMATS[format].kind === 'float') {
+  if (FORMATS[format].kind === 'float') {
     const values = Float32Array.from({ length: ROW_GROUP * columns }, () => random() - 0.5);
     encodeRow(format, values, values.length, rows);
   } else for (let i = 0; i < rows.length; i++) rows[i] = Math.floor(random() * 60);
@@ -203,12 +206,12 @@ if (import.meta.main) {
   });
   const isas = x64Isas(detectCpu()).filter((isa) => !values.isa || isa === values.isa);
   const activation = values.activation === 'f32' ? 'f32' : 'q8';
-  const formats = (values.formats?.split(',') ?? Object.keys(PACKED_FORMATS)) as PackableDType[];
+  const formats = (values.formats?.split(',') ?? Object.keys(FORMATS)) as BenchDType[];
   const rates = isas.flatMap((isa) =>
     measureMatvec({
       isa,
       activation,
-      formats: formats.filter((x) => activation === 'f32' || PACKED_FORMATS[x].kind !== 'float'),
+      formats: formats.filter((x) => activation === 'f32' || FORMATS[x].kind !== 'float'),
       megabytes: Number(values.megabytes),
       columns: Number(values.columns),
       rounds: Number(values.rounds),

@@ -1,4 +1,5 @@
 /** What starting an engine takes and tells: plain data, so that the engine may live on another thread or in another process. */
+import type { LoadFormat } from '../models/load-format.ts';
 import type { Precision, RunnerProgress, TargetName } from '../runtime/runner-options.ts';
 
 export interface EngineSetup {
@@ -7,6 +8,8 @@ export interface EngineSetup {
   readonly target: TargetName;
   readonly precision: Precision;
   readonly threads: number | 'auto';
+  /** Quantizes a model that is stored in floats. */
+  readonly loadIn?: LoadFormat | undefined;
   readonly maxModelLen?: number | undefined;
   readonly kvCacheMemoryBytes?: number | undefined;
   readonly maxSeqs?: number | undefined;

@@ -1,6 +1,7 @@
 /** What `load` gives: a model as an object, with typed options that are checked. Knows nothing of terminals or HTTP. */
 import { POOLINGS, type Pooling, unitVector } from '../engine/pooling.ts';
 import type { SamplingParamsInput } from '../engine/sampling-params.ts';
+import { LOAD_FORMATS, type LoadFormat } from '../models/load-format.ts';
 import { HastenError } from '../platform/errors.ts';
 import {
   PRECISIONS,
@@ -48,6 +49,8 @@ export interface LoadOptions {
   readonly threads?: number | 'auto';
   readonly target?: TargetName;
   readonly precision?: Precision;
+  /** Quantizes a model that is stored in f32, f16 or bf16 while it is loaded: `nf4`, `int4` or `int8`. */
+  readonly loadIn?: LoadFormat;
   /** Never use the network. */
   readonly offline?: boolean;
   /** Where packed weights are kept for the next start; null for nowhere. Default: `hasten/plans` in the user's cache folder. */
@@ -128,6 +131,7 @@ const LOAD_OPTIONS: { readonly [K in keyof Required<LoadOptions>]: Check } = {
   threads: ['"auto" or a whole number of at least 1', (x) => x === 'auto' || atLeastOne[1](x)],
   target: oneOf(TARGET_NAMES),
   precision: oneOf(PRECISIONS),
+  loadIn: oneOf(LOAD_FORMATS),
   offline: ['true or false', (x) => typeof x === 'boolean'],
   planCacheFolder: ['a folder or null', (x) => x === null || typeof x === 'string'],
   signal: isSignal,
@@ -171,6 +175,7 @@ export async function loadModel(spec: string, options: LoadOptions): Promise<Mod
       path: found.path,
       target: options.target ?? 'auto',
       precision: options.precision ?? 'fast',
+      loadIn: options.loadIn,
       threads: options.threads ?? 'auto',
       maxModelLen: options.maxModelLen,
       kvCacheMemoryBytes: options.kvCacheMemoryBytes,

@@ -1,7 +1,11 @@
 /** A model's files opened: numbers read, tokenizer at hand. Runs nothing. */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { loadModelDescription, type ModelDescription } from '../models/load-model.ts';
+import {
+  type LoadModelOptions,
+  loadModelDescription,
+  type ModelDescription,
+} from '../models/load-model.ts';
 import { HastenError } from '../platform/errors.ts';
 import { byteTokenizer } from '../tokenizer/byte-tokenizer.ts';
 import { type Tokenizer, tokenizerFromGguf, tokenizerFromHf } from '../tokenizer/tokenizer.ts';
@@ -21,8 +25,8 @@ export class OpenedModel implements Disposable {
   #tokenizer: Tokenizer | null | undefined;
 
   /** @throws {ModelError | WeightFileError} if the files are not sound */
-  constructor(path: string, maxModelLen?: number) {
-    this.description = loadModelDescription(path, { maxModelLen: maxModelLen ?? null });
+  constructor(path: string, options: LoadModelOptions = {}) {
+    this.description = loadModelDescription(path, options);
   }
 
   /** null: the model has none. @throws {TokenizerError} if it has one that cannot be used */

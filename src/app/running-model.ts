@@ -32,7 +32,7 @@ export class RunningModel extends EngineTextModel implements AsyncDisposable {
 
   /** Reads the tokenizer while the engine starts, and gives the engine what it needs of it. @throws every error of opening a model */
   static async over(host: EngineKeeper, options: RunningModelOptions): Promise<RunningModel> {
-    using opened = new OpenedModel(options.path, options.maxModelLen);
+    using opened = new OpenedModel(options.path, { maxModelLen: options.maxModelLen ?? null });
     const { tokenizer, eosTokenIds } = opened;
     const { samplingDefaults } = opened.description;
     const engine = await host.connect({

@@ -40,9 +40,12 @@ async function openRunner(
   setup: EngineSetup,
   tell: (message: HostMessage) => void,
 ): Promise<ModelRunner> {
-  const { path, ...options } = setup;
+  const { path, loadIn, ...options } = setup;
   // Closed again at once: a runner keeps its own packed weights.
-  using description = loadModelDescription(path, { maxModelLen: setup.maxModelLen ?? null });
+  using description = loadModelDescription(path, {
+    maxModelLen: setup.maxModelLen ?? null,
+    loadIn: loadIn ?? null,
+  });
   return await createRunner({
     ...options,
     source: description.weights,

@@ -8,7 +8,7 @@ import { startModel } from '../app/start-model.ts';
 import type { ModelConfig } from '../models/model-config.ts';
 import { CapacityError } from '../runtime/kv-budget.ts';
 import { hubProgress } from './hub-progress.ts';
-import type { EngineFlags } from './options.ts';
+import { type EngineFlags, loadFormat } from './options.ts';
 import { ProgressReporter } from './progress.ts';
 
 export interface FindOptions {
@@ -55,6 +55,7 @@ export async function startFoundModel(
       path: found.path,
       target,
       precision,
+      loadIn: loadFormat(flags),
       threads,
       maxModelLen,
       kvCacheMemoryBytes: kvCacheMemory,

@@ -4,6 +4,8 @@
 import { readFile } from 'node:fs/promises';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { SamplingParamsInput } from '../engine/sampling-params.ts';
+import type { LoadFormat } from '../models/load-format.ts';
+import type { LoadModelOptions } from '../models/load-model.ts';
 import {
   PRECISIONS,
   type Precision,
@@ -19,6 +21,8 @@ export interface EngineFlags {
   readonly threads: number | 'auto';
   readonly target: TargetName;
   readonly precision: Precision;
+  readonly loadIn4bit?: 'nf4' | 'int4';
+  readonly loadIn8bit: boolean;
   readonly offline: boolean;
 }
 
@@ -58,7 +62,29 @@ export function addEngineOptions(command: Command, except: { threads?: false } =
       new Option('--precision <mode>', 'fast: int8 activations; f32: everything in f32')
         .choices(PRECISIONS)
         .default('fast'),
-    );
+    )
+    .addOption(
+      new Option('--load-in-4bit [type]', 'quantize an f32, f16 or bf16 model while loading')
+        .choices(['nf4', 'int4'])
+        .preset('nf4')
+        .conflicts('loadIn8bit'),
+    )
+    .option('--load-in-8bit', 'likewise, to 8-bit integers', false);
+}
+
+/** What the model is to be quantized to while it is loaded, if at all. */
+export function loadFormat({
+  loadIn4bit,
+  loadIn8bit,
+}: Pick<EngineFlags, 'loadIn4bit' | 'loadIn8bit'>): LoadFormat | undefined {
+  return loadIn8bit ? 'int8' : loadIn4bit;
+}
+
+/** How the files of a model are to be read. */
+export function openingOptions(
+  flags: Pick<EngineFlags, 'loadIn4bit' | 'loadIn8bit' | 'maxModelLen'>,
+): LoadModelOptions {
+  return { maxModelLen: flags.maxModelLen ?? null, loadIn: loadFormat(flags) ?? null };
 }
 
 export function addSamplingOptions(command: Command): Command {

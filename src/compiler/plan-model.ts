@@ -109,7 +109,7 @@ class Planner {
   constructor(graph: Graph, options: PlanOptions) {
     this.#graph = graph;
     this.#options = options;
-    this.#image = new WeightImage(options.directory);
+    this.#image = new WeightImage(options.directory, { rounds: options.precision === 'fast' });
   }
 
   plan(): Plan {

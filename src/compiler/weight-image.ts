@@ -14,12 +14,15 @@ const VECTOR_ALIGNMENT = 64;
 
 export class WeightImage {
   readonly #directory: WeightDirectory;
+  readonly #rounds: boolean;
   readonly #indices = new Map<string, number>();
   readonly weights: PlannedWeight[] = [];
   #sizeBytes = 0;
 
-  constructor(directory: WeightDirectory) {
+  /** @param options.rounds whether linears take int8 activations, and weights may be rounded for them */
+  constructor(directory: WeightDirectory, { rounds }: { readonly rounds: boolean }) {
     this.#directory = directory;
+    this.#rounds = rounds;
   }
 
   get sizeBytes(): number {
@@ -35,7 +38,7 @@ export class WeightImage {
           `${label}: the parts of one matrix must be stored in one format, as they are`,
         );
       }
-      const format = packedFormatOf(dtype);
+      const format = packedFormatOf(dtype, { rounds: this.#rounds });
       if (format === null)
         throw new PlanError(`${label}: there is no kernel for weights stored as ${dtype}`);
       const rows = countRows(ref);

@@ -26,6 +26,7 @@
  */
 import { SUPER_BLOCK } from '../tensor/block-formats/block-format.ts';
 import { IQ4_TABLE } from '../tensor/block-formats/iq4-table.ts';
+import { CODEBOOK_INT8 } from '../tensor/codebook.ts';
 
 /** Rows in a row group. */
 export const ROW_GROUP = 16;
@@ -69,23 +70,27 @@ export function floatFormat(element: 'f32' | 'f16' | 'bf16'): FloatPackedFormat 
 
 type QuantizedShape = Omit<QuantizedPackedFormat, 'kind' | 'name' | 'values'> & {
   readonly values?: readonly number[];
+  /** Tells formats apart that differ in their values only. */
+  readonly table?: string;
 };
 
-function quantizedFormat({ values, ...shape }: QuantizedShape): QuantizedPackedFormat {
+function quantizedFormat({ values, table = '', ...shape }: QuantizedShape): QuantizedPackedFormat {
   const { codes, groupSize, zero, maxCode, hasMin, scaleType } = shape;
-  const name = `${codes}${values ? 't' : ''}g${groupSize}z${zero}${hasMin ? 'm' : ''}c${maxCode}${scaleType}`;
+  const name = `${codes}${values ? `t${table}` : ''}g${groupSize}z${zero}${hasMin ? 'm' : ''}c${maxCode}${scaleType}`;
   return { kind: 'quantized', name, ...shape, values: values ?? null };
 }
 
-const IQ4_ZERO = 128;
-const IQ4 = {
-  codes: 'u4',
-  groupSize: 32,
-  zero: IQ4_ZERO,
-  maxCode: 255,
-  hasMin: false,
-  values: Array.from(IQ4_TABLE, (value) => value + IQ4_ZERO),
-} as const;
+const TABLE_ZERO = 128;
+const tableFormat = (table: Int8Array) =>
+  ({
+    codes: 'u4',
+    groupSize: 32,
+    zero: TABLE_ZERO,
+    maxCode: 255,
+    hasMin: false,
+    values: Array.from(table, (value) => value + TABLE_ZERO),
+  }) as const;
+const IQ4 = tableFormat(IQ4_TABLE);
 
 /** The packed form of each stored format that keeps its values, in about as many bits. Q3_K and Q2_K are widened to 4-bit codes. */
 export const PACKED_FORMATS = {
@@ -178,8 +183,32 @@ export const PACKED_FORMATS = {
 
 export type PackableDType = keyof typeof PACKED_FORMATS;
 
-export function packedFormatOf(dtype: string): PackedFormat | null {
-  return Object.hasOwn(PACKED_FORMATS, dtype) ? PACKED_FORMATS[dtype as PackableDType] : null;
+/**
+ * Packed forms for int8 activations that round the values: those of code books to 8-bit integers, f32 scales to f16 (by less than 2^-12 of their size,
+ * or 2^-25). Where activations are f32, these formats are packed as f32.
+ */
+export const ROUNDED_FORMATS = {
+  nf4: quantizedFormat({
+    ...tableFormat(CODEBOOK_INT8.nf4.values),
+    table: 'nf4',
+    scaleType: 'f16',
+  }),
+  fp4: quantizedFormat({
+    ...tableFormat(CODEBOOK_INT8.fp4.values),
+    table: 'fp4',
+    scaleType: 'f16',
+  }),
+  q8_f32: PACKED_FORMATS.q8_0,
+} as const satisfies Record<string, QuantizedPackedFormat>;
+
+/** @param options.rounds whether values may be rounded for the sake of integer dot products */
+export function packedFormatOf(
+  dtype: string,
+  { rounds }: { readonly rounds: boolean },
+): PackedFormat | null {
+  if (Object.hasOwn(PACKED_FORMATS, dtype)) return PACKED_FORMATS[dtype as PackableDType];
+  if (!Object.hasOwn(ROUNDED_FORMATS, dtype)) return null;
+  return rounds ? ROUNDED_FORMATS[dtype as keyof typeof ROUNDED_FORMATS] : PACKED_FORMATS.f32;
 }
 
 /** Upper bits of a code that stand in planes. */

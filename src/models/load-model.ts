@@ -7,10 +7,12 @@ import path from 'node:path';
 import type { Graph } from '../graph/ir.ts';
 import type { WeightSource } from '../weights/contract.ts';
 import { HfQuantizedWeights } from '../weights/hf-quantized-weights.ts';
+import { QuantizedOnLoad } from '../weights/quantize-on-load.ts';
 import { openWeights } from '../weights/weight-source.ts';
 import { ModelError } from './errors.ts';
 import { parseGgufConfig, parseGgufSampling } from './gguf-config.ts';
 import { parseGenerationConfig, parseHfConfig } from './hf-config.ts';
+import { type LoadFormat, loadedDtype } from './load-format.ts';
 import type { ModelConfig } from './model-config.ts';
 import { ggufArchitecture } from './registry.ts';
 import { RenamedWeights } from './renamed-weights.ts';
@@ -35,6 +37,8 @@ export interface ModelDescription extends Disposable {
 export interface LoadModelOptions {
   /** Longest sequence that will be run. Only models whose rotation depends on it (LongRoPE) need to know; null: their original length. */
   readonly maxModelLen?: number | null;
+  /** Quantizes matrices that are stored in floats as they are read. */
+  readonly loadIn?: LoadFormat | null;
 }
 
 /**
@@ -47,7 +51,8 @@ export function loadModelDescription(
   options: LoadModelOptions = {},
 ): ModelDescription {
   if (!existsSync(modelPath)) throw new ModelError(`${modelPath}: there is no such file or folder`);
-  const { config, weights, samplingDefaults } = readModel(modelPath, options);
+  const { config, weights: stored, samplingDefaults } = readModel(modelPath, options);
+  const weights = options.loadIn == null ? stored : quantizedOnLoad(stored, options.loadIn);
   try {
     const stepGraph = buildStepGraph(config, weights.tensors);
     return {
@@ -64,6 +69,16 @@ export function loadModelDescription(
     weights.close();
     throw error instanceof ModelError ? withPath(error, modelPath) : error;
   }
+}
+
+function quantizedOnLoad(stored: WeightSource, format: LoadFormat): WeightSource {
+  const weights = new QuantizedOnLoad(stored, (tensor) => loadedDtype(format, tensor));
+  if (weights.hasEncoded) return weights;
+  const dtypes = new Set([...stored.tensors.values()].map(({ dtype }) => dtype));
+  weights.close();
+  throw new ModelError(
+    `${stored.path}: has no matrix in f32, f16 or bf16 to load in ${format}; its tensors are ${[...dtypes].join(', ')}`,
+  );
 }
 
 interface ReadModel {

@@ -57,7 +57,9 @@ export function resolveTarget(target: TargetName): ResolvedTarget {
 /** The stored formats whose linears take int8 activations in fast precision: those with integer kernels. */
 export function quantizedDtypes({ tensors }: WeightSource): Set<string> {
   const dtypes = [...tensors.values()].map(({ dtype }) => dtype);
-  return new Set(dtypes.filter((dtype) => packedFormatOf(dtype)?.kind === 'quantized'));
+  return new Set(
+    dtypes.filter((dtype) => packedFormatOf(dtype, { rounds: true })?.kind === 'quantized'),
+  );
 }
 
 type LowerOptions = Pick<RunnerOptions, 'source' | 'config' | 'precision' | 'disabledPasses'>;

@@ -25,6 +25,18 @@ export function codebookOf(name: CodebookName): Float32Array {
   return name === 'nf4' ? NF4_CODE : FP4_CODE;
 }
 
+/**
+ * The 8-bit integers that stand nearest to a code book, times `1 / steps`: for integer dot products. `steps` is what gives the least error: 0.0017 of the
+ * largest value in the mean (root mean square) for NF4, where NF4 itself rounds by about 0.04; 0.0011 for FP4.
+ */
+export const CODEBOOK_INT8: Readonly<
+  Record<CodebookName, { readonly values: Int8Array; readonly steps: number }>
+> = { nf4: int8Codebook(NF4_CODE, 112.03), fp4: int8Codebook(FP4_CODE, 120) };
+
+function int8Codebook(code: Float32Array, steps: number) {
+  return { steps, values: Int8Array.from(code, (value) => Math.round(value * steps)) };
+}
+
 /** A flattened tensor as indices into a code book, with a scale per block. */
 export interface CodebookTensor {
   readonly name: CodebookName;
@@ -36,17 +48,36 @@ export interface CodebookTensor {
   readonly absmax: Float32Array;
 }
 
-/** The codes in ascending order of their values, and the midpoints between neighbours. */
-function sortedCode(name: CodebookName): { order: number[]; midpoints: Float32Array } {
-  const code = codebookOf(name);
-  const order = [...code.keys()]
-    .filter((index) => name === 'nf4' || index !== 8) // FP4's second zero is never written
-    .sort((a, b) => code[a]! - code[b]!);
-  const midpoints = new Float32Array(order.length - 1);
-  for (let i = 0; i + 1 < order.length; i++) {
-    midpoints[i] = (code[order[i]!]! + code[order[i + 1]!]!) / 2;
+/** Finds the code whose value is nearest; of two equally near ones the smaller value. */
+export class NearestCode {
+  /** The codes in ascending order of their values. */
+  readonly #order: readonly number[];
+  /** Between neighbours in that order. */
+  readonly #midpoints: Float32Array;
+
+  constructor(name: CodebookName) {
+    const code = codebookOf(name);
+    const order = [...code.keys()]
+      .filter((index) => name === 'nf4' || index !== 8) // FP4's second zero is never written
+      .sort((a, b) => code[a]! - code[b]!);
+    this.#order = order;
+    this.#midpoints = new Float32Array(order.length - 1);
+    for (let i = 0; i + 1 < order.length; i++) {
+      this.#midpoints[i] = (code[order[i]!]! + code[order[i + 1]!]!) / 2;
+    }
   }
-  return { order, midpoints };
+
+  /** @param scaled an f32 from -1 to 1 */
+  of(scaled: number): number {
+    let low = 0;
+    let high = this.#midpoints.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (scaled > this.#midpoints[middle]!) low = middle + 1;
+      else high = middle;
+    }
+    return this.#order[low]!;
+  }
 }
 
 /** @param blockSize a power of two from 32 to 4096; the last block may be shorter */
@@ -58,7 +89,7 @@ export function encodeCodebook(
   if (!Number.isInteger(Math.log2(blockSize)) || blockSize < 32 || blockSize > 4096) {
     throw new DTypeError(name, `block size ${blockSize}; expected a power of two, 32 to 4096`);
   }
-  const { order, midpoints } = sortedCode(name);
+  const nearest = new NearestCode(name);
   const packed = new Uint8Array(Math.ceil(values.length / 2));
   const absmax = new Float32Array(Math.ceil(values.length / blockSize));
   for (let block = 0; block < absmax.length; block++) {
@@ -69,15 +100,7 @@ export function encodeCodebook(
     absmax[block] = largest;
     const inverse = largest === 0 ? 0 : Math.fround(1 / largest);
     for (let i = start; i < end; i++) {
-      const scaled = Math.fround(values[i]! * inverse);
-      let low = 0;
-      let high = midpoints.length;
-      while (low < high) {
-        const middle = (low + high) >> 1;
-        if (scaled > midpoints[middle]!) low = middle + 1;
-        else high = middle;
-      }
-      packed[i >> 1]! |= order[low]! << (i & 1 ? 0 : 4);
+      packed[i >> 1]! |= nearest.of(Math.fround(values[i]! * inverse)) << (i & 1 ? 0 : 4);
     }
   }
   return { name, numElements: values.length, blockSize, packed, absmax };

@@ -54,6 +54,10 @@ const TABLE = {
   q6_k: quantized(256, 210),
   iq4_nl: quantized(32, 18),
   iq4_xs: quantized(256, 136),
+  // Not of any file: how rows of bitsandbytes' code books and of 8-bit codes with f32 scales are handed on (block-formats/scaled-codes.ts).
+  nf4: quantized(32, 20),
+  fp4: quantized(32, 20),
+  q8_f32: quantized(32, 36),
   // From here on: recognised, so that a file that has them can be listed and sized, but without a decoder.
   q8_1: quantized(32, 40),
   q8_k: quantized(256, 292),

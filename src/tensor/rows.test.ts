@@ -11,6 +11,7 @@ import {
   createUnpackedRow,
   decodeRow,
   encodeRow,
+  hasExactCodes,
   unpackBlocks,
 } from './rows.ts';
 
@@ -27,6 +28,10 @@ const ENCODE_ERROR_BOUNDS: Partial<Record<DType, number>> = {
   q4_1: 0.5 / 15 + 0.002,
   q5_1: 0.5 / 31 + 0.002,
   q8_0: 0.5 / 254 + 0.001,
+  q8_f32: 0.5 / 254 + 1e-6,
+  // Half of the widest gap between values: 0.7 to 1, and for fp4 2/3 to 1.
+  nf4: 0.1517 / 2 + 1e-6,
+  fp4: 1 / 12 + 1e-6,
 };
 
 /** Formats that search for their scales have no simple bound; weights/ggml-encoded.test.ts holds their bytes to llama.cpp's. */
@@ -36,7 +41,7 @@ test('encoding and decoding again stays within the error bound of each format', 
   for (const dtype of NAMES.filter((d) => canEncode(d) && !SEARCHED.includes(d))) {
     const bound = ENCODE_ERROR_BOUNDS[dtype];
     assert.ok(bound !== undefined, `${dtype} has a bound`);
-    const isSymmetric = dtype === 'q4_0' || dtype === 'q5_0' || dtype === 'q8_0';
+    const isSymmetric = ['q4_0', 'q5_0', 'q8_0', 'q8_f32', 'nf4', 'fp4'].includes(dtype);
     fc.assert(
       fc.property(
         fc.array(fc.float({ min: -8, max: 8, noNaN: true }), { minLength: 32, maxLength: 32 }),
@@ -66,7 +71,7 @@ test('encoding and decoding again stays within the error bound of each format', 
 });
 
 test('codes of random blocks give the decoded values in every format', () => {
-  for (const dtype of NAMES.filter(canUnpack)) {
+  for (const dtype of NAMES.filter(hasExactCodes)) {
     fc.assert(
       fc.property(fc.nat(), fc.integer({ min: 1, max: 3 }), fc.nat(5), (seed, blocks, offset) => {
         const elements = blocks * DTYPES[dtype].blockElements;
@@ -103,6 +108,25 @@ test('codes of random blocks give the decoded values in every format', () => {
   }
 });
 
+test('rounded codes are within their bound of the decoded values', () => {
+  const bounds: Partial<Record<DType, number>> = { nf4: 0.0039, fp4: 0.0032 };
+  const rounded = NAMES.filter((dtype) => canUnpack(dtype) && !hasExactCodes(dtype));
+  assert.deepEqual(rounded.toSorted(), Object.keys(bounds).toSorted());
+  for (const dtype of rounded) {
+    const bytes = new Uint8Array(rowBytes(dtype, 32));
+    for (let j = 0; j < 16; j++) bytes[4 + j] = ((2 * j) << 4) | ((2 * j + 1) & 15);
+    new DataView(bytes.buffer).setFloat32(0, 0.3, true);
+    const decoded = new Float32Array(32);
+    decodeRow(dtype, bytes, 0, decoded, 32);
+    const row = createUnpackedRow(dtype, 32);
+    unpackBlocks(dtype, bytes, 0, 32, row);
+    for (let i = 0; i < 32; i++) {
+      const error = Math.abs(row.scales[0]! * row.codes[i]! - decoded[i]!);
+      assert.ok(error <= 0.3 * bounds[dtype]!, `${dtype}[${i}] is ${error} off`);
+    }
+  }
+});
+
 test('the parameters of the codes are those the format declares', () => {
   const zeros = Object.fromEntries(
     NAMES.filter(canUnpack).map((dtype) => {
@@ -123,6 +147,9 @@ test('the parameters of the codes are those the format declares', () => {
     q6_k: '16 32 Uint8Array',
     iq4_nl: '32 0 Int8Array',
     iq4_xs: '32 0 Int8Array',
+    nf4: '32 0 Int8Array',
+    fp4: '32 0 Int8Array',
+    q8_f32: '32 0 Int8Array',
   });
 });
 

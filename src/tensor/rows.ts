@@ -12,16 +12,17 @@ import { IQ4_FORMATS } from './block-formats/iq4-quants.ts';
 import { K_QUANT_FORMATS } from './block-formats/k-quants.ts';
 import { LEGACY_QUANT_FORMATS } from './block-formats/legacy-quants.ts';
 import { PLAIN_FORMATS } from './block-formats/plain-formats.ts';
+import { SCALED_CODE_FORMATS } from './block-formats/scaled-codes.ts';
 import { type DType, rowBytes } from './dtype.ts';
 import { DTypeError, RowBufferError, UnsupportedDTypeError } from './errors.ts';
 
 export type { ScaleFactors, UnpackedRow } from './block-formats/block-format.ts';
 
 const FORMATS: ReadonlyMap<DType, BlockFormat> = new Map(
-  [...PLAIN_FORMATS, ...LEGACY_QUANT_FORMATS, ...K_QUANT_FORMATS, ...IQ4_FORMATS].map((format) => [
-    format.dtype,
-    format,
-  ]),
+  [
+    ...[...PLAIN_FORMATS, ...LEGACY_QUANT_FORMATS, ...K_QUANT_FORMATS, ...IQ4_FORMATS],
+    ...SCALED_CODE_FORMATS,
+  ].map((format) => [format.dtype, format]),
 );
 
 function namesOf(has: (format: BlockFormat) => boolean): string {
@@ -60,6 +61,12 @@ export function canDecode(dtype: DType): boolean {
 /** Whether {@link unpackBlocks} knows this dtype: the quantized ones that can be decoded. */
 export function canUnpack(dtype: DType): boolean {
   return FORMATS.get(dtype)?.codeAccess != null;
+}
+
+/** Whether the codes of {@link unpackBlocks} are the values exactly, and not only the nearest. */
+export function hasExactCodes(dtype: DType): boolean {
+  const access = FORMATS.get(dtype)?.codeAccess;
+  return access != null && access.isRounded !== true;
 }
 
 /** Whether {@link encodeRow} knows this dtype. */

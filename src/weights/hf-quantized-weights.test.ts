@@ -100,7 +100,42 @@ describe('quantized models of other toolkits', () => {
     const { path, expected } = await modelOf('nf4.safetensors', 'square', names, more);
     using weights = new HfQuantizedWeights(openWeights(path), { quant_method: 'bitsandbytes' });
     assert.deepEqual([...weights.tensors.keys()], ['X.weight']);
-    assert.deepEqual(valuesOf(weights).values, expected);
+    const { values, dtype } = valuesOf(weights);
+    assert.equal(dtype, 'nf4');
+    assert.deepEqual(values, expected);
+    assert.deepEqual(weights.readF32('X.weight'), expected);
+  });
+
+  it('8 bits per row: compressed-tensors int-quantized, and bitsandbytes', async () => {
+    const codes = Int8Array.from({ length: 3 * 64 }, (_, i) => ((i * 37) % 255) - 127);
+    const scales = Float32Array.of(0.011, 0.0003, 0.7);
+    const bytesOf = (array: Int8Array | Float32Array) => new Uint8Array(array.buffer);
+    const weight: TensorToWrite = {
+      ...{ name: 'X.weight', dtype: 'i8', shape: [3, 64], data: bytesOf(codes) },
+    };
+    const layouts = [
+      {
+        config: { quant_method: 'compressed-tensors', format: 'int-quantized' },
+        tensor: { name: 'X.weight_scale', dtype: 'f32', shape: [3, 1], data: bytesOf(scales) },
+        scaleOf: (row: number) => scales[row]!,
+      },
+      {
+        config: { quant_method: 'bitsandbytes', load_in_8bit: true },
+        tensor: { name: 'X.SCB', dtype: 'f32', shape: [3], data: bytesOf(scales) },
+        scaleOf: (row: number) => Math.fround(scales[row]! / 127),
+      },
+    ] as const;
+    for (const { config, tensor, scaleOf } of layouts) {
+      const path = join(folder, `${config.quant_method}-int8.safetensors`);
+      await writeSafetensors(path, { tensors: [weight, tensor] });
+      using weights = new HfQuantizedWeights(openWeights(path), config);
+      assert.deepEqual([...weights.tensors.keys()], ['X.weight']);
+      const { values, dtype } = valuesOf(weights);
+      assert.equal(dtype, 'q8_f32');
+      const expected = Float32Array.from(codes, (code, i) => scaleOf(Math.floor(i / 64)) * code);
+      assert.deepEqual(values, expected);
+      assert.deepEqual(weights.readF32('X.weight'), expected);
+    }
   });
 
   it('refuses what it does not know, by name', async () => {

@@ -4,12 +4,15 @@
  *
  *     4-bit symmetric, 2 and 3 bits            q4_0    scale * (code - zero) with |code - zero| <= 8
  *     4-bit with zero points, 5-bit symmetric  q5_0    up to 16
- *     8-bit symmetric, 6 and 7 bits, bnb int8  q8_0 (bnb int8: f32, its scales are no f16)
- *     groups that are no multiples of 32, act-order, NF4 and FP4, and other scales that no f16 holds: f32
+ *     8-bit symmetric, 6 and 7 bits            q8_0
+ *     8 bits per row (bnb, int-quantized)      q8_f32  the scale as f32
+ *     NF4 and FP4                              nf4, fp4
+ *     groups that are no multiples of 32, act-order, and scales of other bits that no f16 holds: f32
  *
- * A group's scale is repeated for each block of 32. Knows the files of GPTQ (v1, v2), AWQ (gemm), compressed-tensors (pack-quantized) and bitsandbytes.
+ * A group's scale is repeated for each block of 32. Knows the files of GPTQ (v1, v2), AWQ (gemm), compressed-tensors (pack-quantized, int-quantized) and bitsandbytes.
  */
-import { type CodebookName, decodeCodebook } from '../tensor/codebook.ts';
+import { putF32 } from '../tensor/block-formats/scaled-codes.ts';
+import { type CodebookName, type CodebookTensor, decodeCodebook } from '../tensor/codebook.ts';
 import type { DType } from '../tensor/dtype.ts';
 import { rowBytes } from '../tensor/dtype.ts';
 import { F16_TO_F32, f16Bits } from '../tensor/half.ts';
@@ -32,7 +35,7 @@ interface ForeignMatrix {
   readonly columns: number;
   /** The format that holds its values; f32 where none does. */
   readonly dtype: DType;
-  readonly read: () => IndexedMatrix | Float32Array;
+  readonly read: () => IndexedMatrix | CodebookTensor | Float32Array;
 }
 
 /** Largest |code - zero| that a format of blocks of 32 holds, and its zero code. */
@@ -100,8 +103,7 @@ export class HfQuantizedWeights implements WeightSource {
   readF32(name: string): Float32Array {
     const matrix = this.#matrices.get(name);
     if (matrix === undefined) return this.#source.readF32(name);
-    const content = matrix.read();
-    return content instanceof Float32Array ? content : dequantizeIndexed(content);
+    return valuesOf(matrix.read());
   }
 
   close(): void {
@@ -118,13 +120,31 @@ export class HfQuantizedWeights implements WeightSource {
   }
 }
 
+function valuesOf(content: IndexedMatrix | CodebookTensor | Float32Array): Float32Array {
+  if (content instanceof Float32Array) return content;
+  return 'absmax' in content ? decodeCodebook(content) : dequantizeIndexed(content);
+}
+
+/** Blocks of 32 with the scale of the block of bitsandbytes that they are in. */
+function codebookRows({ numElements, blockSize, packed, absmax }: CodebookTensor): Uint8Array {
+  const blockBytes = rowBytes('nf4', 32);
+  const out = new Uint8Array((numElements / 32) * blockBytes);
+  for (let start = 0, at = 0; start < numElements; start += 32, at += blockBytes) {
+    putF32(absmax[Math.floor(start / blockSize)]!, out, at);
+    out.set(packed.subarray(start / 2, start / 2 + 16), at + 4);
+  }
+  return out;
+}
+
 /** The matrix in its block format. */
 function encoded({ rows, columns, dtype, read }: ForeignMatrix): Uint8Array {
   const content = read();
   if (content instanceof Float32Array || dtype === 'f32') {
-    const values = content instanceof Float32Array ? content : dequantizeIndexed(content);
+    const values = valuesOf(content);
     return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
   }
+  if ('absmax' in content) return codebookRows(content);
+  if (dtype === 'q8_f32') return scaledRows(content);
   const holder = HOLDERS.find((each) => each.dtype === dtype)!;
   const { codes, scales, zeros, groupSize } = content;
   const numGroups = columns / groupSize;
@@ -151,6 +171,18 @@ function encoded({ rows, columns, dtype, read }: ForeignMatrix): Uint8Array {
       if (dtype !== 'q5_0') continue;
       for (let i = 0; i < 32; i++) out[at + 2 + (i >> 3)]! |= (block[i]! >> 4) << (i & 7);
     }
+  }
+  return out;
+}
+
+/** 8-bit codes with the f32 scale of their group before each 32. */
+function scaledRows({ rows, columns, codes, scales, zeros, groupSize }: IndexedMatrix): Uint8Array {
+  const blockBytes = rowBytes('q8_f32', 32);
+  const out = new Uint8Array((rows * columns * blockBytes) / 32);
+  for (let start = 0, at = 0; start < rows * columns; start += 32, at += blockBytes) {
+    const group = Math.floor(start / groupSize);
+    putF32(scales[group]!, out, at);
+    for (let i = 0; i < 32; i++) out[at + 4 + i] = codes[start + i]! - zeros[group]!;
   }
   return out;
 }
@@ -321,8 +353,9 @@ function compressedMatrices(
   config: QuantizationConfig,
   refuse: Refuse,
 ): Found {
+  if (config.format === 'int-quantized') return int8Matrices(source, refuse);
   if (config.format !== 'pack-quantized') {
-    refuse(`compressed-tensors format "${config.format}"; accepted: pack-quantized`);
+    refuse(`compressed-tensors format "${config.format}"; accepted: pack-quantized, int-quantized`);
   }
   const groups = Object.values((config.config_groups ?? {}) as Record<string, unknown>);
   const scheme = (groups[0] as { weights?: Record<string, unknown> } | undefined)?.weights;
@@ -408,24 +441,88 @@ function bitsandbytesMatrices(source: WeightSource, refuse: Refuse): Found {
       refuse(`tensor "${weight}" has shape [${state.shape.join(', ')}]; expected a matrix`);
     }
     const [numRows, width] = [rows!, columns!];
-    const read = (): Float32Array =>
-      decodeCodebook({
-        ...{ name: type as CodebookName, numElements: numRows * width, blockSize: state.blocksize },
-        ...{ packed: source.readRows(weight), absmax: absmaxOf(source, weight, state) },
-      });
-    matrices.set(weight, { rows: numRows, columns: width, dtype: 'f32', read });
+    const read = (): CodebookTensor => ({
+      ...{ name: type as CodebookName, numElements: numRows * width, blockSize: state.blocksize },
+      ...{ packed: source.readRows(weight), absmax: absmaxOf(source, weight, state) },
+    });
+    const hasWholeBlocks = width % 32 === 0 && state.blocksize % 32 === 0;
+    const dtype = hasWholeBlocks ? (type as CodebookName) : 'f32';
+    matrices.set(weight, { rows: numRows, columns: width, dtype, read });
   }
   for (const name of source.tensors.keys()) {
     if (!name.endsWith('.SCB')) continue;
     const weight = `${name.slice(0, -'.SCB'.length)}.weight`;
     const [rows, columns] = shapeOf(source, weight, refuse);
     for (const part of [name, weight, `${weight}_format`]) parts.add(part);
-    const read = (): Float32Array => {
-      const scales = source.readF32(name);
-      const values = source.readF32(weight);
-      return values.map((value, i) => (value * scales[Math.floor(i / columns)]!) / 127);
+    const read = (): IndexedMatrix => {
+      const scales = source.readF32(name).map((largest) => largest / 127);
+      return int8Matrix(source, weight, { rows, columns, scales, zeroPoints: null });
     };
-    matrices.set(weight, { rows, columns, dtype: 'f32', read });
+    matrices.set(weight, { rows, columns, dtype: int8Dtype(columns), read });
+  }
+  return { matrices, parts };
+}
+
+/** Signed 8-bit codes as they are stored, `scales` of equal numbers of inputs of each row. */
+function int8Matrix(
+  source: WeightSource,
+  name: string,
+  matrix: {
+    readonly rows: number;
+    readonly columns: number;
+    /** f32 [rows, groups] */
+    readonly scales: Float32Array;
+    /** Signed, [rows, groups]; null where all are 0. */
+    readonly zeroPoints: Float32Array | null;
+  },
+): IndexedMatrix {
+  const { rows, columns, scales, zeroPoints } = matrix;
+  const codes = source.readRows(name).map((byte) => byte ^ 128);
+  const zeros = Uint8Array.from(scales, (_, i) => 128 + (zeroPoints?.[i] ?? 0));
+  const groupSize = (rows * columns) / scales.length;
+  const isSymmetric = zeroPoints === null;
+  return { rows, columns, bits: 8, groupSize, codes, scales, zeros, isSymmetric, groupOf: null };
+}
+
+function int8Dtype(groupSize: number): DType {
+  return groupSize % 32 === 0 ? 'q8_f32' : 'f32';
+}
+
+/** compressed-tensors int-quantized: `weight` i8 as it is, `weight_scale` of each row or group, `weight_zero_point` i8 where asymmetric. */
+function int8Matrices(source: WeightSource, refuse: Refuse): Found {
+  const matrices = new Map<string, ForeignMatrix>();
+  const parts = new Set<string>();
+  for (const prefix of prefixesOf(source, 'weight_scale')) {
+    const weight = `${prefix}weight`;
+    const own = ['weight', 'weight_scale', 'weight_zero_point', 'input_scale', 'input_zero_point'];
+    for (const part of own) parts.add(prefix + part);
+    if (source.tensors.has(`${prefix}input_scale`)) {
+      refuse(
+        `tensor "${prefix}input_scale": static scales of activations are not supported; accepted: dynamic ones`,
+      );
+    }
+    const [rows, columns] = shapeOf(source, weight, refuse);
+    const scaleShape = source.tensors.get(`${prefix}weight_scale`)!.shape;
+    const numScales = scaleShape.reduce((product, dim) => product * dim, 1);
+    const { dtype } = source.tensors.get(weight)!;
+    if (dtype !== 'i8' || numScales % rows !== 0 || (rows * columns) % numScales !== 0) {
+      refuse(
+        `tensor "${weight}" is ${dtype} [${rows}, ${columns}] with scales [${scaleShape.join(', ')}]; expected i8 with scales of rows or groups`,
+      );
+    }
+    const zeroName = `${prefix}weight_zero_point`;
+    const hasZeros = source.tensors.has(zeroName);
+    const read = (): IndexedMatrix => {
+      const scales = source.readF32(`${prefix}weight_scale`);
+      const zeroPoints = hasZeros ? source.readF32(zeroName) : null;
+      if (zeroPoints !== null && zeroPoints.length !== scales.length) {
+        refuse(`tensors "${zeroName}" and "weight_scale" do not fit each other`);
+      }
+      return int8Matrix(source, weight, { rows, columns, scales, zeroPoints });
+    };
+    // With a zero point, code - zero may need nine bits.
+    const dtypeOf = hasZeros ? 'f32' : int8Dtype((rows * columns) / numScales);
+    matrices.set(weight, { rows, columns, dtype: dtypeOf, read });
   }
   return { matrices, parts };
 }

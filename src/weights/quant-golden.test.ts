@@ -155,7 +155,8 @@ test('block sizes agree with the golden file for every ggml type in it', () => {
 });
 
 test('what can be decoded, unpacked and encoded is what the table promises', () => {
-  const names = Object.keys(DTYPES) as DType[];
+  const notOfFiles: readonly DType[] = ['nf4', 'fp4', 'q8_f32'];
+  const names = (Object.keys(DTYPES) as DType[]).filter((d) => !notOfFiles.includes(d));
   assert.deepEqual(
     names.filter((d) => DTYPES[d].kind === 'quantized' && canDecode(d)),
     DECODABLE.filter((d) => d !== 'f16' && d !== 'bf16'),

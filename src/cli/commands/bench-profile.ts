@@ -9,6 +9,7 @@ import { createNativeRunner, resolveTarget } from '../../runtime/create-runner.t
 import { UsageError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
 import { findModelWithProgress } from '../model-command.ts';
+import { openingOptions } from '../options.ts';
 import { formatTable, note, printJson, printLine, styled } from '../output.ts';
 import type { BenchFlags } from './bench.ts';
 
@@ -26,7 +27,7 @@ export async function benchProfile(spec: string, flags: BenchFlags): Promise<voi
     );
   }
   const { path } = await findModelWithProgress(spec, { offline, signal });
-  using model = new OpenedModel(path, flags.maxModelLen);
+  using model = new OpenedModel(path, openingOptions(flags));
   const { config, weights } = model.description;
   const shapes = [
     ...flags.promptTokens.map((numTokens) => ({ numTokens, numPast: 0 })),

@@ -10,7 +10,13 @@ import { createRunner } from '../../runtime/create-runner.ts';
 import { UsageError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
 import { findModelWithProgress, neededLength } from '../model-command.ts';
-import { addEngineOptions, type EngineFlags, parseCounts, parseInteger } from '../options.ts';
+import {
+  addEngineOptions,
+  type EngineFlags,
+  openingOptions,
+  parseCounts,
+  parseInteger,
+} from '../options.ts';
 import { formatTable, printJson, printLine } from '../output.ts';
 import { ProgressReporter } from '../progress.ts';
 
@@ -84,7 +90,7 @@ async function bench(spec: string, flags: BenchFlags): Promise<void> {
   const { signal } = interrupts;
   const { offline, target, precision, kvCacheMemory } = flags;
   const { path } = await findModelWithProgress(spec, { offline, signal });
-  using model = new OpenedModel(path, flags.maxModelLen);
+  using model = new OpenedModel(path, openingOptions(flags));
   const { config, weights, stepGraph } = model.description;
   const longest = Math.max(...tests.map(({ numTokens }) => numTokens));
   const bytesPerStep = weightBytesPerStep(stepGraph, weights.tensors);

@@ -12,7 +12,13 @@ import {
 import { OpenedModel } from '../../app/open-model.ts';
 import { InterruptHandler } from '../interrupt.ts';
 import { findModelWithProgress } from '../model-command.ts';
-import { addEngineOptions, type EngineFlags, parseInteger, readTextFile } from '../options.ts';
+import {
+  addEngineOptions,
+  type EngineFlags,
+  openingOptions,
+  parseInteger,
+  readTextFile,
+} from '../options.ts';
 import { formatBytes, printJson, printLine } from '../output.ts';
 import { ProgressReporter } from '../progress.ts';
 
@@ -55,7 +61,7 @@ async function evaluate(spec: string, flags: EvaluateFlags): Promise<void> {
   const { offline, target, threads, precision } = flags;
   const protocol = parseProtocol(flags.protocol);
   const found = await findModelWithProgress(spec, { offline, signal });
-  using model = new OpenedModel(found.path, flags.maxModelLen);
+  using model = new OpenedModel(found.path, openingOptions(flags));
   using reference =
     flags.against === undefined
       ? null

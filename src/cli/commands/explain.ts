@@ -10,7 +10,7 @@ import { machineOf } from '../../targets/x64/isa.ts';
 import { UsageError } from '../errors.ts';
 import { hubProgress } from '../hub-progress.ts';
 import { InterruptHandler } from '../interrupt.ts';
-import { addEngineOptions, type EngineFlags } from '../options.ts';
+import { addEngineOptions, type EngineFlags, openingOptions } from '../options.ts';
 import { printJson, printLine, styled } from '../output.ts';
 import { ProgressReporter } from '../progress.ts';
 
@@ -40,7 +40,7 @@ async function explain(spec: string, flags: ExplainFlags): Promise<void> {
     signal: interrupts.signal,
     onProgress: hubProgress(progress.update),
   });
-  using description = loadModelDescription(resolved.path, { maxModelLen: flags.maxModelLen });
+  using description = loadModelDescription(resolved.path, openingOptions(flags));
   const target = resolveTarget(flags.target);
   const { config, weights: source } = description;
   const planned =

@@ -9,7 +9,13 @@ import { createRunner } from '../../runtime/create-runner.ts';
 import { CommandError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
 import { findModelWithProgress, neededLength } from '../model-command.ts';
-import { addEngineOptions, type EngineFlags, parseInteger, parseTokenIds } from '../options.ts';
+import {
+  addEngineOptions,
+  type EngineFlags,
+  openingOptions,
+  parseInteger,
+  parseTokenIds,
+} from '../options.ts';
 import { printLine, writeOut } from '../output.ts';
 
 interface LogitsFlags extends EngineFlags {
@@ -49,7 +55,7 @@ async function printLogits(spec: string, flags: LogitsFlags): Promise<void> {
   using interrupts = new InterruptHandler();
   const { tokenIds, offline, target, precision, threads } = flags;
   const { path } = await findModelWithProgress(spec, { offline, signal: interrupts.signal });
-  using model = new OpenedModel(path, flags.maxModelLen);
+  using model = new OpenedModel(path, openingOptions(flags));
   const { config, weights } = model.description;
   const unknown = tokenIds.find((id) => id >= config.vocabSize);
   if (unknown !== undefined) {

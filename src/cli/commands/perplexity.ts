@@ -10,7 +10,13 @@ import type { Tokenizer } from '../../tokenizer/tokenizer.ts';
 import { CommandError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
 import { findModelWithProgress, neededLength } from '../model-command.ts';
-import { addEngineOptions, type EngineFlags, parseInteger, readTextFile } from '../options.ts';
+import {
+  addEngineOptions,
+  type EngineFlags,
+  openingOptions,
+  parseInteger,
+  readTextFile,
+} from '../options.ts';
 import { printJson, printLine } from '../output.ts';
 import { ProgressReporter } from '../progress.ts';
 
@@ -51,7 +57,7 @@ async function perplexity(spec: string, flags: PerplexityFlags): Promise<void> {
   const { signal } = interrupts;
   const { offline, target, precision, threads, window } = flags;
   const { path } = await findModelWithProgress(spec, { offline, signal });
-  using model = new OpenedModel(path, flags.maxModelLen);
+  using model = new OpenedModel(path, openingOptions(flags));
   const { config, weights } = model.description;
   const windows = cutIntoWindows(await readTextFile(flags.file), model.requireTokenizer(), window);
   using runner = await createRunner({

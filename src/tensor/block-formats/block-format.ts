@@ -9,7 +9,7 @@ import type { DType } from '../dtype.ts';
  * `value[i] = scales[g] * (codes[i] - zero) + (mins ? mins[g] : 0)`, `g = floor(i / groupSize)`.
  *
  * Computed as written in f64 and rounded once to f32, or in f32 step by step, this gives exactly the bits that decodeRow gives
- * for finite parameters: every product needs at most 24 bits, so both ways round only once, in the sum.
+ * for finite parameters: every product needs at most 24 bits, so both ways round only once, in the sum. Formats with `isRounded` give the nearest codes.
  */
 export interface UnpackedRow {
   readonly dtype: DType;
@@ -74,6 +74,8 @@ export interface CodeAccess {
   readonly hasMins: boolean;
   /** Groups have {@link ScaleFactors}. */
   readonly hasFactors?: boolean;
+  /** Codes are the nearest to the values and not the values themselves. */
+  readonly isRounded?: boolean;
   /** Fills codes, scales and mins of `out` from index 0; `out` was made for this format and is long enough. */
   readonly unpack: (
     bytes: Uint8Array,
