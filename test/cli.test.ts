@@ -490,3 +490,24 @@ test('the launcher becomes the carried Node, passing on signals and exit codes',
   server.kill('SIGTERM');
   assert.deepEqual(await once(server, 'close'), [0, null]);
 });
+
+describe('where native code cannot run', { concurrency: 2 }, () => {
+  // As on another processor: the platform is asked, not the hardware.
+  const override = 'Object.defineProperty(process,"arch",{value:"arm64"})';
+  const env = { NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(override)}` };
+  const commands: readonly (readonly string[])[] = [
+    ['run', TINY, '--prompt', 'a', '--max-tokens', '1', '--json'],
+    ['logits', TINY, '--token-ids', '1,2', '--json'],
+    ['bench', TINY, '-p', '4', '-n', '2', '-r', '1', '-t', '1', '--json'],
+    ['explain', TINY, '--json'],
+  ];
+  for (const args of commands) {
+    test(`hasten ${args[0]} says so and answers all the same`, async () => {
+      const { code, stdout, stderr } = await runHasten(args, { env });
+      assert.equal(code, 0, stderr);
+      assert.match(stderr, /the processor is arm64, native code needs x64.*reference target/);
+      assert.equal(stderr.split('reference target').length, 2, 'said more than once');
+      JSON.parse(stdout);
+    });
+  }
+});

@@ -7,6 +7,7 @@ import type { RunningModel } from '../app/running-model.ts';
 import { startModel } from '../app/start-model.ts';
 import type { ModelConfig } from '../models/model-config.ts';
 import { CapacityError } from '../runtime/kv-budget.ts';
+import type { RunnerOptions } from '../runtime/runner-options.ts';
 import { hubProgress } from './hub-progress.ts';
 import { type EngineFlags, loadFormat } from './options.ts';
 import { ProgressReporter } from './progress.ts';
@@ -42,25 +43,40 @@ export interface StartOptions {
   readonly onPhase?: (phase: string) => void;
 }
 
+/** What the flags say of a runner: the one place where they become its options. How long sequences are is each command's business. */
+export function runnerFlags({
+  target,
+  precision,
+  threads,
+  kvCacheMemory,
+}: Omit<EngineFlags, 'maxModelLen' | 'offline'>): Pick<
+  RunnerOptions,
+  'target' | 'precision' | 'threads' | 'kvCacheMemoryBytes' | 'planCacheFolder'
+> {
+  return {
+    target,
+    precision,
+    threads,
+    kvCacheMemoryBytes: kvCacheMemory,
+    planCacheFolder: planCacheFolder(),
+  };
+}
+
 export async function startFoundModel(
   found: FoundModel,
   flags: EngineFlags,
   { signal, maxSeqs, host, onPhase }: StartOptions,
 ): Promise<RunningModel> {
   using progress = new ProgressReporter();
-  const { target, precision, threads, maxModelLen, kvCacheMemory } = flags;
+  const { maxModelLen } = flags;
   return await startModel({
     name: found.name,
     setup: {
+      ...runnerFlags(flags),
       path: found.path,
-      target,
-      precision,
       loadIn: loadFormat(flags),
-      threads,
       maxModelLen,
-      kvCacheMemoryBytes: kvCacheMemory,
       maxSeqs,
-      planCacheFolder: planCacheFolder(),
     },
     host,
     signal,

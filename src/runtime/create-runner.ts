@@ -36,12 +36,25 @@ export type ResolvedTarget =
   | { readonly kind: 'x64'; readonly isa: X64Isa }
   | { readonly kind: 'reference'; readonly reason: string };
 
-/** @throws {RunnerError} if the named target cannot run here */
+let hasToldOfReference = false;
+
+/**
+ * Warns, once a process, where `auto` has to make do with the reference target.
+ *
+ * @throws {RunnerError} if the named target cannot run here
+ */
 export function resolveTarget(target: TargetName): ResolvedTarget {
   if (target === 'reference') return { kind: 'reference', reason: 'asked for' };
   const choice = chooseTarget();
   const isas = choice.target === 'x64' ? choice.isas : [];
   if (target === 'auto' && choice.target === 'reference') {
+    if (!hasToldOfReference) {
+      hasToldOfReference = true;
+      process.emitWarning(
+        `${choice.reason}: running on the reference target, which is right but slow, and only for small models`,
+        'HastenWarning',
+      );
+    }
     return { kind: 'reference', reason: choice.reason };
   }
   const isa = target === 'auto' || target === 'x64' ? isas[0] : isas.find((x) => x === target);

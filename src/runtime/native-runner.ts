@@ -265,10 +265,12 @@ export class NativeRunner implements ModelRunner {
   #run(): void {
     const { numTokens } = this.batch;
     const sleepsBefore = this.#team.numSleeps;
-    const threads = this.#teamSize.choose(numTokens, performance.now());
+    const startMs = performance.now();
+    const threads = this.#teamSize.choose(numTokens, startMs);
     this.#team.run(threads);
     const sleeps = this.#team.numSleeps - sleepsBefore;
-    this.#teamSize.observe(numTokens, threads, sleeps, performance.now());
+    const endMs = performance.now();
+    this.#teamSize.observe(numTokens, threads, sleeps, endMs - startMs, endMs);
   }
 
   #numRows(rows: RowCount): number {

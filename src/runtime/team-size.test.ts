@@ -1,42 +1,77 @@
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { describe, test } from 'node:test';
 import { TeamSizePolicy } from './team-size.ts';
 
-test('all threads run while nobody sleeps at barriers', () => {
-  const policy = new TeamSizePolicy(4);
-  for (let t = 0; t < 100; t++) {
-    assert.equal(policy.choose(1, t), 4);
-    policy.observe(1, 4, 0, t);
-  }
-});
+interface Machine {
+  /** Milliseconds of a step, and sleeps at its barriers, by threads. */
+  readonly step: (threads: number, now: number) => { ms: number; sleeps: number };
+}
 
-test('sleeps shrink the team, and it tries again after pauses that grow', () => {
-  const policy = new TeamSizePolicy(2);
-  const tries: number[] = [];
-  for (let now = 0; now < 4000; now += 5) {
+/** Runs steps of one token until `end` milliseconds; gives the threads of each with its start. */
+function run(policy: TeamSizePolicy, machine: Machine, start: number, end: number) {
+  const steps: { now: number; threads: number }[] = [];
+  for (let now = start; now < end; ) {
     const threads = policy.choose(1, now);
-    if (threads === 2) tries.push(now);
-    policy.observe(1, threads, threads === 2 ? 30 : 0, now);
+    const { ms, sleeps } = machine.step(threads, now);
+    steps.push({ now, threads });
+    now += ms;
+    policy.observe(1, threads, sleeps, ms, now);
   }
-  assert.ok(tries.length >= 4 && tries.length <= 8, `tries at ${tries}`);
-  const pauses = tries.slice(1).map((t, i) => t - tries[i]!);
-  for (let i = 1; i < pauses.length; i++) assert.ok(pauses[i]! >= pauses[i - 1]!);
-});
+  return steps;
+}
 
-test('the team is whole again once the machine is quiet', () => {
-  const policy = new TeamSizePolicy(2);
-  policy.observe(1, policy.choose(1, 0), 30, 0);
-  assert.equal(policy.choose(1, 10), 1);
-  assert.equal(policy.choose(1, 60), 2);
-  policy.observe(1, 2, 0, 65);
-  assert.equal(policy.choose(1, 66), 2);
-});
+const share = (steps: readonly { threads: number }[], threads: number): number =>
+  steps.filter((step) => step.threads === threads).length / steps.length;
 
-test('a team of one never changes, and long steps always take all threads', () => {
-  const one = new TeamSizePolicy(1);
-  one.observe(1, one.choose(1, 0), 30, 0);
-  assert.equal(one.choose(1, 1), 1);
-  const two = new TeamSizePolicy(2);
-  two.observe(1, two.choose(1, 0), 30, 0);
-  assert.equal(two.choose(512, 1), 2);
+const quiet: Machine = { step: (threads) => ({ ms: 4 / threads, sleeps: 0 }) };
+/** A large model: threads wait for memory, and for each other long enough to fall asleep. */
+const bandwidthBound: Machine = {
+  step: (threads) => (threads === 2 ? { ms: 19, sleeps: 40 } : { ms: 27, sleeps: 0 }),
+};
+const contended: Machine = {
+  step: (threads) => (threads === 2 ? { ms: 25, sleeps: 30 } : { ms: 4, sleeps: 0 }),
+};
+
+describe('team size', () => {
+  test('all threads run while nobody sleeps at barriers', () => {
+    assert.equal(share(run(new TeamSizePolicy(4), quiet, 0, 1000), 4), 1);
+  });
+
+  test('sleeps alone do not shrink a team that is faster', () => {
+    const steps = run(new TeamSizePolicy(2), bandwidthBound, 0, 20_000);
+    assert.ok(share(steps, 2) > 0.95, `${share(steps, 2)} of the steps on 2 threads`);
+  });
+
+  test('a team that is held up shrinks, and tries again after pauses that grow', () => {
+    const steps = run(new TeamSizePolicy(2), contended, 0, 8000);
+    assert.ok(share(steps, 1) > 0.98, `${share(steps, 1)} of the steps on 1 thread`);
+    const tries = steps.filter(({ threads }) => threads === 2).map(({ now }) => now);
+    const pauses = tries.slice(1).map((t, i) => t - tries[i]!);
+    assert.ok(tries.length >= 4 && tries.length <= 12, `tries at ${tries}`);
+    for (let i = 1; i < pauses.length; i++) assert.ok(pauses[i]! >= pauses[i - 1]!);
+  });
+
+  test('contention is noticed at once, however often sleeps were a false alarm', () => {
+    const policy = new TeamSizePolicy(2);
+    run(policy, bandwidthBound, 0, 10_000);
+    const busy: Machine = {
+      step: (threads) => (threads === 2 ? { ms: 120, sleeps: 60 } : { ms: 28, sleeps: 0 }),
+    };
+    const steps = run(policy, busy, 10_000, 12_000);
+    assert.ok(share(steps, 1) > 0.8, `${share(steps, 1)} of the steps on 1 thread`);
+  });
+
+  test('the team is whole again once the machine is quiet', () => {
+    const policy = new TeamSizePolicy(2);
+    run(policy, contended, 0, 8000);
+    run(policy, quiet, 8000, 10_500);
+    assert.equal(share(run(policy, quiet, 10_500, 11_000), 2), 1);
+  });
+
+  test('a team of one never changes, and long steps always take all threads', () => {
+    assert.equal(share(run(new TeamSizePolicy(1), contended, 0, 100), 1), 1);
+    const policy = new TeamSizePolicy(2);
+    run(policy, contended, 0, 100);
+    assert.equal(policy.choose(512, 100), 2);
+  });
 });

@@ -1,6 +1,5 @@
 /** `hasten bench --profile`: time per command of a step, as a table by kind and as an HTML chart. */
 import { OpenedModel } from '../../app/open-model.ts';
-import { planCacheFolder } from '../../app/plan-cache-folder.ts';
 import { profilePage } from '../../app/profile-page.ts';
 import { profileRows, profileStep, type StepProfile } from '../../app/step-profile.ts';
 import { writeFileAtomic } from '../../platform/atomic-file.ts';
@@ -8,7 +7,7 @@ import { cpuTopology } from '../../platform/topology.ts';
 import { createNativeRunner, resolveTarget } from '../../runtime/create-runner.ts';
 import { UsageError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
-import { findModelWithProgress } from '../model-command.ts';
+import { findModelWithProgress, runnerFlags } from '../model-command.ts';
 import { openingOptions } from '../options.ts';
 import { formatTable, note, printJson, printLine, styled } from '../output.ts';
 import type { BenchFlags } from './bench.ts';
@@ -19,7 +18,7 @@ const STEPS_PER_REPETITION = 4;
 export async function benchProfile(spec: string, flags: BenchFlags): Promise<void> {
   using interrupts = new InterruptHandler();
   const { signal } = interrupts;
-  const { offline, precision, kvCacheMemory } = flags;
+  const { offline } = flags;
   const target = resolveTarget(flags.target);
   if (target.kind !== 'x64') {
     throw new UsageError(
@@ -40,15 +39,11 @@ export async function benchProfile(spec: string, flags: BenchFlags): Promise<voi
       {
         source: weights,
         config,
-        target: flags.target,
-        precision,
-        threads,
+        ...runnerFlags({ ...flags, threads }),
         maxModelLen: Math.min(config.maxPositionEmbeddings, longest),
-        kvCacheMemoryBytes: kvCacheMemory,
         maxTokensPerStep: Math.max(...shapes.map(({ numTokens }) => numTokens)),
         maxSeqs: 1,
         maxLogitRows: 1,
-        planCacheFolder: planCacheFolder(),
       },
       target.isa,
     );

@@ -3,13 +3,12 @@ import { setImmediate } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { type BenchmarkTest, runBenchmark } from '../../app/benchmark.ts';
 import { OpenedModel } from '../../app/open-model.ts';
-import { planCacheFolder } from '../../app/plan-cache-folder.ts';
 import { weightBytesPerStep } from '../../app/weight-traffic.ts';
 import { cpuTopology } from '../../platform/topology.ts';
 import { createRunner } from '../../runtime/create-runner.ts';
 import { UsageError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
-import { findModelWithProgress, neededLength } from '../model-command.ts';
+import { findModelWithProgress, neededLength, runnerFlags } from '../model-command.ts';
 import {
   addEngineOptions,
   type EngineFlags,
@@ -88,7 +87,7 @@ async function bench(spec: string, flags: BenchFlags): Promise<void> {
   if (tests.length === 0) throw new UsageError('-p 0 -n 0 leaves nothing to measure');
   using interrupts = new InterruptHandler();
   const { signal } = interrupts;
-  const { offline, target, precision, kvCacheMemory } = flags;
+  const { offline } = flags;
   const { path } = await findModelWithProgress(spec, { offline, signal });
   using model = new OpenedModel(path, openingOptions(flags));
   const { config, weights, stepGraph } = model.description;
@@ -100,15 +99,11 @@ async function bench(spec: string, flags: BenchFlags): Promise<void> {
     using runner = await createRunner({
       source: weights,
       config,
-      target,
-      precision,
-      threads,
+      ...runnerFlags({ ...flags, threads }),
       maxModelLen: neededLength(longest, flags, config),
-      kvCacheMemoryBytes: kvCacheMemory,
       maxTokensPerStep: Math.min(longest, 2048),
       maxSeqs: 1,
       maxLogitRows: 1,
-      planCacheFolder: planCacheFolder(),
       onProgress: ({ phase, done, total }) =>
         progress.update({ label: phase, done, total, unit: 'items' }),
     });

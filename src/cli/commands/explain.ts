@@ -2,17 +2,14 @@
 import type { Command } from 'commander';
 import { printPlan, summarizePlan } from '../../compiler/print-plan.ts';
 import { printGraph, summarizeGraph } from '../../graph/print.ts';
-import { hubEnvironmentFrom } from '../../hub/environment.ts';
-import { resolveModel } from '../../hub/resolve.ts';
 import { loadModelDescription } from '../../models/load-model.ts';
 import { lowerModel, planRunner, resolveTarget } from '../../runtime/create-runner.ts';
 import { machineOf } from '../../targets/x64/isa.ts';
 import { UsageError } from '../errors.ts';
-import { hubProgress } from '../hub-progress.ts';
 import { InterruptHandler } from '../interrupt.ts';
+import { findModelWithProgress, runnerFlags } from '../model-command.ts';
 import { addEngineOptions, type EngineFlags, openingOptions } from '../options.ts';
 import { printJson, printLine, styled } from '../output.ts';
-import { ProgressReporter } from '../progress.ts';
 
 interface ExplainFlags extends EngineFlags {
   readonly stage?: string;
@@ -33,19 +30,19 @@ export function define(command: Command): void {
 
 async function explain(spec: string, flags: ExplainFlags): Promise<void> {
   using interrupts = new InterruptHandler();
-  using progress = new ProgressReporter();
-  const resolved = await resolveModel(spec, {
-    env: hubEnvironmentFrom(process.env),
+  const { path } = await findModelWithProgress(spec, {
     offline: flags.offline,
     signal: interrupts.signal,
-    onProgress: hubProgress(progress.update),
   });
-  using description = loadModelDescription(resolved.path, openingOptions(flags));
+  using description = loadModelDescription(path, openingOptions(flags));
   const target = resolveTarget(flags.target);
   const { config, weights: source } = description;
   const planned =
     target.kind === 'x64'
-      ? planRunner({ ...runnerSettings(flags), config, source, planCacheFolder: null }, target.isa)
+      ? planRunner(
+          { ...runnerFlags(flags), maxModelLen: flags.maxModelLen, config, source },
+          target.isa,
+        )
       : null;
   const lowered = planned?.lowered ?? lowerModel({ config, source, precision: flags.precision });
   const machine = target.kind === 'x64' ? machineOf(target.isa) : null;
@@ -90,9 +87,4 @@ async function explain(spec: string, flags: ExplainFlags): Promise<void> {
   }
   await printLine(styled('bold', `Plan for ${target.kind === 'x64' ? target.isa : ''}`));
   await printLine(printPlan(planned.plan, machine));
-}
-
-function runnerSettings(flags: ExplainFlags) {
-  const { target, precision, threads, maxModelLen, kvCacheMemory } = flags;
-  return { target, precision, threads, maxModelLen, kvCacheMemoryBytes: kvCacheMemory };
 }

@@ -2,13 +2,12 @@
 import type { Command } from 'commander';
 import { Option } from 'commander';
 import { OpenedModel } from '../../app/open-model.ts';
-import { planCacheFolder } from '../../app/plan-cache-folder.ts';
 import { scoringRows, topIds } from '../../app/scoring.ts';
 import { SequenceDriver } from '../../app/sequence-driver.ts';
 import { createRunner } from '../../runtime/create-runner.ts';
 import { CommandError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
-import { findModelWithProgress, neededLength } from '../model-command.ts';
+import { findModelWithProgress, neededLength, runnerFlags } from '../model-command.ts';
 import {
   addEngineOptions,
   type EngineFlags,
@@ -53,7 +52,7 @@ Example:
 
 async function printLogits(spec: string, flags: LogitsFlags): Promise<void> {
   using interrupts = new InterruptHandler();
-  const { tokenIds, offline, target, precision, threads } = flags;
+  const { tokenIds, offline } = flags;
   const { path } = await findModelWithProgress(spec, { offline, signal: interrupts.signal });
   using model = new OpenedModel(path, openingOptions(flags));
   const { config, weights } = model.description;
@@ -66,14 +65,10 @@ async function printLogits(spec: string, flags: LogitsFlags): Promise<void> {
   using runner = await createRunner({
     source: weights,
     config,
-    target,
-    precision,
-    threads,
+    ...runnerFlags(flags),
     maxModelLen: neededLength(tokenIds.length, flags, config),
-    kvCacheMemoryBytes: flags.kvCacheMemory,
     maxSeqs: 1,
     maxLogitRows: flags.positions === 'all' ? scoringRows(config.vocabSize) : 1,
-    planCacheFolder: planCacheFolder(),
   });
   const driver = new SequenceDriver(runner);
   // The head goes out with the first position, so that a failure before it leaves stdout empty.

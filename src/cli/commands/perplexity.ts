@@ -2,14 +2,13 @@
 import { setImmediate } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { OpenedModel } from '../../app/open-model.ts';
-import { planCacheFolder } from '../../app/plan-cache-folder.ts';
 import { scoringRows, windowNll } from '../../app/scoring.ts';
 import { SequenceDriver } from '../../app/sequence-driver.ts';
 import { createRunner } from '../../runtime/create-runner.ts';
 import type { Tokenizer } from '../../tokenizer/tokenizer.ts';
 import { CommandError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
-import { findModelWithProgress, neededLength } from '../model-command.ts';
+import { findModelWithProgress, neededLength, runnerFlags } from '../model-command.ts';
 import {
   addEngineOptions,
   type EngineFlags,
@@ -55,7 +54,7 @@ Example:
 async function perplexity(spec: string, flags: PerplexityFlags): Promise<void> {
   using interrupts = new InterruptHandler();
   const { signal } = interrupts;
-  const { offline, target, precision, threads, window } = flags;
+  const { offline, window } = flags;
   const { path } = await findModelWithProgress(spec, { offline, signal });
   using model = new OpenedModel(path, openingOptions(flags));
   const { config, weights } = model.description;
@@ -63,14 +62,10 @@ async function perplexity(spec: string, flags: PerplexityFlags): Promise<void> {
   using runner = await createRunner({
     source: weights,
     config,
-    target,
-    precision,
-    threads,
+    ...runnerFlags(flags),
     maxModelLen: neededLength(window, flags, config),
-    kvCacheMemoryBytes: flags.kvCacheMemory,
     maxSeqs: 1,
     maxLogitRows: scoringRows(config.vocabSize),
-    planCacheFolder: planCacheFolder(),
   });
   const driver = new SequenceDriver(runner);
   const scored: ScoredWindow[] = [];
