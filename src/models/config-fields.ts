@@ -78,12 +78,12 @@ export class ConfigFields {
   }
 
   /** A list (JSON array or GGUF array) as it is; null if absent. */
-  list(key: string): readonly unknown[] | null {
+  list(key: string): ArrayLike<unknown> | null {
     const value = this.#value(key);
     if (value === undefined) return null;
     if (Array.isArray(value)) return value;
     if (ArrayBuffer.isView(value) && !(value instanceof DataView)) {
-      return Array.from(value as unknown as ArrayLike<unknown>);
+      return value as unknown as ArrayLike<unknown>;
     }
     return this.#fail(key, value, 'a list');
   }
@@ -91,12 +91,13 @@ export class ConfigFields {
   numbers(key: string): readonly number[] | null {
     const list = this.list(key);
     if (list === null) return null;
-    for (const item of list) {
+    const numbers = Array.from(list);
+    for (const item of numbers) {
       if (typeof item !== 'number' || !Number.isFinite(item)) {
         this.#fail(key, item, 'a list of finite numbers');
       }
     }
-    return list as readonly number[];
+    return numbers as readonly number[];
   }
 
   /** A list of true and false; null if absent, or something else. */

@@ -33,9 +33,10 @@ export function endOfTextIds(
   const ids = new Set(ID_KEYS.flatMap((key) => all.tokenIds(`tokenizer.ggml.${key}`)));
   const tokens = all.list('tokenizer.ggml.tokens') ?? [];
   const types = all.list('tokenizer.ggml.token_type') ?? [];
-  tokens.forEach((text, id) => {
-    const isSpecial = types[id] === CONTROL || types[id] === USER_DEFINED;
-    if (isSpecial && typeof text === 'string' && endTexts.has(text)) ids.add(id);
-  });
+  for (let id = 0; id < types.length; id++) {
+    if (types[id] !== CONTROL && types[id] !== USER_DEFINED) continue;
+    const text = tokens[id];
+    if (typeof text === 'string' && endTexts.has(text)) ids.add(id);
+  }
   return [...ids].sort((a, b) => a - b);
 }

@@ -93,7 +93,7 @@ export function parseHfConfig(
 }
 
 function classNames(top: ConfigFields): readonly string[] {
-  const names = top.list('architectures') ?? [];
+  const names = Array.from(top.list('architectures') ?? []);
   const strings = names.filter((name) => typeof name === 'string');
   if (strings.length === 0) {
     throw new ModelError(
@@ -132,7 +132,8 @@ function layerTypes(
   reading: HfReading,
   numLayers: number,
 ): readonly LayerType[] {
-  const stated = fields.list('layer_types');
+  const listed = fields.list('layer_types');
+  const stated = listed === null ? null : Array.from(listed);
   if (stated === null) {
     return Array.from(
       { length: numLayers },

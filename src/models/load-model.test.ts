@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { it } from 'node:test';
 import { goldenModels } from '../../test/golden-models.ts';
+import type { Graph } from '../graph/ir.ts';
 import { printGraph } from '../graph/print.ts';
 import { verifyGraph } from '../graph/verify.ts';
 import { ModelError } from './errors.ts';
@@ -40,10 +41,15 @@ it('builds the same graph each time', () => {
   assert.equal(printGraph(again), printGraph(model.stepGraph));
 });
 
+function graphOf(folder: string): Graph {
+  using model = loadModelDescription(folder);
+  return model.stepGraph;
+}
+
 it('names the tensor whose shape disagrees, the shape seen and the one expected', () => {
   withConfig({ intermediate_size: 130 }, (folder) => {
     assert.throws(
-      () => loadModelDescription(folder),
+      () => graphOf(folder),
       (error) =>
         error instanceof ModelError &&
         error.tensor === 'model.layers.0.mlp.gate_proj.weight' &&
@@ -57,7 +63,7 @@ it('names the tensor whose shape disagrees, the shape seen and the one expected'
 it('names the tensor that is missing', () => {
   withConfig({ num_hidden_layers: 3 }, (folder) => {
     assert.throws(
-      () => loadModelDescription(folder),
+      () => graphOf(folder),
       /tensor "model.layers.2.input_layernorm.weight" is missing; expected one of shape \[64\]/,
     );
   });
@@ -66,7 +72,7 @@ it('names the tensor that is missing', () => {
 it('refuses a bias that the configuration does not know of', () => {
   withConfig({ attention_bias: false }, (folder) => {
     assert.throws(
-      () => loadModelDescription(folder),
+      () => graphOf(folder),
       /"model.layers.0.self_attn.q_proj.bias" is in the file, but .* has no bias/,
     );
   });

@@ -28,9 +28,14 @@ export interface ModelDescription extends Disposable {
   /** Tensors by canonical names, which the graph refers to. */
   readonly weights: WeightSource;
   readonly samplingDefaults: SamplingDefaults;
-  /** The program `step`, as the model describes itself; `lowerGraph` comes next. */
+  /**
+   * The program `step`, as the model describes itself; `lowerGraph` comes next. Built when it is first asked for: a start that finds its plan in the
+   * cache does without.
+   *
+   * @throws {ModelError} if the tensors are not those that the config needs
+   */
   readonly stepGraph: Graph;
-  /** Tensors of the text model that the graph does not need; for `hasten show`. */
+  /** Tensors of the text model that the graph does not need; for `hasten show`. @throws {ModelError} as `stepGraph` */
   readonly unusedTensors: readonly string[];
 }
 
@@ -43,7 +48,7 @@ export interface LoadModelOptions {
 
 /**
  * @param modelPath a GGUF file, or a folder with config.json and safetensors
- * @throws {ModelError} if the description is broken, not supported, or disagrees with the tensors
+ * @throws {ModelError} if the description is broken or not supported
  * @throws {WeightFileError} if a weight file cannot be read
  */
 export function loadModelDescription(
@@ -53,21 +58,30 @@ export function loadModelDescription(
   if (!existsSync(modelPath)) throw new ModelError(`${modelPath}: there is no such file or folder`);
   const { config, weights: stored, samplingDefaults } = readModel(modelPath, options);
   const weights = options.loadIn == null ? stored : quantizedOnLoad(stored, options.loadIn);
+  let graph: Graph | undefined;
+  return {
+    path: modelPath,
+    format: weights.format,
+    config,
+    weights,
+    samplingDefaults,
+    get stepGraph() {
+      graph ??= stepGraphOf(config, weights);
+      return graph;
+    },
+    get unusedTensors() {
+      return unusedTensors(this.stepGraph, weights);
+    },
+    [Symbol.dispose]: () => weights.close(),
+  };
+}
+
+/** `buildStepGraph` with errors that name the file. @throws {ModelError} */
+export function stepGraphOf(config: ModelConfig, source: WeightSource): Graph {
   try {
-    const stepGraph = buildStepGraph(config, weights.tensors);
-    return {
-      path: modelPath,
-      format: weights.format,
-      config,
-      weights,
-      samplingDefaults,
-      stepGraph,
-      unusedTensors: unusedTensors(stepGraph, weights),
-      [Symbol.dispose]: () => weights.close(),
-    };
+    return buildStepGraph(config, source.tensors);
   } catch (error) {
-    weights.close();
-    throw error instanceof ModelError ? withPath(error, modelPath) : error;
+    throw error instanceof ModelError ? withPath(error, source.path) : error;
   }
 }
 

@@ -13,7 +13,7 @@ import {
   valueBlockBytes,
 } from '../kernels/kv-layout.ts';
 import { packedFormatOf } from '../kernels/packed-format.ts';
-import { buildStepGraph } from '../models/step-graph.ts';
+import { stepGraphOf } from '../models/load-model.ts';
 import { allocate } from '../platform/native-memory.ts';
 import { cpuTopology, memoryInfo } from '../platform/topology.ts';
 import type { ModelRunner } from '../targets/model-runner.ts';
@@ -84,7 +84,7 @@ export function lowerModel({
   precision,
   disabledPasses = [],
 }: LowerOptions): LoweredGraph {
-  return lowerGraph(buildStepGraph(config, source.tensors), {
+  return lowerGraph(stepGraphOf(config, source), {
     directory: source.tensors,
     q8Dtypes: precision === 'fast' ? quantizedDtypes(source) : [],
     disabledPasses,
