@@ -113,12 +113,15 @@ export class ByteCursor {
     return this.#window.toString('utf8', at, at + length);
   }
 
-  /** `count` strings; the hot path of opening a file (hundreds of thousands of tokens). */
-  strings(count: number, what: string): string[] {
-    const out = new Array<string>(count);
+  /**
+   * `count` strings, checked and passed over now and decoded when they are first asked for: a vocabulary has hundreds of thousands of them, and not
+   * every reader of a file needs them. What is returned does not need the file any more.
+   */
+  strings(count: number, what: string): () => string[] {
+    const start = this.position;
     for (let i = 0; i < count; i++) {
       const at = this.#next;
-      const w = this.#window as Utf8Buffer;
+      const w = this.#window;
       if (at + 8 <= this.#end) {
         const length = w[at]! | (w[at + 1]! << 8) | (w[at + 2]! << 16);
         const end = at + 8 + length;
@@ -126,14 +129,16 @@ export class ByteCursor {
           end <= this.#end &&
           (w[at + 3]! | w[at + 4]! | w[at + 5]! | w[at + 6]! | w[at + 7]!) === 0
         ) {
-          out[i] = w.utf8Slice(at + 8, end);
           this.#next = end;
           continue;
         }
       }
-      out[i] = this.string(`entry ${i} of ${what}`);
+      const entry = `entry ${i} of ${what}`;
+      this.#take(this.count(`length of ${entry}`, 1, MAX_STRING_BYTES), entry);
     }
-    return out;
+    const bytes = Buffer.allocUnsafeSlow(this.position - start);
+    this.#file.readInto(bytes, start);
+    return () => decodeStrings(bytes, count);
   }
 
   /** Fills `into` with the next bytes, without going through the window where it is long. */
@@ -200,4 +205,16 @@ export class ByteCursor {
     this.#file.readInto(window.subarray(kept, wanted), position + kept);
     this.#end = wanted;
   }
+}
+
+/** Strings as they lie in the file: u64 length and UTF-8 bytes each, lengths checked. */
+function decodeStrings(bytes: Buffer, count: number): string[] {
+  const out = new Array<string>(count);
+  let at = 0;
+  for (let i = 0; i < count; i++) {
+    const end = at + 8 + bytes.readUIntLE(at, 6);
+    out[i] = (bytes as Utf8Buffer).utf8Slice(at + 8, end);
+    at = end;
+  }
+  return out;
 }

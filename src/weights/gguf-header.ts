@@ -41,7 +41,13 @@ export interface GgufEntry {
   readonly type: GgufValueType;
   /** Element type, for arrays; arrays of arrays say it per inner array. */
   readonly of?: GgufArrayType;
+  /** Arrays of strings are decoded when they are first asked for. */
   readonly value: GgufValue;
+}
+
+interface GgufArrayEntry extends GgufEntry {
+  readonly of: GgufArrayType;
+  readonly value: GgufArray;
 }
 
 /** Element type of an array; of an array of arrays, the types of the inner ones in order. */
@@ -126,8 +132,7 @@ function readEntries(cursor: ByteCursor, count: number): Map<string, GgufEntry> 
     const what = `metadata ${quoted(key)}`;
     const type = valueType(cursor, what);
     if (type === 'array') {
-      const { of, value } = readArray(cursor, what, budget, 1);
-      entries.set(key, { type, of, value });
+      entries.set(key, readArray(cursor, what, budget, 1));
     } else {
       entries.set(key, { type, value: readScalar(cursor, type, what) });
     }
@@ -200,41 +205,51 @@ function readArray(
   what: string,
   budget: { elements: number },
   depth: number,
-): { of: GgufArrayType; value: GgufArray } {
+): GgufArrayEntry {
+  const type = 'array';
   if (depth > MAX_NESTING) {
     throw cursor.error('limit', `${what} nests arrays deeper than ${MAX_NESTING}`, { depth });
   }
-  const type = valueType(cursor, `elements of ${what}`);
+  const of = valueType(cursor, `elements of ${what}`);
   const length = (minBytesEach: number): number => {
     const count = cursor.count(`length of ${what}`, minBytesEach, budget.elements);
     budget.elements -= count;
     return count;
   };
-  switch (type) {
+  switch (of) {
     case 'string':
-      return { of: type, value: cursor.strings(length(MIN_STRING_BYTES), what) };
+      return lazyStrings(cursor.strings(length(MIN_STRING_BYTES), what));
     case 'bool': {
       const value: boolean[] = [];
       for (let n = length(1); n > 0; n--) value.push(readBool(cursor, what));
-      return { of: type, value };
+      return { type, of, value };
     }
     case 'array': {
-      const of: GgufArrayType[] = [];
-      const value: GgufArray[] = [];
+      const inner: GgufArrayEntry[] = [];
       for (let n = length(MIN_ARRAY_BYTES); n > 0; n--) {
-        const inner = readArray(cursor, what, budget, depth + 1);
-        of.push(inner.of);
-        value.push(inner.value);
+        inner.push(readArray(cursor, what, budget, depth + 1));
       }
-      return { of, value };
+      return { type, of: inner.map((entry) => entry.of), value: inner.map(({ value }) => value) };
     }
     default: {
-      const Numbers = NUMERIC_ARRAYS[type];
+      const Numbers = NUMERIC_ARRAYS[of];
       const value = new Numbers(length(Numbers.BYTES_PER_ELEMENT));
       cursor.bytesInto(new Uint8Array(value.buffer), what);
-      return { of: type, value };
+      return { type, of, value };
     }
   }
+}
+
+function lazyStrings(decode: () => string[]): GgufArrayEntry {
+  let strings: string[] | undefined;
+  return {
+    type: 'array',
+    of: 'string',
+    get value() {
+      strings ??= decode();
+      return strings;
+    },
+  };
 }
 
 function alignmentOf(cursor: ByteCursor, entries: ReadonlyMap<string, GgufEntry>): number {

@@ -194,6 +194,49 @@ function placesOf(header: GgufHeader, file: PositionedFile): TensorPlace[] {
   return header.tensors.map(({ position, ...tensor }) => ({ tensor, file, position }));
 }
 
-function metadataOf(header: GgufHeader): Map<string, GgufValue> {
-  return new Map([...header.entries].map(([key, entry]) => [key, entry.value]));
+/** Values by key, each asked of its entry: long lists are decoded when someone wants them. */
+class EntryValues implements ReadonlyMap<string, GgufValue> {
+  readonly #entries: GgufHeader['entries'];
+
+  constructor(entries: GgufHeader['entries']) {
+    this.#entries = entries;
+  }
+
+  get size(): number {
+    return this.#entries.size;
+  }
+
+  get(key: string): GgufValue | undefined {
+    return this.#entries.get(key)?.value;
+  }
+
+  has(key: string): boolean {
+    return this.#entries.has(key);
+  }
+
+  keys(): MapIterator<string> {
+    return this.#entries.keys();
+  }
+
+  values(): MapIterator<GgufValue> {
+    return this.#entries.values().map(({ value }) => value);
+  }
+
+  entries(): MapIterator<[string, GgufValue]> {
+    return this.#entries.entries().map(([key, { value }]): [string, GgufValue] => [key, value]);
+  }
+
+  [Symbol.iterator](): MapIterator<[string, GgufValue]> {
+    return this.entries();
+  }
+
+  forEach(
+    visit: (value: GgufValue, key: string, map: ReadonlyMap<string, GgufValue>) => void,
+  ): void {
+    for (const [key, value] of this) visit(value, key, this);
+  }
+}
+
+function metadataOf({ entries }: GgufHeader): ReadonlyMap<string, GgufValue> {
+  return new EntryValues(entries);
 }
