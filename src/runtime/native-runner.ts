@@ -265,12 +265,10 @@ export class NativeRunner implements ModelRunner {
   #run(): void {
     const { numTokens } = this.batch;
     const sleepsBefore = this.#team.numSleeps;
-    const startMs = performance.now();
-    const threads = this.#teamSize.choose(numTokens, startMs);
+    const threads = this.#teamSize.choose(numTokens, performance.now());
     this.#team.run(threads);
     const sleeps = this.#team.numSleeps - sleepsBefore;
-    const endMs = performance.now();
-    this.#teamSize.observe(numTokens, threads, sleeps, endMs - startMs, endMs);
+    this.#teamSize.observe(numTokens, threads, sleeps, performance.now());
   }
 
   #numRows(rows: RowCount): number {

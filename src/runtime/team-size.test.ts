@@ -15,7 +15,7 @@ function run(policy: TeamSizePolicy, machine: Machine, start: number, end: numbe
     const { ms, sleeps } = machine.step(threads, now);
     steps.push({ now, threads });
     now += ms;
-    policy.observe(1, threads, sleeps, ms, now);
+    policy.observe(1, threads, sleeps, now);
   }
   return steps;
 }

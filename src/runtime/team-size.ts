@@ -32,6 +32,8 @@ export class TeamSizePolicy {
   #size: number;
   /** Usual milliseconds of a step on `#size` threads, by its tokens; 0 where unknown. */
   readonly #usualMs = new Float64Array(SHORT_STEP_TOKENS + 1);
+  /** When the step began, f64 [1]: a field would be a new heap number each step. */
+  readonly #startMs = new Float64Array(1);
   #trial: Trial | null = null;
   #growPauseMs = FIRST_PAUSE_MS;
   #growAtMs = 0;
@@ -43,8 +45,10 @@ export class TeamSizePolicy {
     this.#size = maxThreads;
   }
 
+  /** Threads for the step that begins now. */
   choose(numTokens: number, nowMs: number): number {
     if (numTokens > SHORT_STEP_TOKENS) return this.#max;
+    this.#startMs[0] = nowMs;
     if (this.#trial === null && this.#size < this.#max && nowMs >= this.#growAtMs) {
       this.#begin(this.#size + 1);
     }
@@ -52,11 +56,13 @@ export class TeamSizePolicy {
   }
 
   /**
+   * The step that was last chosen for is done.
+   *
    * @param sleeps of all threads at barriers of the step
-   * @param stepMs what the step took
    */
-  observe(numTokens: number, threads: number, sleeps: number, stepMs: number, nowMs: number): void {
+  observe(numTokens: number, threads: number, sleeps: number, nowMs: number): void {
     if (numTokens > SHORT_STEP_TOKENS || this.#max === 1) return;
+    const stepMs = nowMs - this.#startMs[0]!;
     if (this.#trial !== null) {
       if (threads === this.#trial.size) this.#advance(this.#trial, numTokens, stepMs, nowMs);
       return;
