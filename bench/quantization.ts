@@ -1,0 +1,102 @@
+/**
+ * What fewer bits cost and gain; writes the tables of docs/quantization.md, prints them, then one line of JSON.
+ *
+ *   node bench/quantization.ts --model smollm2=FILE [--model gemma3-270m=FILE] [--part methods] [--part formats] [--part latency]
+ *
+ * methods    RTN, GPTQ, AWQ at equal bits: quality, time, memory
+ * formats    FP32, INT8, INT4 of the first model on our own server: latency, requests a second, quality
+ * latency    tokens a second of the 1.1B shape by format
+ *
+ * --python PATH: a Python with torch, transformers and gguf, for the peer's row of `formats` (bench/quantization/transformers_load.py says what it needs).
+ * --tokens: of calibration text. --windows: of 512 tokens, scored. Rows that are finished are kept in bench/results and not measured again; --fresh
+ * begins anew. --no-doc leaves the document alone.
+ */
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { shownCommand } from './lib/command.ts';
+import { QUANTIZATION_DOC, writeSection } from './lib/doc-section.ts';
+import { REPOSITORY } from './lib/paths.ts';
+import { describeMachine, formatMachine } from './machine.ts';
+import { EVAL_SETS, type EvalSet } from './quality/eval-windows.ts';
+import { formatFormats, measureFormats } from './quantization/formats.ts';
+import { formatLatency, measureLatency } from './quantization/latency.ts';
+import { formatMethods, measureMethods } from './quantization/methods.ts';
+import { RowStore } from './quantization/row-store.ts';
+
+const PARTS = ['methods', 'formats', 'latency'] as const;
+type Part = (typeof PARTS)[number];
+
+const { values: options } = parseArgs({
+  options: {
+    model: { type: 'string', multiple: true, default: [] },
+    part: { type: 'string', multiple: true, default: [...PARTS] },
+    python: { type: 'string' },
+    tokens: { type: 'string', default: '16384' },
+    windows: { type: 'string', default: '13' },
+    threads: { type: 'string', default: '2' },
+    fresh: { type: 'boolean', default: false },
+    'no-doc': { type: 'boolean', default: false },
+  },
+});
+
+function fail(message: string): never {
+  console.error(message);
+  process.exit(2);
+}
+
+const parts = options.part.map((name): Part => {
+  if ((PARTS as readonly string[]).includes(name)) return name as Part;
+  return fail(`--part ${name}: expected ${PARTS.join(', ')}`);
+});
+const models = options.model.map((text) => {
+  const [set, path] = text.split(/=(.*)/s);
+  if (!(EVAL_SETS as readonly string[]).includes(set!) || !path) {
+    fail(`--model ${text}: expected NAME=FILE, NAME one of ${EVAL_SETS.join(', ')}`);
+  }
+  return { set: set as EvalSet, path };
+});
+if (models.length === 0 && parts.some((part) => part !== 'latency')) {
+  fail('--model smollm2=FILE: a model is needed (hasten pull smollm2 prints where it is)');
+}
+const resultsFile = join(REPOSITORY, 'bench', 'results', 'quantization.json');
+if (options.fresh) rmSync(resultsFile, { force: true });
+const store = new RowStore(resultsFile);
+const threads = Number(options.threads);
+const plan = { threads, evalWindows: Number(options.windows) };
+
+/** What a part measured, and its section. */
+async function run(part: Part): Promise<{ rows: unknown; text: string }> {
+  switch (part) {
+    case 'methods': {
+      const rows = await measureMethods(
+        { ...plan, models, calibrationTokens: Number(options.tokens) },
+        store,
+      );
+      return { rows, text: formatMethods(rows) };
+    }
+    case 'formats': {
+      const formats = { ...plan, model: models[0]!, python: options.python ?? null };
+      const rows = await measureFormats(formats, store);
+      return { rows, text: formatFormats(rows, formats) };
+    }
+    case 'latency': {
+      const rows = await measureLatency(threads, store);
+      return { rows, text: formatLatency(rows, threads) };
+    }
+    default:
+      return part satisfies never;
+  }
+}
+
+const command = shownCommand('bench/quantization.ts');
+const results: Record<string, unknown> = {};
+for (const part of parts) {
+  const { rows, text } = await run(part);
+  results[part] = rows;
+  const machine = formatMachine(await describeMachine({ threads: [threads], isQuick: true }));
+  const section = [`\`${command}\``, machine.split('\n\n')[0]!, text].join('\n\n');
+  console.log(section);
+  if (!options['no-doc']) writeSection(`quantization#${part}`, section, QUANTIZATION_DOC);
+}
+console.log(JSON.stringify(results));

@@ -1,0 +1,179 @@
+/**
+ * The table of formats: one model in f32, 8 and 4 bits on our own server, latency of a request alone and requests a second when saturated, with what
+ * the format costs in quality beside it. FP32 also as people run it today, in transformers, where a Python with it is named.
+ */
+import { existsSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { compareQuality, type Quality } from '../../src/app/evaluate.ts';
+import { OpenedModel } from '../../src/app/open-model.ts';
+import type { FileTypeName } from '../../src/compress/ggml-recipe.ts';
+import { quantizeModel } from '../../src/compress/quantize-model.ts';
+import type { Precision } from '../../src/runtime/runner-options.ts';
+import { hastenVersion } from '../compare/engines.ts';
+import { lastJson, runChild } from '../lib/child.ts';
+import { withForeignLoad } from '../lib/foreign-load.ts';
+import { benchFolder } from '../lib/paths.ts';
+import { markdownTable, percent, significant } from '../lib/table.ts';
+import { type EvalSet, evalWindows } from '../quality/eval-windows.ts';
+import { runServeLoad } from '../serve/load-child.ts';
+import { hastenServer } from '../serve/servers.ts';
+import type { RowStore } from './row-store.ts';
+
+export interface FormatsPlan {
+  readonly model: { readonly set: EvalSet; readonly path: string };
+  readonly threads: number;
+  readonly evalWindows: number;
+  /** Interpreter of a Python with torch, transformers and gguf; null without. */
+  readonly python: string | null;
+}
+
+export interface FormatRow {
+  readonly name: string;
+  readonly sizeBytes: number;
+  /** Of one request alone, mean. */
+  readonly latencyMs: number;
+  readonly requestsPerSecond: number;
+  /** To the f32 source; null for it itself and for peers. */
+  readonly quality: Quality | null;
+  /** Share of all CPU time that others took. */
+  readonly foreignLoad: number;
+}
+
+/** Prompt and answer of every request; clients that saturate. */
+export const FORMAT_LOAD = { promptTokens: 190, outputTokens: 64, clients: 16 } as const;
+const REQUESTS = { alone: 12, saturated: 64 } as const;
+const PEER = 'FP32, transformers';
+const OWN = 'FP32, hasten';
+
+const FORMATS: readonly { name: string; type: FileTypeName; precision: Precision }[] = [
+  { name: OWN, type: 'f32', precision: 'f32' },
+  { name: 'INT8 (Q8_0)', type: 'q8_0', precision: 'fast' },
+  { name: 'INT4 (Q4_0)', type: 'q4_0', precision: 'fast' },
+  { name: 'INT4 (Q4_1)', type: 'q4_1', precision: 'fast' },
+];
+
+/** The model as a file of `type`, made once in the benchmarks' folder. */
+export async function madeFormat(path: string, type: FileTypeName): Promise<string> {
+  const output = join(benchFolder(), `${basename(path, '.gguf')}-as-${type}.gguf`);
+  if (existsSync(output)) return output;
+  using model = new OpenedModel(path);
+  await quantizeModel(path, model.description.config, output, { fileType: type });
+  return output;
+}
+
+export async function measureFormats(plan: FormatsPlan, store: RowStore): Promise<FormatRow[]> {
+  const rows: FormatRow[] = [];
+  const { model, threads } = plan;
+  const key = (name: string): string =>
+    `formats ${JSON.stringify({ name, threads, set: model.set })}`;
+  const exact = await madeFormat(model.path, 'f32');
+  if (plan.python !== null) {
+    const { python } = plan;
+    rows.push(await store.ensure(key(PEER), () => transformersRow(python, exact, threads)));
+  }
+  for (const { name, type, precision } of FORMATS) {
+    const path = await madeFormat(model.path, type);
+    rows.push(
+      await store.ensure(key(name), async () => {
+        console.error(`${name}: speed`);
+        const speed = await serverSpeed(path, precision, threads);
+        console.error(`${name}: quality`);
+        const quality = name === OWN ? null : await qualityOf(path, exact, precision, plan);
+        return { name, ...speed, quality };
+      }),
+    );
+  }
+  return rows;
+}
+
+async function serverSpeed(
+  modelPath: string,
+  precision: Precision,
+  threads: number,
+): Promise<Omit<FormatRow, 'name' | 'quality'>> {
+  const { clients, ...work } = FORMAT_LOAD;
+  const server = hastenServer(hastenVersion(), ['--precision', precision]);
+  const { value, foreignLoad } = await withForeignLoad(async () => {
+    await using running = await server.start({
+      ...{ modelPath, threads, streams: clients, contextTokens: 512 },
+    });
+    const load = { ...work, url: running.url, sharedTokens: 0, requestRate: null };
+    const alone = await runServeLoad({
+      ...{ ...load, clients: 1, numRequests: REQUESTS.alone, seed: 1 },
+    });
+    const saturated = await runServeLoad({
+      ...{ ...load, clients, numRequests: REQUESTS.saturated, seed: 2 },
+    });
+    return { alone, saturated };
+  });
+  using model = new OpenedModel(modelPath);
+  return {
+    sizeBytes: model.description.weights.sizeBytes,
+    latencyMs: value.alone.mean_e2el_ms,
+    requestsPerSecond: value.saturated.request_throughput,
+    foreignLoad,
+  };
+}
+
+async function qualityOf(
+  path: string,
+  referencePath: string,
+  precision: Precision,
+  { model: { set }, evalWindows: count, threads }: FormatsPlan,
+): Promise<Quality> {
+  using model = new OpenedModel(path);
+  using reference = new OpenedModel(referencePath);
+  const windows = evalWindows(set)
+    .slice(0, count)
+    .map(({ tokenIds }) => ({ tokenIds, firstScored: 1 }));
+  const options = { target: 'auto', threads, precision } as const;
+  return (await compareQuality(model.description, reference.description, windows, options)).model;
+}
+
+/** transformers on the same f32 weights: requests alone, then as many at once as our server was given. */
+async function transformersRow(
+  python: string,
+  modelPath: string,
+  threads: number,
+): Promise<FormatRow> {
+  console.error(`${PEER}: speed`);
+  const script = fileURLToPath(new URL('./transformers_load.py', import.meta.url));
+  const job = {
+    ...{ folder: dirname(modelPath), file: basename(modelPath), threads },
+    ...{ ...FORMAT_LOAD, alone: REQUESTS.alone / 4, batches: 1 },
+  };
+  const { value, foreignLoad } = await withForeignLoad(
+    async () => lastJson(await runChild(python, [script, JSON.stringify(job)])) as PeerAnswer,
+  );
+  const { latencyMs, requestsPerSecond, sizeBytes } = value;
+  return { name: PEER, latencyMs, requestsPerSecond, sizeBytes, quality: null, foreignLoad };
+}
+
+type PeerAnswer = Pick<FormatRow, 'latencyMs' | 'requestsPerSecond' | 'sizeBytes'>;
+
+export function formatFormats(rows: readonly FormatRow[], { model, threads }: FormatsPlan): string {
+  const { promptTokens, outputTokens, clients } = FORMAT_LOAD;
+  const base = rows.find(({ name }) => name === PEER) ?? rows.find(({ name }) => name === OWN)!;
+  const times = (value: number): string => `${significant(value)}x`;
+  const table = markdownTable(
+    [
+      ...['weights', 'size', 'latency', 'of first row', 'req/s', 'of first row'],
+      ...['perplexity', 'mean KLD', 'same first token', 'others'],
+    ],
+    rows.map((row) => [
+      ...[row.name, `${(row.sizeBytes / 1e6).toFixed(0)} MB`, `${significant(row.latencyMs)} ms`],
+      times(row.latencyMs / base.latencyMs),
+      significant(row.requestsPerSecond),
+      times(row.requestsPerSecond / base.requestsPerSecond),
+      row.quality === null ? '–' : significant(row.quality.perplexity, 4),
+      row.quality === null ? '–' : significant(row.quality.meanKld),
+      row.quality === null ? '–' : `${(100 * row.quality.sameTop).toFixed(1)}%`,
+      percent(row.foreignLoad),
+    ]),
+  );
+  return [
+    `${model.set}, its weights dequantized to f32 and encoded again; ${threads} threads, ${promptTokens}-token prompts and ${outputTokens} tokens out. Latency is of one request alone, req/s of ${clients} clients; "others" is the share of all CPU time that other processes took. ${base.name === PEER ? '' : `Without a Python with transformers (--python), the first row is our own.`}`.trim(),
+    table,
+  ].join('\n\n');
+}

@@ -1,0 +1,97 @@
+/**
+ * One row of the table of methods, in a process of its own so that its peak memory is its own: rounds a model's linears by a method and compares
+ * the result, in f32, with the model as it was. Takes a `MethodJob` on stdin, prints a `MethodRow`.
+ */
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { compareQuality, type Quality } from '../../src/app/evaluate.ts';
+import { OpenedModel } from '../../src/app/open-model.ts';
+import { compressLinears, type Method } from '../../src/compress/calibrated.ts';
+import { F32Weights } from '../../src/compress/f32-weights.ts';
+import { bitsPerWeight, type GroupScheme } from '../../src/compress/group-quantizer.ts';
+import { DTYPES } from '../../src/tensor/dtype.ts';
+import { type EvalSet, evalWindows } from '../quality/eval-windows.ts';
+
+export interface MethodJob {
+  readonly modelPath: string;
+  readonly evalSet: EvalSet;
+  readonly evalWindows: number;
+  readonly method: Method;
+  readonly scheme: GroupScheme;
+  readonly calibrationTokens: number;
+  readonly threads: number;
+}
+
+export interface MethodRow {
+  /** Of the linears, scales and zero points included. */
+  readonly bitsPerWeight: number;
+  /** Linears at that, everything else in f16. */
+  readonly sizeBytes: number;
+  readonly quality: Quality;
+  readonly reference: Quality;
+  readonly quantizeSeconds: number;
+  /** Largest resident set until the model was quantized. */
+  readonly peakBytes: number;
+}
+
+const WINDOW = 512;
+const CALIBRATION = fileURLToPath(
+  new URL('../../assets/calibration/public-domain.txt', import.meta.url),
+);
+
+function peakBytes(): number {
+  return 1024 * Number(/^VmHWM:\s+(\d+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]);
+}
+
+export async function measureMethod(job: MethodJob): Promise<MethodRow> {
+  const { method, scheme, threads } = job;
+  using model = new OpenedModel(job.modelPath);
+  const { config, weights: source } = model.description;
+  const ids = model.requireTokenizer().encode(readFileSync(CALIBRATION, 'utf8'));
+  const numWindows = method === 'rtn' ? 1 : Math.floor(job.calibrationTokens / WINDOW);
+  if (ids.length < numWindows * WINDOW) throw new Error(`the text has ${ids.length} tokens only`);
+  const windows = Array.from({ length: numWindows }, (_, i) =>
+    ids.slice(i * WINDOW, (i + 1) * WINDOW),
+  );
+  const weights = new F32Weights(source);
+  const startMs = performance.now();
+  const { matrices } = await compressLinears({
+    ...{ weights, config, windows, method, threads },
+    schemeOf: () => scheme,
+    onStep: (done, total) => console.error(`layer ${done}/${total}`),
+  });
+  const quantizeSeconds = (performance.now() - startMs) / 1000;
+  const peak = peakBytes();
+  let linearBits = 0;
+  let linearElements = 0;
+  for (const matrix of matrices.values()) {
+    const elements = matrix.rows * matrix.columns;
+    linearElements += elements;
+    linearBits += elements * bitsPerWeight(matrix);
+  }
+  let elements = 0;
+  for (const { shape, dtype } of source.tensors.values()) {
+    if (DTYPES[dtype].kind !== 'integer') elements += shape.reduce((a, b) => a * b, 1);
+  }
+  const scored = evalWindows(job.evalSet).slice(0, job.evalWindows);
+  const quality = await compareQuality(
+    { config, weights },
+    { config, weights: new F32Weights(source) },
+    scored.map(({ tokenIds }) => ({ tokenIds, firstScored: 1 })),
+    { target: 'auto', threads, precision: 'f32' },
+  );
+  if (!('reference' in quality)) throw new Error('no reference');
+  return {
+    bitsPerWeight: linearBits / linearElements,
+    sizeBytes: linearBits / 8 + 2 * (elements - linearElements),
+    quality: quality.model,
+    reference: quality.reference,
+    quantizeSeconds,
+    peakBytes: peak,
+  };
+}
+
+if (import.meta.main) {
+  const job = JSON.parse(readFileSync(0, 'utf8')) as MethodJob;
+  console.log(JSON.stringify(await measureMethod(job)));
+}

@@ -1,0 +1,148 @@
+/** The table of methods: every method at equal bits, grouping and symmetry, on models that are run in f32 before and after. Knows what is compared, not how. */
+import { fileURLToPath } from 'node:url';
+import type { Method } from '../../src/compress/calibrated.ts';
+import type { GroupScheme } from '../../src/compress/group-quantizer.ts';
+import { lastJson, runChild } from '../lib/child.ts';
+import { markdownTable, percent, significant } from '../lib/table.ts';
+import type { EvalSet } from '../quality/eval-windows.ts';
+import type { MethodJob, MethodRow } from './method-row.ts';
+import type { RowStore } from './row-store.ts';
+
+export interface MethodsPlan {
+  readonly models: readonly { readonly set: EvalSet; readonly path: string }[];
+  readonly calibrationTokens: number;
+  readonly evalWindows: number;
+  readonly threads: number;
+}
+
+interface MethodCase {
+  readonly name: string;
+  readonly method: Method;
+  readonly scheme: GroupScheme;
+}
+
+export interface MeasuredCase extends MethodCase {
+  readonly model: EvalSet;
+  readonly row: MethodRow;
+}
+
+/** Rounding without data is what the others are held to; the range search is what it can do at best. */
+const NAMED_METHODS: readonly { name: string; method: Method; searchesRange: boolean }[] = [
+  { name: 'RTN', method: 'rtn', searchesRange: false },
+  { name: 'RTN, range searched', method: 'rtn', searchesRange: true },
+  { name: 'GPTQ', method: 'gptq', searchesRange: false },
+  { name: 'AWQ', method: 'awq', searchesRange: false },
+];
+const BASELINE = NAMED_METHODS[0]!.name;
+/** Of RTN's divergence that GPTQ and AWQ are to close. */
+const GOALS: Readonly<Record<number, number>> = { 4: 0.3, 3: 0.5 };
+
+/** Most telling first, for whoever breaks a run off. */
+export function methodCases(): MethodCase[] {
+  return ([64, 'row'] as const).flatMap((groupSize) =>
+    [4, 3].flatMap((bits) =>
+      (['asymmetric', 'symmetric'] as const).flatMap((symmetry) =>
+        NAMED_METHODS.map(({ name, method, searchesRange }) => ({
+          ...{ name, method },
+          scheme: { bits, groupSize, symmetry, searchesRange },
+        })),
+      ),
+    ),
+  );
+}
+
+export async function measureMethods(plan: MethodsPlan, store: RowStore): Promise<MeasuredCase[]> {
+  const script = fileURLToPath(new URL('./method-row.ts', import.meta.url));
+  const measured: MeasuredCase[] = [];
+  for (const { set, path } of plan.models) {
+    for (const each of methodCases()) {
+      const { method, scheme } = each;
+      const { calibrationTokens, evalWindows, threads } = plan;
+      const settings = {
+        ...{ evalSet: set, evalWindows, method, scheme },
+        calibrationTokens: method === 'rtn' ? 0 : calibrationTokens,
+      };
+      const row = await store.ensure(`methods ${JSON.stringify(settings)}`, async () => {
+        console.error(`${set}: ${each.name}, ${shownScheme(scheme)}`);
+        const job: MethodJob = { ...settings, modelPath: path, threads };
+        const args = ['--disable-warning=ExperimentalWarning', script];
+        const options = { input: JSON.stringify(job), timeoutMs: 4 * 3_600_000 };
+        return lastJson(await runChild(process.execPath, args, options)) as MethodRow;
+      });
+      measured.push({ ...each, model: set, row });
+    }
+  }
+  return measured;
+}
+
+function shownScheme({ bits, groupSize, symmetry }: GroupScheme): string {
+  return `${bits} bits, ${groupSize === 'row' ? 'per channel' : `groups of ${groupSize}`}, ${symmetry}`;
+}
+
+/** Share of the baseline's divergence that is gone. */
+function gapClosed(of: MeasuredCase, all: readonly MeasuredCase[]): number | null {
+  const { bits, groupSize, symmetry } = of.scheme;
+  const baseline = all.find(
+    ({ model, name, scheme }) =>
+      model === of.model &&
+      name === BASELINE &&
+      scheme.bits === bits &&
+      scheme.groupSize === groupSize &&
+      scheme.symmetry === symmetry,
+  );
+  if (baseline === undefined || baseline === of) return null;
+  return 1 - of.row.quality.meanKld / baseline.row.quality.meanKld;
+}
+
+export function formatMethods(all: readonly MeasuredCase[]): string {
+  const models = [...new Set(all.map(({ model }) => model))];
+  return models
+    .map((model) => {
+      const cases = all.filter((each) => each.model === model);
+      const { reference } = cases[0]!.row;
+      const table = markdownTable(
+        [
+          ...['weights', 'method', 'bits/weight', 'size', 'perplexity', 'NLL', 'mean KLD'],
+          ...["RTN's KLD closed", 'same first token', 'time', 'peak memory'],
+        ],
+        cases.map((each) => {
+          const { row, scheme, name } = each;
+          const closed = gapClosed(each, all);
+          return [
+            ...[shownScheme(scheme), name, row.bitsPerWeight.toFixed(2)],
+            ...[`${(row.sizeBytes / 1e6).toFixed(0)} MB`, significant(row.quality.perplexity, 4)],
+            ...[row.quality.nll.toFixed(4), significant(row.quality.meanKld)],
+            closed === null ? '–' : `${(100 * closed).toFixed(0)}%`,
+            `${(100 * row.quality.sameTop).toFixed(1)}%`,
+            `${significant(row.quantizeSeconds)} s`,
+            `${(row.peakBytes / 1e6).toFixed(0)} MB`,
+          ];
+        }),
+      );
+      const { tokens } = cases[0]!.row.quality;
+      return [
+        `**${model}**, ${tokens} tokens scored; the source in f32: perplexity ${significant(reference.perplexity, 4)}, NLL ${reference.nll.toFixed(4)}.`,
+        table,
+        verdicts(cases, all),
+      ].join('\n\n');
+    })
+    .join('\n\n');
+}
+
+function verdicts(cases: readonly MeasuredCase[], all: readonly MeasuredCase[]): string {
+  const lines: string[] = [];
+  for (const name of ['GPTQ', 'AWQ']) {
+    for (const [bits, goal] of Object.entries(GOALS).reverse()) {
+      const shares = cases
+        .filter((each) => each.name === name && each.scheme.bits === Number(bits))
+        .map((each) => gapClosed(each, all))
+        .filter((share) => share !== null);
+      if (shares.length === 0) continue;
+      const reached = shares.filter((share) => share >= goal).length;
+      lines.push(
+        `- ${name}, ${bits} bits: closes ${shares.map((share) => percent(share)).join(', ')} of RTN's divergence (goal ${percent(goal)}: ${reached} of ${shares.length})`,
+      );
+    }
+  }
+  return lines.join('\n');
+}

@@ -1,0 +1,30 @@
+/** Rows that are measured already, in a JSON file, so that a run which was broken off goes on after the last one. Knows nothing of what is in a row. */
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
+
+export class RowStore {
+  readonly #path: string;
+  readonly #rows: Record<string, unknown>;
+
+  constructor(path: string) {
+    this.#path = path;
+    this.#rows = existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')) : {};
+  }
+
+  get<T>(key: string): T | undefined {
+    return this.#rows[key] as T | undefined;
+  }
+
+  /** The row of `key`; made and kept if there is none. */
+  async ensure<T>(key: string, make: () => Promise<T>): Promise<T> {
+    const known = this.get<T>(key);
+    if (known !== undefined) return known;
+    const row = await make();
+    this.#rows[key] = row;
+    mkdirSync(dirname(this.#path), { recursive: true });
+    const temporary = `${this.#path}.tmp`;
+    writeFileSync(temporary, `${JSON.stringify(this.#rows, null, 1)}\n`);
+    renameSync(temporary, this.#path);
+    return row;
+  }
+}
