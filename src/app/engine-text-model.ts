@@ -1,11 +1,8 @@
 /** A `TextModel` over an engine, wherever that runs: prompts are encoded here, text comes back with the engine's events. */
 import type { EngineApi } from '../engine/engine.ts';
 import type { EngineStats } from '../engine/engine-stats.ts';
-import { EngineClosedError } from '../engine/errors.ts';
 import type { EngineEvent, FinishEvent, TokenEvent } from '../engine/events.ts';
 import type { RequestHandle } from '../engine/request-handle.ts';
-import { GRAMMAR_FAULT, GrammarError } from '../grammar/errors.ts';
-import type { GrammarInput } from '../grammar/grammar-spec.ts';
 import { HastenError, InternalError } from '../platform/errors.ts';
 import { ChatTemplate } from '../tokenizer/chat-template.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
@@ -143,15 +140,6 @@ export class EngineTextModel implements TextModel {
     ];
   }
 
-  async compileGrammar(grammar: GrammarInput): Promise<void> {
-    try {
-      await this.engine.calls.compileGrammar(grammar);
-    } catch (error) {
-      // The request waits for the next engine, and finds out there.
-      if (!(error instanceof EngineClosedError)) throw error;
-    }
-  }
-
   stats(): Promise<EngineStats> {
     return this.engine.stats();
   }
@@ -243,7 +231,6 @@ class EngineGeneration implements Generation {
 function resultOf({ reason, stopReason, usage, timings, error }: FinishEvent): GenerationResult {
   if (reason === 'error') {
     if (error === undefined) throw new InternalError('a request failed without saying why');
-    if (error.code === GRAMMAR_FAULT) throw new GrammarError(error.message);
     throw new GenerationError(error.code, error.message);
   }
   return {

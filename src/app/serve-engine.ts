@@ -5,14 +5,13 @@
 import { EngineCore } from '../engine/engine-core.ts';
 import { EngineServer } from '../engine/engine-server.ts';
 import type { EnginePort } from '../engine/protocol.ts';
-import { GrammarPool } from '../grammar/grammar-pool.ts';
 import { loadModelDescription } from '../models/load-model.ts';
 import { HastenError } from '../platform/errors.ts';
 import { createRunner } from '../runtime/create-runner.ts';
 import type { ModelRunner } from '../targets/model-runner.ts';
 import type { HostMessage, ModelText } from './engine-host.ts';
 import type { EngineSetup } from './engine-setup.ts';
-import { decoderSource, grammarVocabulary } from './token-text.ts';
+import { decoderSource } from './token-text.ts';
 
 export interface ServedEngine {
   readonly setup: EngineSetup;
@@ -26,13 +25,7 @@ export async function serveEngine({ setup, text, port, tell }: ServedEngine): Pr
   try {
     using runner = await openRunner(setup, tell);
     const { tokenText, eosTokenIds } = await text;
-    using grammars = grammarsOf(await text, runner);
-    const core = new EngineCore({
-      runner,
-      tokenizer: decoderSource(tokenText),
-      eosTokenIds,
-      grammars: grammars ?? undefined,
-    });
+    const core = new EngineCore({ runner, tokenizer: decoderSource(tokenText), eosTokenIds });
     await new EngineServer(core, runner.limits, port).closed;
   } catch (error) {
     const isOurs = error instanceof HastenError;
@@ -41,16 +34,6 @@ export async function serveEngine({ setup, text, port, tell }: ServedEngine): Pr
     tell({ type: 'failed', code: isOurs ? error.code : 'internal', message });
     port.close();
   }
-}
-
-/** null: the model's tokens have no text. */
-function grammarsOf(
-  { tokenText, eosTokenIds }: ModelText,
-  { limits }: ModelRunner,
-): GrammarPool | null {
-  if (tokenText === null) return null;
-  const vocabulary = grammarVocabulary(tokenText, limits.vocabSize, eosTokenIds);
-  return new GrammarPool(vocabulary, limits.maxLogitRows);
 }
 
 async function openRunner(

@@ -6,7 +6,6 @@ import type { EngineStats } from '../engine/engine-stats.ts';
 import type { Pooling } from '../engine/pooling.ts';
 import type { Priority } from '../engine/priority.ts';
 import type { SamplingParamsInput } from '../engine/sampling-params.ts';
-import type { GrammarInput } from '../grammar/grammar-spec.ts';
 import type { ToolStyle } from './tool-prompt.ts';
 
 export type FinishReason = 'stop' | 'length' | 'abort';
@@ -63,8 +62,6 @@ export interface GenerationRequest {
   readonly priority?: Priority;
   /** On whose behalf: tenants share the machine fairly. */
   readonly tenant?: string;
-  /** What the answer may be. */
-  readonly grammar?: GrammarInput | undefined;
 }
 
 export interface EmbeddingRequest extends Omit<GenerationRequest, 'sampling'> {
@@ -130,11 +127,6 @@ export interface TextModel {
    * The prompt that lets a model fill in what stands between two texts; null if it was not trained for that.
    */
   encodeInfill(prefix: string, suffix: string): number[] | null;
-  /**
-   * Finds out whether a grammar can be used, and keeps it ready.
-   * @throws {GrammarError} if it cannot
-   */
-  compileGrammar(grammar: GrammarInput): Promise<void>;
   /** Figures of the engine now. @throws {EngineClosedError} while there is none */
   stats(): Promise<EngineStats>;
   /** What the engine was started with. */

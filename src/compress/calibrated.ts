@@ -9,7 +9,6 @@
  */
 import type { ModelConfig } from '../models/model-config.ts';
 import { NearestRounder, searchClipping, searchScales } from './awq.ts';
-import { checkFinite } from './check-finite.ts';
 import type { CompressionState, LayerState } from './compression-state.ts';
 import { CompressError } from './errors.ts';
 import type { F32Weights } from './f32-weights.ts';
@@ -19,6 +18,7 @@ import {
   type GroupScheme,
   type QuantizedMatrix,
   quantizeToNearest,
+  resolveGroupSize,
 } from './group-quantizer.ts';
 import { InputStatistics } from './input-statistics.ts';
 import {
@@ -28,6 +28,7 @@ import {
   type WalkedLayer,
 } from './layer-walker.ts';
 import { type Matrix, MatrixMath } from './matrix-math.ts';
+import { matrixRows, matrixShape } from './matrix-rows.ts';
 
 export const METHODS = ['rtn', 'gptq', 'awq'] as const;
 export type Method = (typeof METHODS)[number];
@@ -39,6 +40,8 @@ export interface CalibratedOptions {
   readonly method: Method;
   /** Of each linear. */
   schemeOf(label: string): GroupScheme;
+  /** Throws for a matrix that the result has no place for; asked before anything is computed. */
+  checkMatrix?(tensor: string, shape: Pick<QuantizedMatrix, 'rows' | 'columns' | 'bits'>): void;
   readonly gptq?: Partial<Pick<GptqOptions, 'order' | 'damping'>>;
   readonly threads: number | 'auto';
   readonly state?: CompressionState;
@@ -79,8 +82,23 @@ export interface CompressedModel {
 export async function compressLinears(options: CalibratedOptions): Promise<CompressedModel> {
   using math = new MatrixMath(options.threads === 'auto' ? null : options.threads);
   using walker = LayerWalker.create(options);
+  checkLinears(options, walker);
   const run = new LayerCompressor(options, math, walker);
   return await run.all();
+}
+
+/** Before anything is made or kept: a run that cannot end is refused in its first seconds. */
+function checkLinears(options: CalibratedOptions, walker: LayerWalker): void {
+  const { weights } = options;
+  for (const { label, parts, columns } of walker.layers.flatMap((layer) => layer.sites)) {
+    const scheme = options.schemeOf(label);
+    for (const { tensor } of parts) {
+      resolveGroupSize(scheme, columns, tensor);
+      const { rows } = matrixShape(weights, tensor);
+      options.checkMatrix?.(tensor, { rows, columns, bits: scheme.bits });
+    }
+  }
+  for (const tensor of walker.tensors) for (const _ of matrixRows(weights, tensor));
 }
 
 class LayerCompressor {
@@ -166,17 +184,10 @@ class LayerCompressor {
     }
   }
 
-  /** The weights of a linear as they are now, checked. */
+  /** The weights of a linear as they are now. */
   #read(site: LinearSite): Matrix {
     const weights = this.#math.matrix(site.rows, site.columns);
     this.#walker.readWeight(site, weights.values, weights.stride);
-    let row = 0;
-    for (const { tensor, rowStart, rowEnd } of site.parts) {
-      for (let r = rowStart; r < rowEnd; r++, row++) {
-        const at = row * weights.stride;
-        checkFinite(tensor, weights.values.subarray(at, at + site.columns), site.columns, r);
-      }
-    }
     return weights;
   }
 

@@ -3,7 +3,7 @@
  * Files appear under their name only when they are complete.
  */
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { writeFileAtomic } from '../platform/atomic-file.ts';
 import type { DType } from '../tensor/dtype.ts';
@@ -43,25 +43,23 @@ export function fingerprintOf(parts: unknown): string {
 
 export class CompressionState {
   readonly folder: string;
+  readonly #fingerprint: string;
 
   /**
-   * @throws {CompressError} if the folder holds the state of another model, text or settings
+   * The folder is made when the first layer is kept: a run that is refused leaves none.
+   *
+   * @throws {CompressError} if the folder holds the state of another model, text or settings, or something else
    */
-  static async open(folder: string, fingerprint: string): Promise<CompressionState> {
-    mkdirSync(folder, { recursive: true });
+  constructor(folder: string, fingerprint: string) {
+    this.folder = folder;
+    this.#fingerprint = fingerprint;
     const file = join(folder, 'fingerprint');
-    if (!existsSync(file)) await writeFileAtomic(file, fingerprint);
-    const stored = readFileSync(file, 'utf8');
-    if (stored !== fingerprint) {
+    if (!existsSync(folder) || (!existsSync(file) && readdirSync(folder).length === 0)) return;
+    if (!existsSync(file) || readFileSync(file, 'utf8') !== fingerprint) {
       throw new CompressError(
         `${folder}: holds the state of a run with another model, calibration text or settings; remove the folder, or name another one`,
       );
     }
-    return new CompressionState(folder);
-  }
-
-  private constructor(folder: string) {
-    this.folder = folder;
   }
 
   /** The model is complete: nothing needs to be gone on with. */
@@ -97,6 +95,7 @@ export class CompressionState {
         ...{ shape: [values.length], data: bytesOf(values) },
       });
     }
+    await writeFileAtomic(join(this.folder, 'fingerprint'), this.#fingerprint);
     await writeSafetensors(this.#file(layer, 'safetensors'), { tensors });
     // Last: a layer counts as done when its list is there.
     await writeFileAtomic(this.#file(layer, 'json'), JSON.stringify(headers));

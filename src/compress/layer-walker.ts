@@ -111,6 +111,11 @@ export class LayerWalker implements Disposable {
     return new LayerWalker(options, { plan, runner, image });
   }
 
+  /** Names of all tensors that the model runs on, each once. */
+  get tensors(): ReadonlySet<string> {
+    return new Set(this.plan.weights.flatMap(({ ref }) => ref.parts.map(({ tensor }) => tensor)));
+  }
+
   /** The command that all windows stand before. */
   get position(): number {
     return this.#position;

@@ -17,9 +17,6 @@ const LOSS_SHARE = 0.01;
 const MAX_BALANCE_STEPS = 4;
 const FIRST_BALANCE_STEPS = 2;
 
-/** How many of a sequence's drafts its grammar lets come. */
-export type DraftCheck = (sequence: Sequence) => number;
-
 /** Sums since the engine started. */
 export interface SpeculationStats {
   /** Drafts checked, and tokens in them. */
@@ -32,7 +29,6 @@ export interface SpeculationStats {
 
 export class Speculator {
   readonly #source: DraftSource;
-  readonly #check: DraftCheck | null;
   readonly #cost: StepCost;
   readonly #totals = { numDrafts: 0, numDraftTokens: 0, numAcceptedTokens: 0 };
   readonly #acceptedPerPos = new Int32Array(MAX_DRAFT_TOKENS);
@@ -44,13 +40,9 @@ export class Speculator {
   readonly #taken: number[] = [];
   readonly #limits: number[] = [];
 
-  /**
-   * @param maxRows most rows of logits that a step can have
-   * @param check   cuts the drafts of sequences that have a grammar
-   */
-  constructor(source: DraftSource, maxRows: number, check: DraftCheck | null = null) {
+  /** @param maxRows most rows of logits that a step can have */
+  constructor(source: DraftSource, maxRows: number) {
     this.#source = source;
-    this.#check = check;
     this.#cost = new StepCost(maxRows);
   }
 
@@ -140,7 +132,6 @@ export class Speculator {
       const sequence = this.#candidates[i]!;
       sequence.drafts ??= new Int32Array(MAX_DRAFT_TOKENS);
       sequence.numDrafts = sequence.drafter!.draft(sequence.tokens, numTokens, sequence.drafts);
-      if (sequence.grammar !== null) sequence.numDrafts = this.#check?.(sequence) ?? 0;
     }
   }
 

@@ -5,7 +5,6 @@
 import { GenerationError, NoChatTemplateError } from '../app/engine-text-model.ts';
 import { NoTokenizerError } from '../app/open-model.ts';
 import { EngineClosedError, RequestError, RequestTooLongError } from '../engine/errors.ts';
-import { GrammarError } from '../grammar/errors.ts';
 import { HastenError } from '../platform/errors.ts';
 import { ChatTemplateError } from '../tokenizer/errors.ts';
 
@@ -76,9 +75,6 @@ export function toApiError(error: unknown): ApiError {
     return new ApiError(400, error.message, { param: 'messages', code: error.code, cause: error });
   }
   if (error instanceof NoChatTemplateError || error instanceof NoTokenizerError) {
-    return new ApiError(400, error.message, { code: error.code, cause: error });
-  }
-  if (error instanceof GrammarError) {
     return new ApiError(400, error.message, { code: error.code, cause: error });
   }
   if (error instanceof GenerationError) {

@@ -104,6 +104,27 @@ export function unpackGptq(
   };
 }
 
+type PackedLayout = 'gptq' | 'awq' | 'compressed-tensors';
+
+/** @throws {DTypeError} if the layout has no place for codes of so many bits in a matrix of this shape */
+export function checkPackable(
+  layout: PackedLayout,
+  { rows, columns, bits }: Pick<QuantizedMatrix, 'rows' | 'columns' | 'bits'>,
+): void {
+  if (layout === 'gptq' && ((columns * bits) % 32 !== 0 || (rows * bits) % 32 !== 0)) {
+    throw new DTypeError(
+      'packed',
+      `GPTQ's layout has no place for ${rows} x ${columns} codes of ${bits} bits: rows and columns must fill words of 32 bits`,
+    );
+  }
+  if (layout === 'awq' && (bits !== 4 || rows % 8 !== 0)) {
+    throw new DTypeError(
+      'packed',
+      `AWQ's layout holds codes of 4 bits for a multiple of 8 outputs, not ${bits} bits for ${rows}`,
+    );
+  }
+}
+
 /** @throws {DTypeError} where v1 cannot say a zero point of 0 */
 export function packGptq(
   matrix: QuantizedMatrix,
@@ -111,12 +132,7 @@ export function packGptq(
 ): Required<GptqTensors> & { gIdx: Int32Array } {
   const { rows, columns, bits, groupSize, codes, scales, zeros } = matrix;
   const numGroups = columns / groupSize;
-  if ((columns * bits) % 32 !== 0 || (rows * bits) % 32 !== 0) {
-    throw new DTypeError(
-      'packed',
-      `GPTQ's layout has no place for ${rows} x ${columns} codes of ${bits} bits: rows and columns must fill words of 32 bits`,
-    );
-  }
+  checkPackable('gptq', matrix);
   if (version === 1 && zeros.includes(0)) {
     throw new DTypeError('packed', 'a zero point is 0, which GPTQ v1 cannot store; write v2');
   }
@@ -172,13 +188,8 @@ export function unpackAwq(
 
 /** @throws {DTypeError} if the matrix has other than 4 bits, or outputs that are no multiple of 8 */
 export function packAwq(matrix: QuantizedMatrix): AwqTensors {
-  const { rows, columns, bits, groupSize, codes, scales, zeros } = matrix;
-  if (bits !== 4 || rows % 8 !== 0) {
-    throw new DTypeError(
-      'packed',
-      `AWQ's layout holds codes of 4 bits for a multiple of 8 outputs, not ${bits} bits for ${rows}`,
-    );
-  }
+  const { rows, columns, groupSize, codes, scales, zeros } = matrix;
+  checkPackable('awq', matrix);
   const numGroups = columns / groupSize;
   const words = rows / 8;
   const qweight = new Int32Array(columns * words);

@@ -6,13 +6,16 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import { OpenedModel } from '../../app/open-model.ts';
 import { compressLinears, METHODS, type Method } from '../../compress/calibrated.ts';
 import { CompressionState, fingerprintOf } from '../../compress/compression-state.ts';
-import { CalibrationTooShortError } from '../../compress/errors.ts';
+import { CalibrationTooShortError, CompressError } from '../../compress/errors.ts';
 import { F32Weights } from '../../compress/f32-weights.ts';
 import { FILE_TYPE_NAMES, type FileTypeName, isFileTypeName } from '../../compress/ggml-recipe.ts';
 import { SYMMETRIES, type Symmetry } from '../../compress/group-quantizer.ts';
+import { checkFitsLayout } from '../../compress/hf-layout-check.ts';
 import { type QuantizeReport, quantizeModel } from '../../compress/quantize-model.ts';
 import { HF_LAYOUTS, type HfLayout, writeHfModel } from '../../compress/write-hf.ts';
-import { UsageError } from '../errors.ts';
+import { asDiskError } from '../../hub/download.ts';
+import { DiskSpaceError } from '../../hub/errors.ts';
+import { CommandError, UsageError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
 import { findModelWithProgress } from '../model-command.ts';
 import { addOfflineOption, parseCount, parseInteger, readTextFile } from '../options.ts';
@@ -101,6 +104,8 @@ async function quantize(spec: string, flags: QuantizeFlags): Promise<void> {
     signal,
     onProgress: (done, total) =>
       progress.update({ label: 'quantizing', done, total, unit: 'bytes' }),
+  }).catch((error: unknown) => {
+    throw diskFull(error, output);
   });
   progress[Symbol.dispose]();
   const seconds = (performance.now() - startMs) / 1000;
@@ -131,6 +136,11 @@ async function calibrate(
   const threads = flags.threads ?? 'auto';
   using model = new OpenedModel(path);
   const { config, weights: source } = model.description;
+  if (model.description.format !== 'safetensors') {
+    throw new UsageError(
+      `--to ${layout} is for models that are Hugging Face folders; ${spec} is a GGUF file`,
+    );
+  }
   const ids = model
     .requireTokenizer()
     .encode(await readTextFile(flags.calibration ?? BUILT_IN_TEXT));
@@ -146,21 +156,28 @@ async function calibrate(
   const scheme = { bits, groupSize, symmetry, searchesRange: method === 'rtn' };
   const files = source.files.map((file) => [file, statSync(file).size, statSync(file).mtimeMs]);
   const fingerprint = fingerprintOf({ files, windows, method, scheme });
-  const state = await CompressionState.open(`${output}.state`, fingerprint);
+  const state = new CompressionState(`${output}.state`, fingerprint);
   using progress = new ProgressReporter();
   const startMs = performance.now();
   const compressed = await compressLinears({
     ...{ weights: new F32Weights(source), config, windows, method, threads, state, signal },
     schemeOf: () => scheme,
+    checkMatrix: (tensor, shape) => checkFitsLayout(layout, tensor, shape),
     onStep: (done, total) => progress.update({ label: method, done, total, unit: 'items' }),
     onLayer: ({ layer, sites }) => {
       const worst = Math.max(...sites.map((site) => site.relativeError ?? 0));
       if (worst > 0)
         note(`layer ${layer}: relative error of outputs up to ${worst.toPrecision(3)}`);
     },
+  }).catch((error: unknown) => {
+    // The same run would be refused again: there is nothing to go on with.
+    if (error instanceof CompressError) state.remove();
+    throw diskFull(error, output);
   });
   progress[Symbol.dispose]();
-  const sizeBytes = await writeHfModel(path, compressed, layout, output);
+  const sizeBytes = await writeHfModel(path, compressed, layout, output).catch((error: unknown) => {
+    throw diskFull(error, output);
+  });
   state.remove();
   const seconds = (performance.now() - startMs) / 1000;
   const layers = compressed.layers;
@@ -169,6 +186,15 @@ async function calibrate(
     note(`${formatBytes(sizeBytes)} in ${formatSeconds(seconds)}`);
     await printLine(output);
   }
+}
+
+/** A full disk said as such; anything else as it is. Nothing is left under the final name either way. */
+function diskFull(error: unknown, output: string): unknown {
+  if (!(asDiskError(error, output) instanceof DiskSpaceError)) return error;
+  return new CommandError(
+    `no space left for ${output}: free some, or name an --output on another disk; layers that were calibrated are kept in ${output}.state, and the same command goes on after them`,
+    { cause: error },
+  );
 }
 
 function isHfLayout(name: FileTypeName | HfLayout): name is HfLayout {

@@ -118,8 +118,6 @@ export class EchoModel implements TextModel {
     return { values: Float32Array.of(1, value, 0, 0), promptTokens: tokenIds.length };
   }
 
-  async compileGrammar(): Promise<void> {}
-
   generate(request: GenerationRequest): Generation {
     const params = parseSamplingParams(request.sampling ?? {}, VOCAB_SIZE);
     this.samplings.push(params);

@@ -1,0 +1,107 @@
+/** `hasten quantize` with calibration, run as users do: what it refuses, and that nothing half made is ever left where a model should be. */
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { after, describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { REPOSITORY, runHasten, startHasten, TEST_ENVIRONMENT } from './run-hasten.ts';
+
+const MODEL = path.join(REPOSITORY, 'assets', 'models', 'tiny');
+const folder = mkdtempSync(path.join(tmpdir(), 'hasten-quantize-'));
+after(() => rmSync(folder, { recursive: true }));
+/** Windows fit into the model's 256 positions. */
+const SETTINGS = ['--group-size', '32', '--window', '128', '--threads', '1', '--offline'];
+
+const command = (output: string, ...more: string[]): string[] => [
+  ...['quantize', MODEL, '--to', 'gptq', '-o', output, ...SETTINGS, ...more],
+];
+
+describe('hasten quantize with calibration', () => {
+  it('refuses what cannot end well at once, and leaves nothing', async () => {
+    const text = path.join(folder, 'short.txt');
+    writeFileSync(text, 'Too short a text.');
+    const cases: [string[], RegExp][] = [
+      [['--group-size', '20'], /"model\.layers\.0\.self_attn\.q_proj\.weight": groups of 20 /],
+      [
+        ['--to', 'awq', '--bits', '3'],
+        /"model\.layers\.0\.self_attn\.q_proj\.weight": packed: AWQ's lay/,
+      ],
+      [['--calibration', text], /the calibration text has 17 tokens; 32768 are wanted/],
+      [['--bits', '9'], /9 bits: expected 2 to 8/],
+    ];
+    for (const [more, message] of cases) {
+      const output = path.join(folder, 'refused');
+      const { code, stderr } = await runHasten(command(output, ...more));
+      assert.match(stderr, message);
+      assert.notEqual(code, 0);
+    }
+    const { code, stderr } = await runHasten([
+      ...['quantize', path.join(REPOSITORY, 'test/fixtures/tiny-gguf/smollm-f32.gguf')],
+      ...['--to', 'gptq', '-o', path.join(folder, 'refused')],
+    ]);
+    assert.match(stderr, /is a GGUF file/);
+    assert.equal(code, 2);
+    assert.deepEqual(
+      readdirSync(folder).filter((name) => name !== 'short.txt'),
+      [],
+    );
+  });
+
+  it('goes on after it was killed, and ends with the same model', async () => {
+    const whole = path.join(folder, 'whole');
+    const killed = path.join(folder, 'killed');
+    const tokens = ['--tokens', '8k'];
+    const child = startHasten(command(killed, ...tokens));
+    const isKept = (): boolean => existsSync(path.join(`${killed}.state`, 'layer-0.json'));
+    while (!isKept() && child.exitCode === null) await sleep(2);
+    child.kill('SIGKILL');
+    await once(child, 'close');
+    assert.ok(isKept());
+    assert.ok(!existsSync(killed), 'it was over before it could be killed');
+    const resumed = await runHasten(command(killed, ...tokens, '--json'));
+    assert.equal(resumed.code, 0, resumed.stderr);
+    const { layers } = JSON.parse(resumed.stdout) as { layers: { wasKept: boolean }[] };
+    assert.equal(layers[0]!.wasKept, true);
+    assert.equal(layers.at(-1)!.wasKept, false);
+    const straight = await runHasten(command(whole, ...tokens));
+    assert.equal(straight.code, 0, straight.stderr);
+    const weights = (of: string): Buffer => readFileSync(path.join(of, 'model.safetensors'));
+    assert.ok(weights(killed).equals(weights(whole)));
+    assert.deepEqual(
+      readdirSync(folder).filter((name) => /killed|whole/.test(name)),
+      ['killed', 'whole'],
+    );
+  });
+
+  it('says that the disk is full, and goes on once it is not', async () => {
+    const output = path.join(folder, 'full');
+    const more = ['--tokens', '1k'];
+    // A file may have no more than 64 blocks of 512 bytes: as ENOSPC, but without a file system of its own.
+    const limited = spawn(
+      'sh',
+      [
+        ...['-c', 'ulimit -f 64; exec "$0" "$@"', process.execPath],
+        ...[path.join(REPOSITORY, 'bin', 'hasten.js'), ...command(output, ...more)],
+      ],
+      { env: { ...process.env, ...TEST_ENVIRONMENT }, stdio: ['ignore', 'ignore', 'pipe'] },
+    );
+    let stderr = '';
+    limited.stderr.on('data', (part: Buffer) => {
+      stderr += part;
+    });
+    const [code] = (await once(limited, 'close')) as [number | null];
+    assert.match(stderr, /no space left for .*full/);
+    assert.equal(code, 1);
+    assert.ok(!existsSync(output));
+    const again = await runHasten(command(output, ...more));
+    assert.equal(again.code, 0, again.stderr);
+    assert.ok(existsSync(path.join(output, 'model.safetensors')));
+    assert.deepEqual(
+      readdirSync(folder).filter((name) => name.startsWith('full')),
+      ['full'],
+    );
+  });
+});
