@@ -1,7 +1,12 @@
 /**
  * Runners of the x64 target for tests: the levels of machine code that this machine has, and a runner of a model for one of them. Knows no expected values.
  */
-import { KV_BLOCK_SIZE, keyBlockBytes, valueBlockBytes } from '../src/kernels/kv-layout.ts';
+import {
+  KV_BLOCK_SIZE,
+  type KvType,
+  keyBlockBytes,
+  valueBlockBytes,
+} from '../src/kernels/kv-layout.ts';
 import type { ModelDescription } from '../src/models/load-model.ts';
 import { createNativeRunner } from '../src/runtime/create-runner.ts';
 import type { NativeRunner } from '../src/runtime/native-runner.ts';
@@ -28,6 +33,8 @@ export interface NativeSettings {
   readonly isa: X64Isa;
   readonly precision: 'fast' | 'f32';
   readonly threads: number;
+  /** Left out: what goes with the precision. */
+  readonly kvType?: KvType;
   readonly planCacheFolder?: string | null;
 }
 
@@ -40,11 +47,12 @@ export type TestLimits = Pick<
 /** Packs into memory unless a cache folder is given. Waits until all threads have joined, so that `threads` is what runs. */
 export async function nativeRunner(
   { config, weights }: Pick<ModelDescription, 'config' | 'weights'>,
-  { isa, precision, threads, planCacheFolder = null }: NativeSettings,
+  { isa, precision, threads, kvType, planCacheFolder = null }: NativeSettings,
   limits: TestLimits,
 ): Promise<NativeRunner> {
   const { numKvHeads, headDim, numLayers } = config;
-  const shape = { numKvHeads, headDim, kvType: precision === 'f32' ? 'f32' : 'f16' } as const;
+  const kvCacheType = kvType ?? (precision === 'f32' ? 'f32' : 'f16');
+  const shape = { numKvHeads, headDim, kvType: kvCacheType };
   const blockBytes = numLayers * (keyBlockBytes(shape) + valueBlockBytes(shape));
   const options: RunnerOptions = {
     source: weights,
@@ -52,6 +60,7 @@ export async function nativeRunner(
     target: isa,
     precision,
     threads,
+    kvCacheType,
     maxModelLen: limits.maxModelLen,
     kvCacheMemoryBytes: limits.numBlocks * blockBytes,
     maxTokensPerStep: limits.maxTokens,

@@ -3,6 +3,7 @@
  * cut into steps, on the number of threads, or on which rows of logits were wanted.
  */
 import { after, before, describe, it } from 'node:test';
+import type { KvType } from '../src/kernels/kv-layout.ts';
 import { loadModelDescription, type ModelDescription } from '../src/models/load-model.ts';
 import type { X64Isa } from '../src/targets/x64/isa.ts';
 import { nativeRunner, skipOf } from './native-models.ts';
@@ -29,6 +30,8 @@ export interface OneAnswerCase {
   readonly path: string;
   readonly isa: X64Isa;
   readonly precision: 'fast' | 'f32';
+  /** Left out: what goes with the precision. */
+  readonly kvType?: KvType;
   /** Where packed weights are kept; left out: nowhere. */
   readonly planCacheFolder?: string | null;
 }
@@ -42,7 +45,7 @@ function text(length: number, seed: number): number[] {
 }
 
 export function oneAnswerSuite(
-  { name, path, isa, precision, planCacheFolder = null }: OneAnswerCase,
+  { name, path, isa, precision, kvType, planCacheFolder = null }: OneAnswerCase,
   sizes: OneAnswerSizes,
 ) {
   const { lengths, longLength, chunkSizes, batchSizes, threads, deepLength, deepCuts = [] } = sizes;
@@ -60,7 +63,9 @@ export function oneAnswerSuite(
     numBlocks: Math.ceil(modelLen / 16) + (LAST_ROWS + 1) * numBlocks,
   };
 
-  describe(`${isa}, ${precision}: ${name}`, { skip: skipOf(isa) }, () => {
+  describe(`${isa}, ${precision}${kvType ? `, ${kvType} cache` : ''}: ${name}`, {
+    skip: skipOf(isa),
+  }, () => {
     const resources = new DisposableStack();
     let model: Pick<ModelDescription, 'config' | 'weights'>;
     let driver: StepDriver;
@@ -68,7 +73,11 @@ export function oneAnswerSuite(
     let alone: Float32Array[];
     let long: Float32Array[];
     const runnerOn = (numThreads: number) =>
-      nativeRunner(model, { isa, precision, planCacheFolder, threads: numThreads }, limits);
+      nativeRunner(
+        model,
+        { isa, precision, planCacheFolder, threads: numThreads, ...(kvType && { kvType }) },
+        limits,
+      );
 
     before(async () => {
       const { config, weights } = resources.use(loadModelDescription(path));

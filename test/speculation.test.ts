@@ -6,64 +6,33 @@ import assert from 'node:assert/strict';
 import path from 'node:path';
 import { test } from 'node:test';
 import { OpenedModel } from '../src/app/open-model.ts';
-import { EngineCore, type Speculation } from '../src/engine/engine-core.ts';
-import { prepareRequest } from '../src/engine/request.ts';
+import type { Speculation } from '../src/engine/engine-core.ts';
 import type { SpeculationStats } from '../src/engine/speculator.ts';
 import { hubEnvironmentFrom } from '../src/hub/environment.ts';
 import { ModelUnavailableError } from '../src/hub/errors.ts';
 import { resolveModel } from '../src/hub/resolve.ts';
 import type { ModelRunner } from '../src/targets/model-runner.ts';
+import { generateTexts } from './generate-texts.ts';
 import { nativeIsas, nativeRunner, skipNative } from './native-models.ts';
 
 const FIXTURES = path.join(import.meta.dirname, 'fixtures');
 const LIMITS = { maxTokens: 64, maxSeqs: 12, maxLogitRows: 24, maxModelLen: 256, numBlocks: 90 };
-
-/** Whatever is found is drafted: on this clock all steps take the same time. */
-function generate(
-  runner: ModelRunner,
-  prompts: readonly (readonly number[])[],
-  speculation: Speculation,
-  logitBias: Readonly<Record<string, number>>,
-): { texts: number[][]; stats: SpeculationStats | null } {
-  let nowMs = 0;
-  const silent = { push: () => '', end: () => '' };
-  const core = new EngineCore({
-    runner,
-    tokenizer: { createDecoderStream: () => silent },
-    eosTokenIds: [],
-    speculation,
-    now: () => nowMs++,
-  });
-  for (const [i, promptTokenIds] of prompts.entries()) {
-    const samplingParams = {
-      temperature: i % 2 === 0 ? 0 : 0.4,
-      seed: i,
-      maxTokens: 60,
-      logitBias,
-    };
-    core.submit(
-      prepareRequest({ requestId: `${i}`, promptTokenIds, samplingParams }, runner.limits),
-    );
-  }
-  const texts: number[][] = prompts.map(() => []);
-  while (core.hasWork) {
-    core.begin();
-    core.finish();
-    for (const event of core.takeEvents()) {
-      if (event.type === 'token') texts[Number(event.requestId)]!.push(event.tokenId);
-      else assert.equal(event.reason, 'length');
-    }
-  }
-  return { texts, stats: core.stats().speculation };
-}
 
 function compare(
   runner: ModelRunner,
   prompts: readonly (readonly number[])[],
   logitBias: Readonly<Record<string, number>> = {},
 ): SpeculationStats {
-  const plain = generate(runner, prompts, 'off', logitBias);
-  const drafted = generate(runner, prompts, 'ngram', logitBias);
+  const texts = (speculation: Speculation) =>
+    generateTexts(runner, prompts, {
+      speculation,
+      samplingParams: (i) => ({
+        ...{ temperature: i % 2 === 0 ? 0 : 0.4, seed: i },
+        ...{ maxTokens: 60, logitBias },
+      }),
+    });
+  const plain = texts('off');
+  const drafted = texts('ngram');
   assert.deepEqual(drafted.texts, plain.texts);
   return drafted.stats!;
 }

@@ -1,6 +1,11 @@
 /** What starting an engine takes and tells: plain data, so that the engine may live on another thread or in another process. */
 import type { LoadFormat } from '../models/load-format.ts';
-import type { Precision, RunnerProgress, TargetName } from '../runtime/runner-options.ts';
+import type {
+  KvCacheType,
+  Precision,
+  RunnerProgress,
+  TargetName,
+} from '../runtime/runner-options.ts';
 
 export interface EngineSetup {
   /** Model file or folder. */
@@ -12,6 +17,8 @@ export interface EngineSetup {
   readonly loadIn?: LoadFormat | undefined;
   readonly maxModelLen?: number | undefined;
   readonly kvCacheMemoryBytes?: number | undefined;
+  /** Default auto. */
+  readonly kvCacheType?: KvCacheType | undefined;
   readonly maxSeqs?: number | undefined;
   readonly planCacheFolder: string | null;
 }

@@ -7,7 +7,7 @@ import { type QualityResult, QualityTally, ReferenceRow } from '../compress/dive
 import type { ModelConfig } from '../models/model-config.ts';
 import { HastenError } from '../platform/errors.ts';
 import { createRunner } from '../runtime/create-runner.ts';
-import type { Precision, TargetName } from '../runtime/runner-options.ts';
+import type { KvCacheType, Precision, TargetName } from '../runtime/runner-options.ts';
 import type { ModelRunner } from '../targets/model-runner.ts';
 import { DTYPES } from '../tensor/dtype.ts';
 import type { WeightSource } from '../weights/contract.ts';
@@ -95,6 +95,8 @@ export interface EvaluateOptions {
   readonly threads: number | 'auto';
   /** Of the model; the reference always runs in f32. */
   readonly precision: Precision;
+  /** Of the model; the reference keeps f32. Default auto. */
+  readonly kvCacheType?: KvCacheType;
   readonly signal?: AbortSignal;
   onProgress?(done: number, total: number): void;
 }
@@ -125,8 +127,13 @@ export async function compareQuality(
     );
   }
   const longest = windows.reduce((most, { tokenIds }) => Math.max(most, tokenIds.length), 0);
-  const runnerOf = (of: ModelToRun, precision: Precision): Promise<ModelRunner> =>
+  const runnerOf = (
+    of: ModelToRun,
+    precision: Precision,
+    kvCacheType: KvCacheType = 'auto',
+  ): Promise<ModelRunner> =>
     createRunner({
+      kvCacheType,
       source: of.weights,
       config: of.config,
       target: options.target,
@@ -137,7 +144,7 @@ export async function compareQuality(
       maxLogitRows: scoringRows(vocabSize),
       planCacheFolder: of.weights.files.length === 0 ? null : planCacheFolder(),
     });
-  using runner = await runnerOf(model, options.precision);
+  using runner = await runnerOf(model, options.precision, options.kvCacheType);
   using referenceRunner = reference === null ? null : await runnerOf(reference, 'f32');
   const driver = new SequenceDriver(runner);
   const referenceDriver = referenceRunner === null ? null : new SequenceDriver(referenceRunner);
@@ -201,6 +208,7 @@ export async function measureCost(
     config,
     target: options.target,
     precision: 'fast',
+    kvCacheType: options.kvCacheType ?? 'auto',
     threads: options.threads,
     maxSeqs: 1,
     maxModelLen: prompt + 1,

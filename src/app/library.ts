@@ -4,6 +4,8 @@ import type { SamplingParamsInput } from '../engine/sampling-params.ts';
 import { LOAD_FORMATS, type LoadFormat } from '../models/load-format.ts';
 import { HastenError } from '../platform/errors.ts';
 import {
+  KV_CACHE_TYPES,
+  type KvCacheType,
   PRECISIONS,
   type Precision,
   TARGET_NAMES,
@@ -43,6 +45,8 @@ export interface LoadOptions {
   readonly maxModelLen?: number;
   /** Bytes for keys and values of all running sequences. */
   readonly kvCacheMemoryBytes?: number;
+  /** How keys and values are kept: auto (f16, the default), f16, f32, q8 or q4. */
+  readonly kvCacheType?: KvCacheType;
   /** Answers that are generated side by side; further ones wait. Default 16. */
   readonly maxSeqs?: number;
   /** Compute threads; default one per physical core. */
@@ -127,6 +131,7 @@ const isSignal: Check = ['an AbortSignal', (x) => x instanceof AbortSignal];
 const LOAD_OPTIONS: { readonly [K in keyof Required<LoadOptions>]: Check } = {
   maxModelLen: atLeastOne,
   kvCacheMemoryBytes: atLeastOne,
+  kvCacheType: oneOf(KV_CACHE_TYPES),
   maxSeqs: atLeastOne,
   threads: ['"auto" or a whole number of at least 1', (x) => x === 'auto' || atLeastOne[1](x)],
   target: oneOf(TARGET_NAMES),
@@ -179,6 +184,7 @@ export async function loadModel(spec: string, options: LoadOptions): Promise<Mod
       threads: options.threads ?? 'auto',
       maxModelLen: options.maxModelLen,
       kvCacheMemoryBytes: options.kvCacheMemoryBytes,
+      kvCacheType: options.kvCacheType,
       maxSeqs: options.maxSeqs,
       planCacheFolder:
         options.planCacheFolder === undefined ? planCacheFolder() : options.planCacheFolder,

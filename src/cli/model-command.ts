@@ -49,15 +49,17 @@ export function runnerFlags({
   precision,
   threads,
   kvCacheMemory,
+  kvCacheType,
 }: Omit<EngineFlags, 'maxModelLen' | 'offline'>): Pick<
   RunnerOptions,
-  'target' | 'precision' | 'threads' | 'kvCacheMemoryBytes' | 'planCacheFolder'
+  'target' | 'precision' | 'threads' | 'kvCacheMemoryBytes' | 'kvCacheType' | 'planCacheFolder'
 > {
   return {
     target,
     precision,
     threads,
     kvCacheMemoryBytes: kvCacheMemory,
+    kvCacheType,
     planCacheFolder: planCacheFolder(),
   };
 }

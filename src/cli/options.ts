@@ -7,6 +7,8 @@ import type { SamplingParamsInput } from '../engine/sampling-params.ts';
 import type { LoadFormat } from '../models/load-format.ts';
 import type { LoadModelOptions } from '../models/load-model.ts';
 import {
+  type KvCacheType,
+  kvCacheTypeOf,
   PRECISIONS,
   type Precision,
   TARGET_NAMES,
@@ -18,6 +20,7 @@ import { CommandError } from './errors.ts';
 export interface EngineFlags {
   readonly maxModelLen?: number;
   readonly kvCacheMemory?: number;
+  readonly kvCacheType: KvCacheType;
   readonly threads: number | 'auto';
   readonly target: TargetName;
   readonly precision: Precision;
@@ -55,6 +58,12 @@ export function addEngineOptions(command: Command, except: { threads?: false } =
       parseCount,
     )
     .option('--kv-cache-memory <size>', 'memory of the KV cache, such as 512MB', parseBytes)
+    .option(
+      '--kv-cache-type <type>',
+      'keys and values as f16, q8 (half of that), q4 (a quarter) or f32',
+      parseKvCacheType,
+      'auto' as const,
+    )
     .addOption(
       new Option('--target <name>', 'what code is made for').choices(TARGET_NAMES).default('auto'),
     )
@@ -173,6 +182,15 @@ export function parseBytes(text: string): number {
     throw new InvalidArgumentError('Expected a size, such as 512MB, 1.5GiB or 2G.');
   }
   return Math.floor(Number(match[1]) * unit);
+}
+
+/** Our names, and what llama.cpp and vLLM call the same: q8_0, int8, fp16, ... */
+function parseKvCacheType(text: string): KvCacheType {
+  const type = kvCacheTypeOf(text);
+  if (type === null) {
+    throw new InvalidArgumentError('Expected auto, f16, f32, q8 (q8_0, int8) or q4 (q4_0, int4).');
+  }
+  return type;
 }
 
 function parseThreads(text: string): number | 'auto' {

@@ -629,8 +629,8 @@ class Planner {
     this.#result(node);
     Object.assign(params, this.#matrix('out', node));
     const { kvType } = this.#options;
-    const merged = { numHeads, numKvHeads, headDim, window: mask.window, output };
-    const shape = { ...merged, scale, kvType, queryTokens: this.#tileTokens };
+    const merged = { numHeads, numKvHeads, headDim, window: mask.window, output, kvType };
+    const shape = { ...merged, scale, queryTokens: this.#tileTokens };
     const chunks: ChunkRule = { kind: 'tiles', perTile: numKvHeads };
     this.#command(node, 'T', [this.#variant({ family: 'pagedAttention', shape }, params, chunks)]);
     if (parts === null) return;

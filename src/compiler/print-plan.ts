@@ -23,6 +23,7 @@ export interface PlanSummary {
   readonly weightBytes: number;
   /** Weight bytes that a step of one token reads. */
   readonly bytesPerToken: number;
+  readonly kvType: string;
   readonly kvBytesPerToken: number;
 }
 
@@ -45,6 +46,7 @@ export function summarizePlan(plan: Plan, machine: VectorMachine): PlanSummary {
     unsharedBytes: plan.buffers.reduce((sum, b) => sum + b.sizeBytes, 0),
     weightBytes: plan.weightBytes,
     bytesPerToken: plan.commands.reduce((sum, c) => sum + c.weightBytes, 0),
+    kvType: plan.kvCache.kvType,
     kvBytesPerToken: (numLayers * (keyBlockBytes + valueBlockBytes)) / blockSize,
   };
 }

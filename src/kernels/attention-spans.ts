@@ -13,8 +13,10 @@
  *
  * Split over the context: Dao et al. 2023, "Flash-Decoding for long-context inference".
  */
+import { rotationSize } from '../tensor/kv-row.ts';
 import type { KernelBuilder } from './builder.ts';
 import type { Scalar, Vector } from './kernel-ir.ts';
+import { rotateHead } from './kv-elements.ts';
 import { valueRowElements } from './kv-layout.ts';
 import { wholeExp2 } from './math.ts';
 import { storeQ8Block } from './quantize.ts';
@@ -93,15 +95,19 @@ export function mergeSpan(k: KernelBuilder, headDim: number, to: Scalar, span: S
   });
 }
 
-/** out = o / l for the head at `from`. A zero is positive, whatever the walk or merge that led to it. */
+/**
+ * out = o / l for the head at `from`, or H o / (n l) if values are rotated (tensor/kv-row.ts; o is used up). A zero is positive, whatever the walk or
+ * merge that led to it.
+ */
 export function finishHead(
   k: KernelBuilder,
-  { headDim, output }: { readonly headDim: number; readonly output: RowElement },
+  { headDim, output, isRotated }: HeadOutput,
   from: Scalar,
   out: Scalar,
 ): void {
+  if (isRotated) rotateHead(k, headDim, from);
   const total = k.broadcast(k.at(from, sumOffset(headDim)));
-  const factor = k.divF(k.splatF32(1), total);
+  const factor = k.divF(k.splatF32(isRotated ? 1 / rotationSize(headDim) : 1), total);
   const scaled = (value: Vector): Vector => {
     const result = k.zero();
     k.fmaInto(result, value, factor);
@@ -117,6 +123,12 @@ export function finishHead(
   k.unrolledLanes(headDim, (d, count) => {
     k.store(k.at(out, 4 * d), scaled(k.load(k.at(from, 4 * d))), 'bits', count);
   });
+}
+
+export interface HeadOutput {
+  readonly headDim: number;
+  readonly output: RowElement;
+  readonly isRotated: boolean;
 }
 
 /** Bytes of a head in a row of the output. */

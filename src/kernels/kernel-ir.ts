@@ -65,8 +65,11 @@ export type VectorUnaryOp =
   /** to nearest, ties to even */
   | 'i32.fromF32'
   | 'f32.round'
-  /** exchange the lanes of every pair (2j, 2j+1) */
-  | 'f32.swapPairs'
+  /** lane i gets lane i ^ 1 (2, 4, 8); only where a vector has more lanes than that */
+  | 'f32.swap1'
+  | 'f32.swap2'
+  | 'f32.swap4'
+  | 'f32.swap8'
   /** every lane gets the sum (largest) of all lanes, in a fixed tree order */
   | 'f32.reduceAdd'
   | 'f32.reduceMax'

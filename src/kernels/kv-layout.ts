@@ -4,17 +4,25 @@
  * A block holds 16 tokens. Slot s is token s & 15 of block s >> 4. Keys are transposed, so that one vector of a block is 16 tokens of one dimension;
  * values lie by token, so that one vector is dimensions of one token:
  *
- *     keys    [block][kvHead][headDim][16 tokens]
- *     values  [block][kvHead][16 tokens][headDim padded to a multiple of 16]
+ *     keys    [block][kvHead] { scales[16 tokens] } [headDim][16 tokens]
+ *     values  [block][kvHead] { scales[16 tokens] } [16 tokens][headDim padded to a multiple of 16; q4: of 32]
  *
- * Elements are f16 or f32. The padding of values is zero from allocation on. Stored values are always finite (stores saturate, NaN becomes the
- * largest finite value), so whatever stands in a block that was given back cannot spread to another sequence through a product with zero.
+ *     f16, f32   elements as they are, no scales
+ *     q8, q4     codes, and one f16 scale per token and head (tensor/kv-row.ts says how a row becomes these)
+ *
+ * q4 has two codes in a byte. Keys: byte (i, token) holds dimension 2i of the token in its low half and 2i + 1 in its high half. Values: of each 32
+ * dimensions byte j holds dimension j in its low half and 16 + j in its high half. So 16 bytes become two vectors of 16 lanes without a shuffle.
+ *
+ * What a slot holds depends on that token alone: a block may be copied, moved away and written again as bytes at any time, full or not.
+ * The padding of values is zero from allocation on. Stored values are always finite (stores saturate, NaN becomes the largest finite value), so whatever
+ * stands in a block that was given back cannot spread to another sequence through a product with zero.
  * Knows nothing of block tables or of who owns a block.
  */
 
 export const KV_BLOCK_SIZE = 16;
 
-export type KvType = 'f16' | 'f32';
+export const KV_TYPES = ['f16', 'f32', 'q8', 'q4'] as const;
+export type KvType = (typeof KV_TYPES)[number];
 
 export interface KvShape {
   readonly numKvHeads: number;
@@ -22,23 +30,51 @@ export interface KvShape {
   readonly kvType: KvType;
 }
 
-export function kvElementBytes(kvType: KvType): 2 | 4 {
-  return kvType === 'f16' ? 2 : 4;
+type HeadShape = Omit<KvShape, 'numKvHeads'>;
+
+const ELEMENT_BITS: Readonly<Record<KvType, number>> = { f16: 16, f32: 32, q8: 8, q4: 4 };
+
+/** Bytes of a scale, f16. */
+export const KV_SCALE_BYTES = 2;
+
+export function isQuantizedKv(kvType: KvType): kvType is 'q8' | 'q4' {
+  return kvType === 'q8' || kvType === 'q4';
 }
 
-/** Stored elements per token and head of the value cache. */
+/** Whether heads are rotated (tensor/kv-row.ts) before they are rounded, and so the queries too. */
+export function isRotatedKv(kvType: KvType): boolean {
+  return kvType === 'q4';
+}
+
+/** Bytes of the scales in front of the codes of a block and KV head. */
+export function kvScalesBytes(kvType: KvType): number {
+  return isQuantizedKv(kvType) ? KV_SCALE_BYTES * KV_BLOCK_SIZE : 0;
+}
+
+/** Values per token and head in the memory of kernels: whole vectors on every machine. */
 export function valueRowElements(headDim: number): number {
   return Math.ceil(headDim / KV_BLOCK_SIZE) * KV_BLOCK_SIZE;
 }
 
+/** Bytes of one token of one head of the value cache, without its scale. */
+export function valueRowBytes({ headDim, kvType }: HeadShape): number {
+  const padding = kvType === 'q4' ? 32 : KV_BLOCK_SIZE;
+  return (Math.ceil(headDim / padding) * padding * ELEMENT_BITS[kvType]) / 8;
+}
+
+/** Bytes that `dimensions` dimensions of the keys of a block take. */
+export function keyBytes(kvType: KvType, dimensions: number): number {
+  return (dimensions * KV_BLOCK_SIZE * ELEMENT_BITS[kvType]) / 8;
+}
+
 /** Bytes of the keys of one block and KV head. */
-export function keyHeadBytes({ headDim, kvType }: Omit<KvShape, 'numKvHeads'>): number {
-  return headDim * KV_BLOCK_SIZE * kvElementBytes(kvType);
+export function keyHeadBytes({ headDim, kvType }: HeadShape): number {
+  return kvScalesBytes(kvType) + keyBytes(kvType, headDim);
 }
 
 /** Bytes of the values of one block and KV head. */
-export function valueHeadBytes({ headDim, kvType }: Omit<KvShape, 'numKvHeads'>): number {
-  return valueRowElements(headDim) * KV_BLOCK_SIZE * kvElementBytes(kvType);
+export function valueHeadBytes(shape: HeadShape): number {
+  return kvScalesBytes(shape.kvType) + KV_BLOCK_SIZE * valueRowBytes(shape);
 }
 
 /** Bytes of the keys of one block of one layer. */
@@ -49,4 +85,33 @@ export function keyBlockBytes(shape: KvShape): number {
 /** Bytes of the values of one block of one layer. */
 export function valueBlockBytes(shape: KvShape): number {
   return shape.numKvHeads * valueHeadBytes(shape);
+}
+
+/** Where an element stands: bytes from the first element, and which half of the byte if two share it. */
+export interface KvPlace {
+  readonly offsetBytes: number;
+  readonly isHighHalf: boolean;
+}
+
+/** Of a key, from the first element of its block and head. */
+export function keyPlace(kvType: KvType, dimension: number, token: number): KvPlace {
+  if (kvType === 'q4') {
+    return {
+      offsetBytes: (dimension >> 1) * KV_BLOCK_SIZE + token,
+      isHighHalf: dimension % 2 === 1,
+    };
+  }
+  const bytes = ELEMENT_BITS[kvType] / 8;
+  return { offsetBytes: (dimension * KV_BLOCK_SIZE + token) * bytes, isHighHalf: false };
+}
+
+/** Of a value, from the first element of its token. */
+export function valuePlace(kvType: KvType, dimension: number): KvPlace {
+  if (kvType === 'q4') {
+    return {
+      offsetBytes: (dimension >> 5) * 16 + (dimension & 15),
+      isHighHalf: (dimension & 16) !== 0,
+    };
+  }
+  return { offsetBytes: (dimension * ELEMENT_BITS[kvType]) / 8, isHighHalf: false };
 }

@@ -65,6 +65,8 @@ test(`a split context gives the very bits of one walk (${nativeMachineNames()})`
     { ...BASE, numHeads: 7, numKvHeads: 1, headDim: 256, queryTokens: 1, scale: 1 / 16 },
     { ...BASE, numHeads: 3, numKvHeads: 1, headDim: 24, window: 300 },
     { ...BASE, numHeads: 3, numKvHeads: 1, headDim: 32, window: 40, queryTokens: 16 },
+    { ...BASE, numHeads: 6, numKvHeads: 2, headDim: 64, kvType: 'q8' },
+    { ...BASE, numHeads: 6, numKvHeads: 2, headDim: 80, kvType: 'q4' },
   ];
   const sequences = [
     { contextLen: 3 * SPAN_TOKENS + 17, queryLen: 1 },
@@ -86,10 +88,12 @@ test(`a split context gives the very bits of one walk (${nativeMachineNames()})`
 });
 
 test('interpreted code splits and merges to the same bits too', () => {
-  const shape = { ...BASE, numHeads: 2, numKvHeads: 1, headDim: 8 };
-  const s = scene(shape, [{ contextLen: 2 * SPAN_TOKENS + 5, queryLen: 7 }]);
-  for (const machine of INTERPRETED_MACHINES) {
-    assert.deepEqual(splitOutput(machine, s), wholeOutput(machine, s), machine.name);
+  for (const kvType of ['f16', 'q4'] as const) {
+    const shape = { ...BASE, numHeads: 2, numKvHeads: 1, headDim: 8, kvType };
+    const s = scene(shape, [{ contextLen: 2 * SPAN_TOKENS + 5, queryLen: 7 }]);
+    for (const machine of INTERPRETED_MACHINES) {
+      assert.deepEqual(splitOutput(machine, s), wholeOutput(machine, s), machine.name);
+    }
   }
 });
 

@@ -14,11 +14,12 @@ import {
 } from './attention-spans.ts';
 import { KernelBuilder } from './builder.ts';
 import type { KernelProgram, VectorMachine } from './kernel-ir.ts';
+import { isRotatedKv } from './kv-layout.ts';
 import type { PagedAttentionShape } from './paged-attention.ts';
 
 export type MergeAttentionShape = Pick<
   PagedAttentionShape,
-  'numHeads' | 'numKvHeads' | 'headDim' | 'window' | 'output'
+  'numHeads' | 'numKvHeads' | 'headDim' | 'window' | 'output' | 'kvType'
 >;
 
 /**
@@ -29,12 +30,14 @@ export type MergeAttentionShape = Pick<
  */
 export function mergeAttentionKernel(
   machine: VectorMachine,
-  { numHeads, numKvHeads, headDim, window, output }: MergeAttentionShape,
+  { numHeads, numKvHeads, headDim, window, output, kvType }: MergeAttentionShape,
 ): KernelProgram {
   const group = numHeads / numKvHeads;
   const stateBytes = spanStateBytes(headDim);
   const headBytes = outputHeadBytes(headDim, output);
-  const name = `mergeAttention_${numHeads}_${numKvHeads}_${headDim}_w${window ?? 0}_${output}`;
+  const isRotated = isRotatedKv(kvType);
+  const rotation = isRotated ? '_rotated' : '';
+  const name = `mergeAttention_${numHeads}_${numKvHeads}_${headDim}_w${window ?? 0}_${output}${rotation}`;
   const k = new KernelBuilder(name, machine);
   const index = k.div(k.chunk, numKvHeads);
   const kvHead = k.sub(k.chunk, k.mul(index, numKvHeads));
@@ -60,7 +63,7 @@ export function mergeAttentionKernel(
           k.addTo(next, spanBytes);
           mergeSpan(k, headDim, state, loadSpanState(k, headDim, next));
         });
-        finishHead(k, { headDim, output }, state, head);
+        finishHead(k, { headDim, output, isRotated }, state, head);
         k.addTo(head, headBytes);
         k.addTo(state, stateBytes);
       });

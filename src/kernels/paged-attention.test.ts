@@ -3,6 +3,7 @@ import { test } from 'node:test';
 import { lowerToX64 } from '../targets/x64/lower.ts';
 import { KernelShapeError } from './errors.ts';
 import type { VectorMachine } from './kernel-ir.ts';
+import { KV_TYPES } from './kv-layout.ts';
 import { pagedAttentionKernel } from './paged-attention.ts';
 import { attentionReference, type Scene, scene } from './testing/attention-scene.ts';
 import {
@@ -47,11 +48,12 @@ test(`attention over the paged cache equals its definition (${nativeMachineNames
     { contextLen: 65, queryLen: 5 },
     { contextLen: 150, queryLen: 1 },
   ];
-  for (const kvType of ['f16', 'f32'] as const) {
+  for (const kvType of KV_TYPES) {
     const heads = { ...BASE, kvType, numHeads: 4, numKvHeads: 2, scale: 0.09 };
     for (const headDim of [8, 24, 64])
       checkScene(scene({ ...heads, headDim }, sequences), headDim > 8);
-    for (const headDim of [16, 32, 80, 96, 128, 256]) {
+    const isQuantized = kvType === 'q8' || kvType === 'q4';
+    for (const headDim of isQuantized ? [16, 80, 256] : [16, 32, 80, 96, 128, 256]) {
       checkScene(scene({ ...heads, headDim }, sequences, headDim), true);
     }
   }
@@ -60,9 +62,12 @@ test(`attention over the paged cache equals its definition (${nativeMachineNames
 test('every grouping of query heads, every number of tokens in a tile', () => {
   for (const group of [1, 2, 3, 4, 5, 6, 7, 8, 11, 16]) {
     for (const queryTokens of [1, 3, 16]) {
-      const shape = { ...BASE, numHeads: 2 * group, numKvHeads: 2, headDim: 16, queryTokens };
+      const kvType = KV_TYPES[(group + queryTokens) % KV_TYPES.length]!;
+      const heads = { numHeads: 2 * group, numKvHeads: 2, headDim: 16 };
       const sequences = range(6).map((i) => ({ contextLen: 70 + i, queryLen: 1 + i }));
+      const shape = { ...BASE, ...heads, queryTokens };
       checkScene(scene(shape, sequences, group), group !== 3 || queryTokens !== 3);
+      checkScene(scene({ ...shape, kvType }, sequences, group), true);
     }
   }
 });
@@ -76,12 +81,15 @@ test('a sliding window hides older tokens, whose blocks may be gone', () => {
       { contextLen: 333, queryLen: 1 },
     ];
     checkScene(scene(shape, sequences, window), window !== 5 && window !== 64);
+    checkScene(scene({ ...shape, kvType: 'q4' }, sequences, window), true);
   }
 });
 
 test('long contexts stay accurate', () => {
-  const shape = { ...BASE, numHeads: 2, numKvHeads: 1, headDim: 64, kvType: 'f32' } as const;
-  checkScene(scene(shape, [{ contextLen: 5000, queryLen: 2 }]), true);
+  for (const kvType of ['f32', 'q8', 'q4'] as const) {
+    const shape = { ...BASE, numHeads: 2, numKvHeads: 1, headDim: 64, kvType };
+    checkScene(scene(shape, [{ contextLen: 5000, queryLen: 2 }]), true);
+  }
 });
 
 /** Rows of the step, by what `edit` makes of the scene. */
@@ -98,8 +106,14 @@ function outputsOf(s: Scene): Float32Array[] {
 }
 
 test('a row has the same bits in any tile, chunk and batch', () => {
-  for (const window of [null, 40]) {
-    const shape = { ...BASE, window, numHeads: 6, numKvHeads: 2, headDim: 64 };
+  const cases = [
+    { window: null, kvType: 'f16' },
+    { window: 40, kvType: 'f16' },
+    { window: null, kvType: 'q8' },
+    { window: 40, kvType: 'q4' },
+  ] as const;
+  for (const own of cases) {
+    const shape = { ...BASE, ...own, numHeads: 6, numKvHeads: 2, headDim: 64 };
     const rowLength = 6 * 64;
     const whole = scene({ ...shape, queryTokens: 16 }, [{ contextLen: 150, queryLen: 150 }]);
     const expected = outputsOf(whole);
@@ -127,9 +141,11 @@ test('kernels stay small and fit the registers of every machine', () => {
   ];
   for (const machine of machines) {
     for (const headDim of [8, 80, 96, 256]) {
-      for (const group of [1, 3, 7, 16]) {
+      for (const [i, group] of [1, 3, 7, 16, 3, 5].entries()) {
+        const kvType = i < 4 ? 'f16' : i < 5 ? 'q8' : 'q4';
         const program = pagedAttentionKernel(machine, {
           ...BASE,
+          kvType,
           window: 512,
           headDim,
           numHeads: group,

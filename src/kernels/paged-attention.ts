@@ -12,6 +12,9 @@
  * and at the end of a span (m, Σ l, o) is folded into the state of the spans before it; in the end out = o / l. Scores carry a factor log2 e, so that the
  * exponential is one of 2; with m a whole number what is known so far is only ever scaled by powers of two, which is exact.
  *
+ * Quantized keys and values are read as codes: the scales of 16 tokens are a vector, which the finished dots of keys are multiplied by, and which goes into
+ * p after its sum was taken. For rotated types the queries are rotated too, and what comes out is rotated back once, behind the last span.
+ *
  * One answer bit for bit (docs/architecture.md, principle 5): boundaries do not depend on the tile, tokens are summed in ascending order, and a token that a row does
  * not see has p exactly 0; a KV tile that a row does not see at all leaves (m, l, o) as they are. So a row does not depend on its tile, chunk or batch.
  * With few tiles and long contexts a tile is listed once per span; the states of the spans are then written to memory and folded by merge-attention.ts.
@@ -19,6 +22,7 @@
  * PagedAttention: Kwon et al. 2023, arXiv:2309.06180. Online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867.
  * Tiling: Dao 2023, arXiv:2307.08691.
  */
+import { rotationSize } from '../tensor/kv-row.ts';
 import {
   finishHead,
   LOWEST_MAX,
@@ -34,14 +38,22 @@ import {
 import { KernelBuilder, type ScalarSlot } from './builder.ts';
 import { KernelShapeError, requireCount } from './errors.ts';
 import type { KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.ts';
+import { loadKv, rotateHead } from './kv-elements.ts';
 import {
+  isQuantizedKv,
+  isRotatedKv,
   KV_BLOCK_SIZE,
+  KV_SCALE_BYTES,
   type KvShape,
   keyBlockBytes,
+  keyBytes,
   keyHeadBytes,
-  kvElementBytes,
+  keyPlace,
+  kvScalesBytes,
   valueBlockBytes,
   valueHeadBytes,
+  valuePlace,
+  valueRowBytes,
   valueRowElements,
 } from './kv-layout.ts';
 import { exp2Base, exp2From, wholeExp2 } from './math.ts';
@@ -108,6 +120,9 @@ function rowBlockSizes(most: number, group: number, queryTokens: number): number
   return [...sizes].sort((a, b) => b - a);
 }
 
+/** The largest power of two that divides n. */
+const greatestPower2 = (n: number): number => n & -n;
+
 function requireShape(shape: PagedAttentionShape): void {
   const { numHeads, numKvHeads, headDim, window, queryTokens, output } = shape;
   requireCount('pagedAttention', 'numKvHeads', numKvHeads);
@@ -137,9 +152,10 @@ class PagedAttention {
   readonly #group: number;
   readonly #tile: RegisterTile;
   readonly #sizes: readonly number[];
-  /** Bytes of one dimension of 16 tokens of K, and of one token of V. */
-  readonly #keyStep: number;
+  /** Bytes of one token of V. */
   readonly #valueStep: number;
+  /** Bytes in front of the elements of a block and head. */
+  readonly #scalesBytes: number;
   readonly #rowElements: number;
 
   // Scratch offsets: q [rows][headDim]; of the span o [rows][rowElements] and states [rows]; of the spans before it folded [rows]; blocks [4].
@@ -187,9 +203,8 @@ class PagedAttention {
     this.#tile = registerTile(k.machine);
     this.#sizes = rowBlockSizes(this.#tile.rows, this.#group, shape.queryTokens);
     this.#rowElements = valueRowElements(shape.headDim);
-    const elementBytes = kvElementBytes(shape.kvType);
-    this.#keyStep = KV_BLOCK_SIZE * elementBytes;
-    this.#valueStep = this.#rowElements * elementBytes;
+    this.#valueStep = valueRowBytes(shape);
+    this.#scalesBytes = kvScalesBytes(shape.kvType);
 
     const maxRows = shape.queryTokens * this.#group;
     this.#q = k.reserveScratch(4 * maxRows * shape.headDim);
@@ -326,7 +341,7 @@ class PagedAttention {
       const block = k.max(k.min(k.add(first, i), last), this.#lowestBlock.get());
       const id = k.loadScalar(32, k.at(this.#blockTable.get(), 0, block, 4));
       const key = k.add(this.#keyHead.get(), k.mul(id, keyBlockBytes(this.#shape)));
-      k.loop(keyHeadBytes(this.#shape) / LINE_BYTES / linesPerIteration, () => {
+      k.loop(Math.ceil(keyHeadBytes(this.#shape) / LINE_BYTES / linesPerIteration), () => {
         for (let line = 0; line < linesPerIteration; line++) {
           k.prefetch(k.at(key, line * LINE_BYTES), 'l2');
         }
@@ -338,10 +353,11 @@ class PagedAttention {
   /** Scaled queries to scratch. */
   #loadQueries(): void {
     const k = this.#k;
-    const { headDim } = this.#shape;
+    const { headDim, kvType } = this.#shape;
     const from = this.#query.get();
     const to = this.#scratchAt(this.#q);
-    const scale = k.splatF32(this.#shape.scale * Math.LOG2E);
+    const turns = isRotatedKv(kvType) ? rotationSize(headDim) : 1;
+    const scale = k.splatF32((this.#shape.scale * Math.LOG2E) / turns);
     k.loop(
       this.#numTokens.get(),
       () => {
@@ -350,6 +366,16 @@ class PagedAttention {
         });
         k.addTo(to, 4 * this.#group * headDim);
         k.addTo(from, k.arg('qStride'));
+      },
+      { countIsPositive: true },
+    );
+    if (!isRotatedKv(kvType)) return;
+    const head = this.#scratchAt(this.#q);
+    k.loop(
+      k.mul(this.#numTokens.get(), this.#group),
+      () => {
+        rotateHead(k, headDim, head);
+        k.addTo(head, 4 * headDim);
       },
       { countIsPositive: true },
     );
@@ -467,19 +493,21 @@ class PagedAttention {
       const query = k.copy(q!);
       const offset = k.const(0);
       const valueOffset = this.#prefetches ? this.#keyToValue.get() : null;
+      const stepBytes = keyBytes(kvType, unroll);
+      const keyOf = (v: number) => keys[Math.floor((v * k.lanes) / KV_BLOCK_SIZE)]!;
+      const tokenOf = (v: number): number => (v * k.lanes) % KV_BLOCK_SIZE;
       k.loop(headDim / unroll, () => {
         if (valueOffset) {
-          for (let line = 0; line < unroll * this.#keyStep; line += LINE_BYTES) {
+          for (let line = 0; line < stepBytes; line += LINE_BYTES) {
             for (const key of keys) k.prefetch(k.at(key, line, valueOffset), 'l2');
           }
-          k.addTo(valueOffset, unroll * this.#keyStep);
+          k.addTo(valueOffset, stepBytes);
         }
         for (let d = 0; d < unroll; d++) {
           const key = Array.from({ length: vectors }, (_, v) => {
-            const token = v * k.lanes;
-            const base = keys[Math.floor(token / KV_BLOCK_SIZE)]!;
-            const inBlock = (token % KV_BLOCK_SIZE) * kvElementBytes(kvType);
-            return k.load(k.at(base, d * this.#keyStep + inBlock, offset), this.#format());
+            const { offsetBytes, isHighHalf } = keyPlace(kvType, d, tokenOf(v));
+            const address = k.at(keyOf(v), this.#scalesBytes + offsetBytes, offset);
+            return loadKv(k, kvType, address, isHighHalf);
           });
           for (let r = 0; r < rows; r++) {
             const factor = k.broadcast(k.at(query, 4 * (r * headDim + d)));
@@ -487,18 +515,22 @@ class PagedAttention {
           }
         }
         k.addTo(query, 4 * unroll);
-        k.addTo(offset, unroll * this.#keyStep);
+        k.addTo(offset, stepBytes);
       });
-      for (let r = 0; r < rows; r++) {
-        for (let v = 0; v < vectors; v++) {
-          k.store(k.at(state!, r * STATE.bytes + 4 * v * k.lanes), sums[r * vectors + v]!);
+      for (let v = 0; v < vectors; v++) {
+        const scale = isQuantizedKv(kvType) ? this.#scales(keyOf(v), tokenOf(v)) : null;
+        for (let r = 0; r < rows; r++) {
+          const sum = sums[r * vectors + v]!;
+          if (scale) k.mulF(sum, scale, sum);
+          k.store(k.at(state!, r * STATE.bytes + 4 * v * k.lanes), sum);
         }
       }
     });
   }
 
-  #format(): 'bits' | 'f16' {
-    return this.#shape.kvType === 'f16' ? 'f16' : 'bits';
+  /** Scales of the tokens from `token` on, of the block and head whose keys or values are at `head`. */
+  #scales(head: Scalar, token: number): Vector {
+    return this.#k.load(this.#k.at(head, KV_SCALE_BYTES * token), 'f16');
   }
 
   /** Masks the scores of each row, updates m and l, and turns scores into p. */
@@ -572,10 +604,19 @@ class PagedAttention {
     const sum = k.mulF(k.load(k.at(state, STATE.sum)), correction);
     k.unrolledLanes(KV_TILE, (token) => {
       const p = exp2From(k, base, k.load(scoresAt(token)));
-      k.store(scoresAt(token), p);
       k.addF(sum, p, sum);
+      k.store(scoresAt(token), this.#scaledForValues(p, token));
     });
     k.store(k.at(state, STATE.sum), sum);
+  }
+
+  /** p of the tokens from `token` of the KV tile on, times the scales of their values. */
+  #scaledForValues(p: Vector, token: number): Vector {
+    if (!isQuantizedKv(this.#shape.kvType)) return p;
+    const k = this.#k;
+    const block = this.#blocks + Math.floor(token / KV_BLOCK_SIZE) * BLOCK.bytes;
+    const values = k.loadScalar(64, k.at(k.scratch, block + BLOCK.value));
+    return k.mulF(p, this.#scales(values, token % KV_BLOCK_SIZE), p);
   }
 
   /** o = o * correction + p · V, some dimensions at a time. */
@@ -583,32 +624,51 @@ class PagedAttention {
     const k = this.#k;
     const numVectors = this.#rowElements / k.lanes;
     const vectors = Math.ceil(numVectors / Math.ceil(numVectors / this.#tile.vectors));
-    const wholePasses = Math.floor(numVectors / vectors);
+    // As many passes per iteration as end on a whole group of dimensions that share bytes.
+    const columns = vectors * k.lanes;
+    const passes = this.#shape.kvType === 'q4' ? Math.max(1, 32 / greatestPower2(columns)) : 1;
+    const iterations = Math.floor(numVectors / (vectors * passes));
     const outputs = { start: this.#scratchAt(this.#o), rowBytes: 4 * this.#rowElements };
     const states = { start: this.#scratchAt(this.#states), rowBytes: STATE.bytes };
     this.#forEachRowBlock([outputs, states], (rows, [o, state]) => {
       const output = k.copy(o!);
       const offset = k.const(0);
-      const passBytes = vectors * k.lanes * kvElementBytes(this.#shape.kvType);
-      k.loop(wholePasses, () => {
-        this.#valuesOfPass({ rows, vectors }, output, state!, offset);
-        k.addTo(output, 4 * vectors * k.lanes);
-        k.addTo(offset, passBytes);
+      const pass = (vectorsOfPass: number, column: number): void =>
+        this.#valuesOfPass({ rows, vectors: vectorsOfPass }, column, output, state!, offset);
+      k.loop(iterations, () => {
+        for (let i = 0; i < passes; i++) pass(vectors, i * columns);
+        k.addTo(output, 4 * passes * columns);
+        k.addTo(offset, this.#bytesOfColumns(passes * columns));
       });
-      const rest = numVectors - wholePasses * vectors;
-      if (rest > 0) this.#valuesOfPass({ rows, vectors: rest }, output, state!, offset);
+      const rest = numVectors - iterations * vectors * passes;
+      for (let done = 0; done < rest; done += vectors) {
+        pass(Math.min(vectors, rest - done), done * k.lanes);
+      }
     });
   }
 
+  /** Bytes of so many dimensions of a token's values, whole groups of those that share bytes. */
+  #bytesOfColumns(columns: number): number {
+    return valueRowBytes({ headDim: columns, kvType: this.#shape.kvType });
+  }
+
+  /** Dimensions from `column` on, counted from where `output` and `offset` stand. */
   #valuesOfPass(
     { rows, vectors }: RegisterTile,
+    column: number,
     output: Scalar,
     state: Scalar,
     offset: Scalar,
   ): void {
     const k = this.#k;
+    const { kvType } = this.#shape;
+    const places = Array.from({ length: vectors }, (_, v) =>
+      valuePlace(kvType, column + v * k.lanes),
+    );
+    const firstByte = this.#scalesBytes + places[0]!.offsetBytes;
+    const passBytes = this.#scalesBytes + places.at(-1)!.offsetBytes + 1 - firstByte;
     const outputAt = (r: number, v: number) =>
-      k.at(output, 4 * (r * this.#rowElements + v * k.lanes));
+      k.at(output, 4 * (r * this.#rowElements + column + v * k.lanes));
     const sums: Vector[] = [];
     for (let r = 0; r < rows; r++) {
       const correction = k.load(k.at(state, r * STATE.bytes + STATE.correction));
@@ -620,17 +680,14 @@ class PagedAttention {
     const accumulate = (value: Scalar, toNextKey: Scalar | null, tokens: number): void => {
       for (let t = 0; t < tokens; t++) {
         if (toNextKey) {
-          const passBytes = vectors * k.lanes * kvElementBytes(this.#shape.kvType);
           for (let line = 0; line < passBytes; line += LINE_BYTES) {
-            k.prefetch(k.at(value, t * this.#valueStep + line, toNextKey), 'l2');
+            k.prefetch(k.at(value, t * this.#valueStep + firstByte + line, toNextKey), 'l2');
           }
         }
-        const loaded = Array.from({ length: vectors }, (_, v) =>
-          k.load(
-            k.at(value, t * this.#valueStep + v * k.lanes * kvElementBytes(this.#shape.kvType)),
-            this.#format(),
-          ),
-        );
+        const loaded = places.map(({ offsetBytes, isHighHalf }) => {
+          const address = k.at(value, t * this.#valueStep + this.#scalesBytes + offsetBytes);
+          return loadKv(k, kvType, address, isHighHalf);
+        });
         for (let r = 0; r < rows; r++) {
           const factor = k.broadcast(k.at(p, r * STATE.bytes + 4 * t));
           for (let v = 0; v < vectors; v++) k.fmaInto(sums[r * vectors + v]!, loaded[v]!, factor);
@@ -705,7 +762,7 @@ class PagedAttention {
 
   #finishRows(): void {
     const k = this.#k;
-    const { headDim, output } = this.#shape;
+    const { headDim, output, kvType } = this.#shape;
     const state = this.#scratchAt(this.#folded);
     const row = this.#out.get();
     k.loop(
@@ -713,7 +770,7 @@ class PagedAttention {
       () => {
         const out = k.copy(row);
         k.loop(this.#group, () => {
-          finishHead(k, { headDim, output }, state, out);
+          finishHead(k, { headDim, output, isRotated: isRotatedKv(kvType) }, state, out);
           k.addTo(out, outputHeadBytes(headDim, output));
           k.addTo(state, spanStateBytes(headDim));
         });

@@ -1,7 +1,17 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { decodeKvHead, encodeKvHead } from '../tensor/kv-row.ts';
 import { KernelShapeError } from './errors.ts';
-import { keyBlockBytes, valueBlockBytes, valueRowElements } from './kv-layout.ts';
+import {
+  isQuantizedKv,
+  KV_TYPES,
+  type KvType,
+  keyBlockBytes,
+  keyPlace,
+  valueBlockBytes,
+  valuePlace,
+  valueRowBytes,
+} from './kv-layout.ts';
 import {
   cosSinRow,
   cosSinRowElements,
@@ -9,6 +19,7 @@ import {
   type RopeShape,
   ropeKvStoreKernel,
 } from './rope-kv-store.ts';
+import { keyAddress, kvElement, valueAddress } from './testing/attention-scene.ts';
 import {
   type Fields,
   f32Of,
@@ -82,24 +93,66 @@ function randomSources({ numHeads, numKvHeads, headDim }: RopeKvStoreShape) {
   };
 }
 
-function cacheElement(shape: RopeKvStoreShape, bytes: Uint8Array, index: number): number {
-  const view = new DataView(bytes.buffer, bytes.byteOffset);
-  return shape.kvType === 'f16'
-    ? view.getFloat16(2 * index, true)
-    : view.getFloat32(4 * index, true);
+interface Head {
+  readonly scale: number;
+  readonly elements: readonly number[];
+}
+
+/** What the cache holds of a token's key and value, of one head. */
+function storedHeads(
+  shape: RopeKvStoreShape,
+  { keyCache, valueCache }: Readonly<Record<string, Uint8Array>>,
+  slot: number,
+  head: number,
+): { key: Head; value: Head } {
+  const { headDim, kvType } = shape;
+  const view = (bytes: Uint8Array) => new DataView(bytes.buffer, bytes.byteOffset);
+  const keys = view(keyCache!);
+  const values = view(valueCache!);
+  const keyAt = keyAddress(shape, slot, head);
+  const valueAt = valueAddress(shape, slot, head);
+  const scaleOf = (bytes: DataView, at: number): number =>
+    isQuantizedKv(kvType) ? bytes.getFloat16(at, true) : 1;
+  return {
+    key: {
+      scale: scaleOf(keys, keyAt.scale),
+      elements: range(headDim).map((d) =>
+        kvElement(kvType, keys, keyAt.elements, keyPlace(kvType, d, slot & 15)),
+      ),
+    },
+    value: {
+      scale: scaleOf(values, valueAt.scale),
+      elements: range(headDim).map((d) =>
+        kvElement(kvType, values, valueAt.elements, valuePlace(kvType, d)),
+      ),
+    },
+  };
+}
+
+/** The values that a head stands for. */
+function meaningOf({ kvType }: RopeKvStoreShape, { scale, elements }: Head): Float64Array {
+  if (isQuantizedKv(kvType)) return decodeKvHead(kvType, Int8Array.from(elements), scale);
+  return Float64Array.from(elements);
+}
+
+/** How far the stored values of a head may lie from the exact ones: half a step, spread by the rotation, or the rounding of the type. */
+function toleranceOf(shape: RopeKvStoreShape, { scale }: Head): number {
+  if (shape.kvType === 'f16') return 2e-3;
+  if (shape.kvType === 'f32') return 1e-5;
+  // A value of q4 may be up to half a step beyond the highest code, and all errors may add up.
+  const steps = shape.kvType === 'q8' ? 0.51 : 1.01;
+  return steps * Math.abs(scale) + 1e-6;
 }
 
 function checkShape(shape: RopeKvStoreShape): void {
-  const { numHeads, numKvHeads, headDim, rope, kvType } = shape;
+  const { numHeads, numKvHeads, headDim, rope } = shape;
   const sources = randomSources(shape);
-  const tolerance = kvType === 'f16' ? 2e-3 : 1e-5;
   runEverywhere({
     record: (machine) => ropeKvStoreKernel(machine, shape),
     fields: setUp(shape, sources),
     chunks: [2, 0, 1],
-    onResult: ({ out, keyCache, valueCache }, { name }) => {
-      const rotated = f32Of(out!);
-      const written = new Set<number>();
+    onResult: (buffers, { name }) => {
+      const rotated = f32Of(buffers.out!);
       for (const t of range(ROWS)) {
         for (const h of range(numHeads)) {
           const at = (t * numHeads + h) * headDim;
@@ -107,40 +160,61 @@ function checkShape(shape: RopeKvStoreShape): void {
             assert.ok(Math.abs(rotated[at + d]! - y) < 2e-6 * 8, `${name}: q[${t}, ${h}, ${d}]`);
           });
         }
-        const block = SLOTS[t]! >> 4;
-        const offset = SLOTS[t]! & 15;
         for (const h of range(numKvHeads)) {
           const at = (t * numKvHeads + h) * headDim;
-          const key = rotate(sources.k.subarray(at, at + headDim), rope, POSITIONS[t]!);
-          for (const d of range(headDim)) {
-            const keyAt = ((block * numKvHeads + h) * headDim + d) * 16 + offset;
-            written.add(keyAt);
-            const stored = cacheElement(shape, keyCache!, keyAt);
-            assert.ok(Math.abs(stored - key[d]!) < tolerance, `${name}: key[${t}, ${h}, ${d}]`);
-            const row = (block * numKvHeads + h) * 16 + offset;
-            const value = cacheElement(shape, valueCache!, row * valueRowElements(headDim) + d);
-            assert.ok(
-              Math.abs(value - sources.v[at + d]!) < tolerance,
-              `${name}: value[${t}, ${h}, ${d}]`,
-            );
-          }
-          for (let d = headDim; d < valueRowElements(headDim); d++) {
-            const row = (block * numKvHeads + h) * 16 + offset;
-            assert.equal(cacheElement(shape, valueCache!, row * valueRowElements(headDim) + d), 0);
-          }
+          const { key, value } = storedHeads(shape, buffers, SLOTS[t]!, h);
+          const wanted = rotate(sources.k.subarray(at, at + headDim), rope, POSITIONS[t]!);
+          meaningOf(shape, key).forEach((y, d) => {
+            const error = Math.abs(y - wanted[d]!);
+            assert.ok(error < toleranceOf(shape, key), `${name}: key[${t}, ${h}, ${d}]: ${error}`);
+          });
+          meaningOf(shape, value).forEach((y, d) => {
+            const error = Math.abs(y - sources.v[at + d]!);
+            assert.ok(error < toleranceOf(shape, value), `${name}: value[${t}, ${h}, ${d}]`);
+          });
         }
       }
-      for (const i of range(keyCache!.length / (kvType === 'f16' ? 2 : 4))) {
-        if (!written.has(i))
-          assert.equal(cacheElement(shape, keyCache!, i), 0, `${name}: key ${i}`);
-      }
+      assertUntouched(shape, buffers, name);
     },
   });
 }
 
+/** Slots that no token goes to are zero as before, and so is what pads the values. */
+function assertUntouched(
+  shape: RopeKvStoreShape,
+  buffers: Readonly<Record<string, Uint8Array>>,
+  name: string,
+): void {
+  const { numKvHeads } = shape;
+  for (const slot of range(16 * NUM_BLOCKS)) {
+    for (const h of range(numKvHeads)) {
+      const start = valueAddress(shape, slot, h).elements;
+      const row = buffers.valueCache!.subarray(start, start + valueRowBytes(shape));
+      const isWritten = (SLOTS as Int32Array).includes(slot);
+      if (!isWritten) {
+        assert.ok(
+          row.every((byte) => byte === 0),
+          `${name}: values of slot ${slot}`,
+        );
+        const { key } = storedHeads(shape, buffers, slot, h);
+        assert.ok(
+          key.elements.every((x) => x === 0),
+          `${name}: keys of slot ${slot}`,
+        );
+        continue;
+      }
+      const view = new DataView(row.buffer, row.byteOffset);
+      const padded = Math.ceil(shape.headDim / 16) * 16;
+      for (let d = shape.headDim; d < padded; d++) {
+        assert.equal(kvElement(shape.kvType, view, 0, valuePlace(shape.kvType, d)), 0);
+      }
+    }
+  }
+}
+
 test(`rotates q and k and stores k and v where the slot says (${nativeMachineNames()})`, () => {
   const heads = { numHeads: 6, numKvHeads: 2 };
-  for (const kvType of ['f16', 'f32'] as const) {
+  for (const kvType of KV_TYPES) {
     for (const headDim of [8, 24, 64, 80, 128]) {
       for (const rotaryDim of new Set([headDim, headDim / 2])) {
         checkShape({ ...heads, headDim, kvType, rope: { style: 'half', rotaryDim } });
@@ -169,26 +243,66 @@ test('values beyond f16 and NaN are stored as finite ones', () => {
       record: (machine) => ropeKvStoreKernel(machine, shape),
       fields: setUp(shape, sources),
       chunks: [0],
-      onResult: ({ keyCache, valueCache }) => {
+      onResult: (buffers) => {
+        const { key, value } = storedHeads(shape, buffers, SLOTS[0]!, 0);
         const largest = kvType === 'f16' ? 65504 : 3.4028234663852886e38;
         const expected = kvType === 'f16' ? [65504, -65504] : [1e6, -1e6];
         expected.push(largest, -largest, largest);
         expected.forEach((y, d) => {
-          assert.equal(cacheElement(shape, valueCache!, d), y);
-          assert.equal(cacheElement(shape, keyCache!, 16 * d), y);
+          assert.equal(value.elements[d], y);
+          assert.equal(key.elements[d], y);
         });
       },
     });
   }
 });
 
+test('quantized heads have the codes and scales of their definition, whatever the values', () => {
+  const bad = [1e6, -1e6, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, Number.NaN];
+  for (const kvType of ['q8', 'q4'] as const) {
+    for (const headDim of [8, 24, 64, 80]) {
+      const shape = { numHeads: 1, numKvHeads: 1, headDim, rope: null, kvType } as const;
+      const sources = randomSources(shape);
+      const row = (t: number) => sources.k.subarray(t * headDim, (t + 1) * headDim);
+      row(0).set(bad);
+      row(1).fill(0);
+      row(2).forEach((_, i, all) => {
+        all[i]! *= 1e-7;
+      });
+      row(3).forEach((_, i, all) => {
+        all[i]! *= 1e-12;
+      });
+      sources.v.set(sources.k);
+      runEverywhere({
+        record: (machine) => ropeKvStoreKernel(machine, shape),
+        fields: setUp(shape, sources),
+        chunks: [0, 1, 2],
+        onResult: (buffers, { name }) => {
+          for (const t of range(ROWS)) {
+            const codes = new Int8Array(headDim);
+            const scale = encodeKvHead(kvType, row(t), codes);
+            const { key, value } = storedHeads(shape, buffers, SLOTS[t]!, 0);
+            const what = `${name}, ${kvType}, ${headDim}, row ${t}`;
+            assert.deepEqual(key, { scale, elements: [...codes] }, what);
+            assert.deepEqual(value, key, what);
+          }
+        },
+      });
+    }
+  }
+});
+
 test('a token gives the same bits however rows are split', () => {
+  for (const kvType of KV_TYPES) checkSplit(kvType);
+});
+
+function checkSplit(kvType: KvType): void {
   const shape = {
     numHeads: 4,
     numKvHeads: 2,
     headDim: 64,
     rope: { style: 'half', rotaryDim: 64 },
-    kvType: 'f16',
+    kvType,
   } as const;
   const fields = setUp(shape, randomSources(shape));
   runEverywhere({
@@ -205,7 +319,7 @@ test('a token gives the same bits however rows are split', () => {
       assert.ok(split.keyCache!.some((byte) => byte !== 0));
     },
   });
-});
+}
 
 test('a rotation wider than the head is refused', () => {
   const machine = {

@@ -7,14 +7,21 @@
 import { KernelBuilder } from './builder.ts';
 import { KernelShapeError, requireCount } from './errors.ts';
 import type { KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.ts';
+import { boundHead, quantizeHead, rotateHead, SCALE_SCRATCH_BYTES } from './kv-elements.ts';
 import {
+  isQuantizedKv,
+  isRotatedKv,
   KV_BLOCK_SIZE,
+  KV_SCALE_BYTES,
   type KvShape,
   keyBlockBytes,
-  kvElementBytes,
+  keyBytes,
+  keyHeadBytes,
+  kvScalesBytes,
   valueBlockBytes,
   valueHeadBytes,
-  valueRowElements,
+  valuePlace,
+  valueRowBytes,
 } from './kv-layout.ts';
 import { forEachRow, rowStream } from './rows.ts';
 
@@ -119,7 +126,7 @@ function rotateHeads(
       forEachHead(k, numHeads, headBytes, rows, (from, to) => {
         const x = k.load(k.at(from, 4 * j), 'bits', count);
         const y = k.mulF(x, cos);
-        k.fmaInto(y, k.unary('f32.swapPairs', x), signedSin);
+        k.fmaInto(y, k.unary('f32.swap1', x), signedSin);
         k.store(k.at(to, 4 * j), y, 'bits', count);
       });
     });
@@ -138,10 +145,10 @@ function storeFinite(
   k: KernelBuilder,
   kvType: 'f16' | 'f32',
   to: Scalar,
-  offsetElements: number,
+  offsetBytes: number,
   value: Vector,
 ): void {
-  const address = k.at(to, offsetElements * kvElementBytes(kvType));
+  const address = k.at(to, offsetBytes);
   if (kvType === 'f16') {
     k.store(address, value, 'f16');
     return;
@@ -150,12 +157,156 @@ function storeFinite(
   k.store(address, k.maxF(bounded, k.splatF32(-LARGEST_F32)));
 }
 
+/** Where a token of this step goes: its block's keys or values, and its place in the block. */
+interface TokenPlace {
+  readonly block: Scalar;
+  readonly inBlock: Scalar;
+}
+
+type LocateToken = (cache: 'keyCache' | 'valueCache') => TokenPlace;
+
+/** Keys (in scratch, at offset `keyRow`) and values of a token, as elements of a float type. */
+function storeFloats(
+  k: KernelBuilder,
+  shape: KvShape,
+  kvType: 'f16' | 'f32',
+  keyRow: number,
+  values: Scalar,
+  locate: LocateToken,
+): void {
+  const { numKvHeads, headDim } = shape;
+  const bits = kvType === 'f16' ? 16 : 32;
+  const elementBytes = bits / 8;
+  const narrowKeyRow = k.reserveScratch(elementBytes * numKvHeads * headDim + 64);
+  // The row of keys in the type of the cache, then element by element to where its token stands.
+  const wide = k.pointer(k.at(k.scratch, keyRow));
+  const narrow = k.pointer(k.at(k.scratch, narrowKeyRow));
+  k.loop(Math.ceil((numKvHeads * headDim) / k.lanes), () => {
+    storeFinite(k, kvType, narrow, 0, k.load(k.at(wide)));
+    k.addTo(wide, 4 * k.lanes);
+    k.addTo(narrow, elementBytes * k.lanes);
+  });
+  const { block: key, inBlock: keyInBlock } = locate('keyCache');
+  k.addTo(key, k.mul(keyInBlock, elementBytes));
+  const element = k.pointer(k.at(k.scratch, narrowKeyRow));
+  k.loop((numKvHeads * headDim) / SCATTER_UNROLL, () => {
+    for (let i = 0; i < SCATTER_UNROLL; i++) {
+      const stored = k.loadScalar(bits, k.at(element, i * elementBytes));
+      k.storeScalar(bits, k.at(key, i * KV_BLOCK_SIZE * elementBytes), stored);
+    }
+    k.addTo(element, SCATTER_UNROLL * elementBytes);
+    k.addTo(key, SCATTER_UNROLL * KV_BLOCK_SIZE * elementBytes);
+  });
+  const { block: value, inBlock } = locate('valueCache');
+  k.addTo(value, k.mul(inBlock, valueRowBytes(shape)));
+  const from = k.copy(values);
+  k.loop(numKvHeads, () => {
+    k.unrolledLanes(headDim, (d, count) => {
+      // Whole vectors: behind headDim there is padding, which gets the zeros of the lanes not loaded.
+      storeFinite(k, kvType, value, d * elementBytes, k.load(k.at(from, 4 * d), 'bits', count));
+    });
+    k.addTo(from, 4 * headDim);
+    k.addTo(value, valueHeadBytes(shape));
+  });
+}
+
+/** The same as codes and scales: head by head rounded in scratch, then brought to where its token stands. */
+function storeCodes(
+  k: KernelBuilder,
+  shape: KvShape,
+  kvType: 'q8' | 'q4',
+  keyRow: number,
+  values: Scalar,
+  locate: LocateToken,
+): void {
+  const { numKvHeads, headDim } = shape;
+  const boundedHead = k.reserveScratch(4 * headDim + 64);
+  const codeRow = k.reserveScratch(headDim + 64);
+  const scale = k.at(k.scratch, k.reserveScratch(SCALE_SCRATCH_BYTES));
+  const codeAt = (d: number) => k.at(k.scratch, codeRow + d);
+  const scalesBytes = kvScalesBytes(kvType);
+
+  // Where the next head comes from and goes to: in memory, as the row's own pointers fill the registers.
+  const nextFrom = k.slot();
+  const nextScale = k.slot();
+  const nextCodes = k.slot();
+
+  /** Runs `body` for each head from `from` on, with its codes in scratch and where they go. */
+  const forEachStoredHead = (
+    from: Scalar,
+    scales: Scalar,
+    codes: Scalar,
+    headBytes: number,
+    body: (to: Scalar) => void,
+  ): void => {
+    nextFrom.set(from);
+    nextScale.set(scales);
+    nextCodes.set(codes);
+    const oneHead = (): void => {
+      const head = k.pointer(k.at(k.scratch, boundedHead));
+      boundHead(k, headDim, nextFrom.get(), head);
+      if (isRotatedKv(kvType)) rotateHead(k, headDim, head);
+      quantizeHead(k, kvType, { headDim, from: head, scale }, (d, code) =>
+        k.store(codeAt(d), code, 'i8'),
+      );
+      k.storeScalar(16, k.at(nextScale.get()), k.loadScalar(16, scale));
+      body(nextCodes.get());
+      nextFrom.addTo(4 * headDim);
+      nextScale.addTo(headBytes);
+      nextCodes.addTo(headBytes);
+    };
+    k.loop(numKvHeads, oneHead, { counterInMemory: true });
+  };
+
+  const keyPlaces = locate('keyCache');
+  const keyScales = k.add(keyPlaces.block, k.mul(keyPlaces.inBlock, KV_SCALE_BYTES));
+  const keyCodes = k.add(k.add(keyPlaces.block, keyPlaces.inBlock), scalesBytes);
+  const keys = k.pointer(k.at(k.scratch, keyRow));
+  forEachStoredHead(keys, keyScales, keyCodes, keyHeadBytes(shape), (to) => {
+    const code = k.pointer(codeAt(0));
+    k.loop(headDim / SCATTER_UNROLL, () => {
+      for (let i = 0; i < SCATTER_UNROLL; i += kvType === 'q4' ? 2 : 1) {
+        const target = k.at(to, keyBytes(kvType, i));
+        if (kvType === 'q8') k.storeScalar(8, target, k.loadScalar(8, k.at(code, i)));
+        else {
+          const pair = k.loadScalar(16, k.at(code, i));
+          k.storeScalar(8, target, k.add(k.and(pair, 15), k.and(k.shr(pair, 4), 0xf0)));
+        }
+      }
+      k.addTo(code, SCATTER_UNROLL);
+      k.addTo(to, keyBytes(kvType, SCATTER_UNROLL));
+    });
+  });
+
+  const { block, inBlock } = locate('valueCache');
+  const valueScales = k.add(block, k.mul(inBlock, KV_SCALE_BYTES));
+  const valueCodes = k.add(block, k.mul(inBlock, valueRowBytes(shape)));
+  k.addTo(valueCodes, scalesBytes);
+  forEachStoredHead(values, valueScales, valueCodes, valueHeadBytes(shape), (to) => {
+    const codes = (d: number): Vector => {
+      const count = Math.min(k.lanes, headDim - d);
+      return count > 0 ? k.load(codeAt(d), 'i8', count) : k.zero();
+    };
+    for (let d = 0; d < headDim; d += k.lanes) {
+      const { offsetBytes, isHighHalf } = valuePlace(kvType, d);
+      if (isHighHalf) continue;
+      let bytes = codes(d);
+      if (kvType === 'q4') {
+        const low = k.binary('bits.and', bytes, k.splatBits(15));
+        bytes = k.binary('bits.or', low, k.shift('i32.shl', codes(d + 16), 4));
+      }
+      k.store(k.at(to, offsetBytes), bytes, 'i8');
+    }
+  });
+}
+
 /**
  * For every token: rotated q → out, rotated k and v → the cache slot slotMapping[token].
  *
  * q and out f32 `[numRows, numHeads * headDim]`, k and v f32 `[numRows, numKvHeads * headDim]`, positions and slotMapping i32 `[numRows]`,
  * cosSin f32 `[positions, cosSinRowElements]` (see `cosSinRow`). keyCache and valueCache are the addresses of the layer, laid out as in kv-layout.ts.
- * Without rope q is copied to out. Values beyond the range of the cache's type become its largest finite value, and so does NaN.
+ * Without rope q is copied to out. Values beyond the range of the cache's type become its largest finite value, and so does NaN
+ * (quantized types: beyond that of f16).
  *
  * Params: q qStride k kStride v vStride out outStride [positions cosSin cosSinStride] slotMapping keyCache valueCache numRows rowsPerChunk.
  * Chunk: rowsPerChunk tokens. Scratch: one row of keys. Positions and slots are not checked here.
@@ -178,9 +329,7 @@ export function ropeKvStoreKernel(machine: VectorMachine, shape: RopeKvStoreShap
   const style = rope ? `${rope.style}${rope.rotaryDim}` : 'plain';
   const name = `ropeKvStore_${numHeads}_${numKvHeads}_${headDim}_${style}_${kvType}`;
   const k = new KernelBuilder(name, machine);
-  const elementBytes = kvElementBytes(kvType);
   const keyRow = k.reserveScratch(4 * numKvHeads * headDim + 64);
-  const narrowKeyRow = k.reserveScratch(elementBytes * numKvHeads * headDim + 64);
   const token = k.slot();
   token.set(k.mul(k.chunk, k.arg('rowsPerChunk')));
 
@@ -195,41 +344,16 @@ export function ropeKvStoreKernel(machine: VectorMachine, shape: RopeKvStoreShap
     rotateHeads(k, shape, numHeads, [q!, out!], cosSin);
     rotateHeads(k, shape, numKvHeads, [keys!, k.pointer(k.at(k.scratch, keyRow))], cosSin);
 
-    // The row of keys in the type of the cache, then element by element to where its token stands.
-    const wide = k.pointer(k.at(k.scratch, keyRow));
-    const narrow = k.pointer(k.at(k.scratch, narrowKeyRow));
-    k.loop(Math.ceil((numKvHeads * headDim) / k.lanes), () => {
-      storeFinite(k, kvType, narrow, 0, k.load(k.at(wide)));
-      k.addTo(wide, 4 * k.lanes);
-      k.addTo(narrow, elementBytes * k.lanes);
-    });
-    const slot = ofToken('slotMapping');
-    const block = k.shr(slot, 4);
-    const inBlock = k.and(slot, KV_BLOCK_SIZE - 1);
-    const key = k.add(k.arg('keyCache'), k.mul(block, keyBlockBytes(shape)));
-    k.addTo(key, k.mul(inBlock, elementBytes));
-    const element = k.pointer(k.at(k.scratch, narrowKeyRow));
-    k.loop((numKvHeads * headDim) / SCATTER_UNROLL, () => {
-      for (let i = 0; i < SCATTER_UNROLL; i++) {
-        const bits = kvType === 'f16' ? 16 : 32;
-        const value = k.loadScalar(bits, k.at(element, i * elementBytes));
-        k.storeScalar(bits, k.at(key, i * KV_BLOCK_SIZE * elementBytes), value);
-      }
-      k.addTo(element, SCATTER_UNROLL * elementBytes);
-      k.addTo(key, SCATTER_UNROLL * KV_BLOCK_SIZE * elementBytes);
-    });
-
-    const value = k.add(k.arg('valueCache'), k.mul(block, valueBlockBytes(shape)));
-    k.addTo(value, k.mul(inBlock, valueRowElements(headDim) * elementBytes));
-    const from = k.copy(values!);
-    k.loop(numKvHeads, () => {
-      k.unrolledLanes(headDim, (d, count) => {
-        // Whole vectors: behind headDim there is padding, which gets the zeros of the lanes not loaded.
-        storeFinite(k, kvType, value, d, k.load(k.at(from, 4 * d), 'bits', count));
-      });
-      k.addTo(from, 4 * headDim);
-      k.addTo(value, valueHeadBytes(shape));
-    });
+    const locate: LocateToken = (cache) => {
+      const slot = ofToken('slotMapping');
+      const blockBytes = cache === 'keyCache' ? keyBlockBytes(shape) : valueBlockBytes(shape);
+      return {
+        block: k.add(k.arg(cache), k.mul(k.shr(slot, 4), blockBytes)),
+        inBlock: k.and(slot, KV_BLOCK_SIZE - 1),
+      };
+    };
+    if (isQuantizedKv(kvType)) storeCodes(k, shape, kvType, keyRow, values!, locate);
+    else storeFloats(k, shape, kvType, keyRow, values!, locate);
     token.addTo(1);
   });
   return k.finish();

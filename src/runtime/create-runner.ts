@@ -112,8 +112,9 @@ export function planRunner(options: RunnerOptions, isa: X64Isa): PlannedModel {
 
 /** What the planner is told besides the graph and the machine, and how many KV blocks there will be. */
 function planSettings(options: RunnerOptions) {
-  const { config, precision } = options;
-  const kvType: KvType = precision === 'f32' ? 'f32' : 'f16';
+  const { config, precision, kvCacheType = 'auto' } = options;
+  const ownType: KvType = precision === 'f32' ? 'f32' : 'f16';
+  const kvType = kvCacheType === 'auto' ? ownType : kvCacheType;
   const kvShape = { numKvHeads: config.numKvHeads, headDim: config.headDim, kvType };
   const { maxModelLen, numBlocks } = budgetOf(
     options,
@@ -249,12 +250,18 @@ function packedInMemory(
 
 async function createReferenceRunner(options: RunnerOptions): Promise<ModelRunner> {
   // Loaded only where it is used: it costs start-up time.
-  const { ReferenceRunner } = await import('../targets/reference/reference-runner.ts');
-  const { config, source } = options;
-  const budget = budgetOf(options, 2 * config.numKvHeads * config.headDim * 4 * KV_BLOCK_SIZE);
+  const [{ ReferenceRunner }, { kvHeadBytes }] = await Promise.all([
+    import('../targets/reference/reference-runner.ts'),
+    import('../targets/reference/kv-rows.ts'),
+  ]);
+  const { config, source, kvCacheType = 'auto' } = options;
+  const kvType = kvCacheType === 'auto' ? 'f32' : kvCacheType;
+  const { numKvHeads, headDim } = config;
+  const budget = budgetOf(options, KV_BLOCK_SIZE * 2 * numKvHeads * kvHeadBytes(kvType, headDim));
   return new ReferenceRunner({
     graph: lowerModel(options).graph,
     weights: source,
     limits: { ...stepLimits(options, budget.maxModelLen), ...budget, blockSize: KV_BLOCK_SIZE },
+    kvType,
   });
 }

@@ -58,7 +58,7 @@ Example:
 async function evaluate(spec: string, flags: EvaluateFlags): Promise<void> {
   using interrupts = new InterruptHandler();
   const { signal } = interrupts;
-  const { offline, target, threads, precision } = flags;
+  const { offline, target, threads, precision, kvCacheType } = flags;
   const protocol = parseProtocol(flags.protocol);
   const found = await findModelWithProgress(spec, { offline, signal });
   using model = new OpenedModel(found.path, openingOptions(flags));
@@ -72,7 +72,7 @@ async function evaluate(spec: string, flags: EvaluateFlags): Promise<void> {
   const windows = cutWindows(tokenIds, protocol, bos).slice(0, flags.windows);
   using progress = new ProgressReporter();
   const options: EvaluateOptions = {
-    ...{ target, threads, precision, signal },
+    ...{ target, threads, precision, kvCacheType, signal },
     onProgress: (done, total) => progress.update({ label: 'windows', done, total, unit: 'items' }),
   };
   const quality = await compareQuality(

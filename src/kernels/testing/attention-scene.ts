@@ -1,5 +1,21 @@
 /** Sequences in a paged KV cache for tests of attention, and attention by its definition. */
-import { KV_BLOCK_SIZE, keyBlockBytes, valueBlockBytes, valueRowElements } from '../kv-layout.ts';
+import { decodeKvHead, encodeKvHead } from '../../tensor/kv-row.ts';
+import {
+  isQuantizedKv,
+  KV_BLOCK_SIZE,
+  KV_SCALE_BYTES,
+  type KvPlace,
+  type KvShape,
+  type KvType,
+  keyBlockBytes,
+  keyHeadBytes,
+  keyPlace,
+  kvScalesBytes,
+  valueBlockBytes,
+  valueHeadBytes,
+  valuePlace,
+  valueRowBytes,
+} from '../kv-layout.ts';
 import type { PagedAttentionShape } from '../paged-attention.ts';
 import { type Fields, randomF32, randomSource, range } from './run-kernel.ts';
 
@@ -18,35 +34,92 @@ export interface Scene {
   /** q of all tokens of the step, `[numTokens, numHeads * headDim]`. */
   readonly q: Float32Array;
   /** Per sequence `[contextLen, numKvHeads * headDim]`, as the cache holds them. */
-  readonly keys: readonly Float32Array[];
-  readonly values: readonly Float32Array[];
+  readonly keys: readonly Float64Array[];
+  readonly values: readonly Float64Array[];
   readonly fields: Fields;
   readonly numChunks: number;
 }
 
-function setElement(
-  shape: PagedAttentionShape,
-  view: DataView,
-  index: number,
-  value: number,
-): void {
-  if (shape.kvType === 'f16') view.setFloat16(2 * index, value, true);
-  else view.setFloat32(4 * index, value, true);
+/** A head as the cache holds it: what is stored per dimension, the scale, and the values that these stand for. */
+interface StoredHead {
+  readonly elements: ArrayLike<number>;
+  readonly scale: number;
+  readonly meaning: ArrayLike<number>;
+}
+
+function storedHead(kvType: KvType, values: Float32Array): StoredHead {
+  if (isQuantizedKv(kvType)) {
+    const elements = new Int8Array(values.length);
+    const scale = encodeKvHead(kvType, values, elements);
+    return { elements, scale, meaning: decodeKvHead(kvType, elements, scale) };
+  }
+  const elements = kvType === 'f16' ? new Float16Array(values) : values;
+  return { elements, scale: 1, meaning: elements };
+}
+
+/** Writes an element; `at` is the place of the first one of its head (keys) or token (values). */
+function setElement(kvType: KvType, view: DataView, at: number, place: KvPlace, value: number) {
+  const offset = at + place.offsetBytes;
+  if (kvType === 'f16') view.setFloat16(offset, value, true);
+  else if (kvType === 'f32') view.setFloat32(offset, value, true);
+  else if (kvType === 'q8') view.setInt8(offset, value);
+  else {
+    const before = view.getUint8(offset);
+    const [kept, shift] = place.isHighHalf ? [0x0f, 4] : [0xf0, 0];
+    view.setUint8(offset, (before & kept) | ((value & 15) << shift));
+  }
+}
+
+/** Reads what `setElement` wrote. */
+export function kvElement(kvType: KvType, view: DataView, at: number, place: KvPlace): number {
+  const offset = at + place.offsetBytes;
+  if (kvType === 'f16') return view.getFloat16(offset, true);
+  if (kvType === 'f32') return view.getFloat32(offset, true);
+  const byte = view.getInt8(offset);
+  if (kvType === 'q8') return byte;
+  return place.isHighHalf ? byte >> 4 : (byte << 28) >> 28;
+}
+
+/** Where the keys of a slot and head lie: their scale, and what `keyPlace` counts from (without the token). */
+export function keyAddress(shape: KvShape, slot: number, head: number) {
+  const start = (slot >> 4) * keyBlockBytes(shape) + head * keyHeadBytes(shape);
+  return {
+    scale: start + KV_SCALE_BYTES * (slot & 15),
+    elements: start + kvScalesBytes(shape.kvType),
+  };
+}
+
+/** Where the values of a slot and head lie: their scale, and what `valuePlace` counts from. */
+export function valueAddress(shape: KvShape, slot: number, head: number) {
+  const start = (slot >> 4) * valueBlockBytes(shape) + head * valueHeadBytes(shape);
+  return {
+    scale: start + KV_SCALE_BYTES * (slot & 15),
+    elements: start + kvScalesBytes(shape.kvType) + (slot & 15) * valueRowBytes(shape),
+  };
 }
 
 /** Sequences in a cache with blocks in random order; whatever no sequence owns is NaN, and unused table entries are out of the question. */
 export function scene(shape: PagedAttentionShape, sequences: readonly Sequence[], seed = 1): Scene {
   const { numHeads, numKvHeads, headDim, kvType, queryTokens, window } = shape;
   const numTokens = sequences.reduce((sum, s) => sum + s.queryLen, 0);
-  const rounded = (x: Float32Array): Float32Array =>
-    kvType === 'f16' ? Float32Array.from(new Float16Array(x)) : x;
   const q = randomF32(numTokens * numHeads * headDim, seed, 2);
-  const kvOf = (salt: number) =>
-    sequences.map(({ contextLen }, s) =>
-      rounded(randomF32(contextLen * numKvHeads * headDim, seed + salt + 7 * s)),
-    );
-  const keys = kvOf(100);
-  const values = kvOf(200);
+  const heads = (salt: number): StoredHead[][] =>
+    sequences.map(({ contextLen }, s) => {
+      const row = randomF32(contextLen * numKvHeads * headDim, seed + salt + 7 * s);
+      return range(contextLen * numKvHeads).map((i) =>
+        storedHead(kvType, row.subarray(i * headDim, (i + 1) * headDim)),
+      );
+    });
+  const keyHeads = heads(100);
+  const valueHeads = heads(200);
+  const meanings = (of: StoredHead[][]): Float64Array[] =>
+    of.map((stored) => {
+      const all = new Float64Array(stored.length * headDim);
+      stored.forEach(({ meaning }, i) => {
+        all.set(meaning, i * headDim);
+      });
+      return all;
+    });
 
   const maxBlocksPerSeq = Math.max(...sequences.map((s) => Math.ceil(s.contextLen / 16))) + 1;
   const numBlocks = sequences.length * maxBlocksPerSeq;
@@ -57,11 +130,20 @@ export function scene(shape: PagedAttentionShape, sequences: readonly Sequence[]
   const valueCache = new Uint8Array(numBlocks * valueBlockBytes(shape));
   const keyView = new DataView(keyCache.buffer);
   const valueView = new DataView(valueCache.buffer);
-  const elementBytes = kvType === 'f16' ? 2 : 4;
-  for (const i of range(keyCache.length / elementBytes)) setElement(shape, keyView, i, Number.NaN);
-  const rowElements = valueRowElements(headDim);
-  for (const i of range(valueCache.length / elementBytes)) {
-    setElement(shape, valueView, i, i % rowElements < headDim ? Number.NaN : 0);
+  for (const slot of range(numBlocks * KV_BLOCK_SIZE)) {
+    for (const h of range(numKvHeads)) {
+      const key = keyAddress(shape, slot, h);
+      const value = valueAddress(shape, slot, h);
+      if (isQuantizedKv(kvType)) {
+        keyView.setFloat16(key.scale, Number.NaN, true);
+        valueView.setFloat16(value.scale, Number.NaN, true);
+      }
+      const garbage = isQuantizedKv(kvType) ? -5 : Number.NaN;
+      for (const d of range(headDim)) {
+        setElement(kvType, keyView, key.elements, keyPlace(kvType, d, slot & 15), garbage);
+        setElement(kvType, valueView, value.elements, valuePlace(kvType, d), garbage);
+      }
+    }
   }
   sequences.forEach(({ contextLen, queryLen }, s) => {
     // With a window, blocks that nobody sees any more have been given back.
@@ -70,13 +152,21 @@ export function scene(shape: PagedAttentionShape, sequences: readonly Sequence[]
       const at = s * maxBlocksPerSeq + (t >> 4);
       if (t % KV_BLOCK_SIZE === 0) blockTables[at] = order.pop()!;
       const block = blockTables[at]!;
+      const slot = KV_BLOCK_SIZE * block + (t & 15);
       for (const h of range(numKvHeads)) {
+        const key = keyAddress(shape, slot, h);
+        const value = valueAddress(shape, slot, h);
+        const storedKey = keyHeads[s]![t * numKvHeads + h]!;
+        const storedValue = valueHeads[s]![t * numKvHeads + h]!;
+        if (isQuantizedKv(kvType)) {
+          keyView.setFloat16(key.scale, storedKey.scale, true);
+          valueView.setFloat16(value.scale, storedValue.scale, true);
+        }
         for (const d of range(headDim)) {
-          const from = (t * numKvHeads + h) * headDim + d;
-          const keyAt = ((block * numKvHeads + h) * headDim + d) * 16 + (t & 15);
-          setElement(shape, keyView, keyAt, keys[s]![from]!);
-          const valueAt = ((block * numKvHeads + h) * 16 + (t & 15)) * rowElements + d;
-          setElement(shape, valueView, valueAt, values[s]![from]!);
+          const keyAt = keyPlace(kvType, d, t & 15);
+          setElement(kvType, keyView, key.elements, keyAt, storedKey.elements[d]!);
+          const valueAt = valuePlace(kvType, d);
+          setElement(kvType, valueView, value.elements, valueAt, storedValue.elements[d]!);
         }
       }
     }
@@ -105,7 +195,12 @@ export function scene(shape: PagedAttentionShape, sequences: readonly Sequence[]
     tiles: Int32Array.from(tiles),
     parts: 0,
   };
-  return { shape, sequences, q, keys, values, fields, numChunks: (tiles.length / 8) * numKvHeads };
+  return {
+    ...{ shape, sequences, q, fields },
+    keys: meanings(keyHeads),
+    values: meanings(valueHeads),
+    numChunks: (tiles.length / 8) * numKvHeads,
+  };
 }
 
 /** The definition, in f64. */

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { it } from 'node:test';
+import { KV_TYPES, type KvType } from '../../kernels/kv-layout.ts';
 import { pagedAttentionRow } from './attention.ts';
 import { PagedKvCache } from './paged-kv-cache.ts';
 import { Random } from './testing/random.ts';
@@ -32,8 +33,9 @@ function expectedHead(head: number, position: number, window: number | null): nu
   );
 }
 
-function filledCache(): PagedKvCache {
-  const cache = new PagedKvCache(new Map([[0, LAYOUT]]), 8, BLOCK_SIZE);
+function filledCache(kvType: KvType = 'f32'): PagedKvCache {
+  const pool = { numBlocks: 8, blockSize: BLOCK_SIZE, kvType };
+  const cache = new PagedKvCache(new Map([[0, LAYOUT]]), pool);
   const layer = cache.layer(0);
   for (let j = 0; j < LENGTH; j++) {
     const slot = BLOCK_TABLE[Math.floor(j / BLOCK_SIZE)]! * BLOCK_SIZE + (j % BLOCK_SIZE);
@@ -81,13 +83,32 @@ for (const [position, window] of [
   });
 }
 
-it('reads a copied block as the original', () => {
-  const cache = filledCache();
-  const before = attend(cache, 20, null);
-  cache.copyBlock(7, 1);
-  const layer = cache.layer(0);
-  layer.keys.fill(0, 7 * 64, 8 * 64);
-  assert.notDeepEqual(attend(cache, 20, null), before);
-  cache.copyBlock(1, 7);
-  assert.deepEqual(attend(cache, 20, null), before);
-});
+/** Of outputs around 0.1 to 1. */
+const MAX_ERROR = { f32: 1e-6, f16: 1e-3, q8: 0.02, q4: 0.3 } as const;
+
+for (const kvType of KV_TYPES) {
+  it(`agrees with the definition up to the rounding of ${kvType}`, () => {
+    const out = attend(filledCache(kvType), 20, null);
+    let largest = 0;
+    for (let head = 0; head < NUM_HEADS; head++) {
+      expectedHead(head, 20, null).forEach((expected, i) => {
+        largest = Math.max(largest, Math.abs(out[head * 8 + i]! - expected));
+      });
+    }
+    assert.ok(largest < MAX_ERROR[kvType], `${largest}`);
+    assert.ok(kvType === 'f32' || largest > 1e-6, `${largest}: nothing was rounded`);
+  });
+
+  it(`reads a copied block as the original, in ${kvType}`, () => {
+    const cache = filledCache(kvType);
+    const before = attend(cache, 20, null);
+    cache.copyBlock(7, 1);
+    const layer = cache.layer(0);
+    for (let offset = 0; offset < BLOCK_SIZE; offset++) {
+      cache.store(layer.keys, layer, 7 * BLOCK_SIZE + offset, new Float32Array(16), 0);
+    }
+    assert.notDeepEqual(attend(cache, 20, null), before);
+    cache.copyBlock(1, 7);
+    assert.deepEqual(attend(cache, 20, null), before);
+  });
+}

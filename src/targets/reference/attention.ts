@@ -1,4 +1,5 @@
 /** Attention of one token over the paged KV cache; scores and softmax in f64. */
+import { rotateHead, rotationSize } from '../../tensor/kv-row.ts';
 import type { KvLayer, PagedKvCache } from './paged-kv-cache.ts';
 import type { HeadRow } from './rope.ts';
 
@@ -34,18 +35,20 @@ export function pagedAttentionRow(
   const { numHeads, scale, window, position, blockTable, blockTableOffset } = query;
   const { numKvHeads, headDim, keys, values } = layer;
   const { blockSize } = cache;
+  const slotOf = (j: number): number =>
+    blockTable[blockTableOffset + Math.floor(j / blockSize)]! * blockSize + (j % blockSize);
+  const rotation = rotationSize(headDim);
   const groupSize = numHeads / numKvHeads;
   const first = window === null ? 0 : Math.max(0, position - window + 1);
   for (let head = 0; head < numHeads; head++) {
     const kvHead = Math.floor(head / groupSize);
-    const qFrom = q.offset + head * headDim;
+    const start = q.offset + head * headDim;
+    const query = q.data.slice(start, start + headDim);
+    if (keys.isRotated) rotateHead(query);
+    const factor = keys.isRotated ? scale / rotation : scale;
     let max = -Infinity;
     for (let j = first; j <= position; j++) {
-      const block = blockTable[blockTableOffset + Math.floor(j / blockSize)]!;
-      const from = ((block * numKvHeads + kvHead) * blockSize + (j % blockSize)) * headDim;
-      let dot = 0;
-      for (let i = 0; i < headDim; i++) dot += q.data[qFrom + i]! * keys[from + i]!;
-      const score = dot * scale;
+      const score = keys.dot(cache.row(layer, slotOf(j), kvHead), query, 0) * factor;
       scores[j] = score;
       if (score > max) max = score;
     }
@@ -56,14 +59,12 @@ export function pagedAttentionRow(
       sum += weight;
     }
     const to = out.offset + head * headDim;
-    for (let i = 0; i < headDim; i++) out.data[to + i] = 0;
+    const result = out.data.subarray(to, to + headDim).fill(0);
     for (let j = first; j <= position; j++) {
-      const block = blockTable[blockTableOffset + Math.floor(j / blockSize)]!;
-      const from = ((block * numKvHeads + kvHead) * blockSize + (j % blockSize)) * headDim;
-      const weight = scores[j]! / sum;
-      for (let i = 0; i < headDim; i++) {
-        out.data[to + i] = out.data[to + i]! + weight * values[from + i]!;
-      }
+      values.addTo(cache.row(layer, slotOf(j), kvHead), scores[j]! / sum, result, 0);
     }
+    if (!values.isRotated) continue;
+    rotateHead(result);
+    for (let i = 0; i < headDim; i++) result[i] = result[i]! / rotation;
   }
 }

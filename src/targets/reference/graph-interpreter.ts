@@ -6,6 +6,7 @@
  */
 import type { Dim, Graph, GraphNode, NodeWithOp, RopeSpec } from '../../graph/ir.ts';
 import { isWeightOp } from '../../graph/op-rules.ts';
+import type { KvType } from '../../kernels/kv-layout.ts';
 import { InternalError } from '../../platform/errors.ts';
 import type { RunnerLimits, StepBatch } from '../model-runner.ts';
 import { pagedAttentionRow } from './attention.ts';
@@ -55,13 +56,13 @@ export class GraphInterpreter {
   readonly #scores: Float64Array;
   readonly #maxModelLen: number;
 
-  constructor(graph: Graph, weights: WeightValues, limits: RunnerLimits) {
+  constructor(graph: Graph, weights: WeightValues, limits: RunnerLimits, kvType: KvType) {
     this.#graph = graph;
     this.#weights = weights;
     this.#maxModelLen = limits.maxModelLen;
     this.#scores = new Float64Array(limits.maxModelLen);
     this.#scratch = new Float32Array(scratchElements(graph, limits));
-    this.kvCache = new PagedKvCache(kvLayouts(graph), limits.numBlocks, limits.blockSize);
+    this.kvCache = new PagedKvCache(kvLayouts(graph), { ...limits, kvType });
     this.#placeValues(limits);
     this.output = this.#rowsOf(graph.output);
     const head = graph.nodes.find((node) => node.op === 'firstRows');

@@ -476,9 +476,15 @@ class Interpreter {
       case 'f32.round':
         this.#forLanes(x.dst, (i) => roundToEven(f[a + i]!));
         return;
-      case 'f32.swapPairs':
-        this.#forLaneBits(x.dst, (i) => n[a + (i ^ 1)]!);
+      case 'f32.swap1':
+      case 'f32.swap2':
+      case 'f32.swap4':
+      case 'f32.swap8': {
+        const distance = Number(x.kind.slice('f32.swap'.length));
+        if (distance >= this.#lanes) throw this.#fault(`${x.kind} of ${this.#lanes} lanes`);
+        this.#forLaneBits(x.dst, (i) => n[a + (i ^ distance)]!);
         return;
+      }
       case 'f32.broadcastLane0':
         this.#forLaneBits(x.dst, () => n[a]!);
         return;

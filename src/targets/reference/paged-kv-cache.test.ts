@@ -1,31 +1,39 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { KV_TYPES } from '../../kernels/kv-layout.ts';
+import { kvHeadBytes } from './kv-rows.ts';
 import { PagedKvCache } from './paged-kv-cache.ts';
 
 test('a block read out and written elsewhere holds the same keys and values of every layer', () => {
   const layouts = new Map([
-    [0, { numKvHeads: 2, headDim: 3 }],
-    [4, { numKvHeads: 1, headDim: 5 }],
+    [0, { numKvHeads: 2, headDim: 6 }],
+    [4, { numKvHeads: 1, headDim: 10 }],
   ]);
-  const cache = new PagedKvCache(layouts, 6, 4);
-  let next = 0;
-  for (const layer of [0, 4]) {
-    const { keys, values } = cache.layer(layer);
-    for (const target of [keys, values]) for (let i = 0; i < target.length; i++) target[i] = ++next;
+  for (const kvType of KV_TYPES) {
+    const cache = new PagedKvCache(layouts, { numBlocks: 6, blockSize: 4, kvType });
+    let next = 0;
+    for (const index of layouts.keys()) {
+      const layer = cache.layer(index);
+      for (const target of [layer.keys, layer.values]) {
+        for (let slot = 0; slot < 24; slot++) {
+          const token = Float32Array.from({ length: 12 }, () => ++next % 101);
+          cache.store(target, layer, slot, token, 0);
+        }
+      }
+    }
+    const bytes = new Uint8Array(cache.blockBytes);
+    const rowBytes = 2 * kvHeadBytes(kvType, 6) + kvHeadBytes(kvType, 10);
+    assert.equal(bytes.length, 4 * 2 * rowBytes);
+    const blockOf = (block: number): Uint8Array => {
+      cache.readBlock(block, bytes);
+      return bytes.slice();
+    };
+    const before = [0, 1, 2, 3, 4, 5].map(blockOf);
+    assert.notDeepEqual(before[5], before[1]);
+    cache.readBlock(1, bytes);
+    cache.writeBlock(5, bytes);
+    const after = [0, 1, 2, 3, 4, 5].map(blockOf);
+    assert.deepEqual(after.slice(0, 5), before.slice(0, 5));
+    assert.deepEqual(after[5], before[1]);
   }
-  const bytes = new Uint8Array(cache.blockBytes);
-  assert.equal(bytes.length, 4 * 4 * 2 * (2 * 3 + 5));
-  const blockOf = (block: number): number[] =>
-    [0, 4].flatMap((layer) => {
-      const { keys, values, numKvHeads, headDim } = cache.layer(layer);
-      const length = numKvHeads * headDim * 4;
-      return [keys, values].flatMap((part) => [
-        ...part.subarray(block * length, (block + 1) * length),
-      ]);
-    });
-  const before = [0, 1, 2, 3, 4, 5].map(blockOf);
-  cache.readBlock(1, bytes);
-  cache.writeBlock(5, bytes);
-  assert.deepEqual([0, 1, 2, 3, 4].map(blockOf), before.slice(0, 5));
-  assert.deepEqual(blockOf(5), before[1]);
 });

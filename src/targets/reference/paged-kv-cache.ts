@@ -1,10 +1,12 @@
 /**
- * Keys and values of all layers in blocks of `blockSize` tokens, f32.
+ * Keys and values of all layers in blocks of `blockSize` tokens, in one of the formats of kv-rows.ts.
  *
- * Per layer, keys and values each: [numBlocks, numKvHeads, blockSize, headDim]. Slot = block id * blockSize + offset in the block.
+ * Per layer, keys and values each: rows [numBlocks, numKvHeads, blockSize] of headDim elements. Slot = block id * blockSize + offset in the block.
  * Knows nothing of sequences; block tables say which blocks are whose.
  */
+import type { KvType } from '../../kernels/kv-layout.ts';
 import { InternalError } from '../../platform/errors.ts';
+import { createKvRows, type KvRows } from './kv-rows.ts';
 
 export interface KvLayout {
   readonly numKvHeads: number;
@@ -12,8 +14,14 @@ export interface KvLayout {
 }
 
 export interface KvLayer extends KvLayout {
-  readonly keys: Float32Array;
-  readonly values: Float32Array;
+  readonly keys: KvRows;
+  readonly values: KvRows;
+}
+
+export interface KvPool {
+  readonly numBlocks: number;
+  readonly blockSize: number;
+  readonly kvType: KvType;
 }
 
 export class PagedKvCache {
@@ -21,12 +29,11 @@ export class PagedKvCache {
   readonly #layers = new Map<number, KvLayer>();
 
   /** @param layouts by layer index */
-  constructor(layouts: ReadonlyMap<number, KvLayout>, numBlocks: number, blockSize: number) {
+  constructor(layouts: ReadonlyMap<number, KvLayout>, { numBlocks, blockSize, kvType }: KvPool) {
     this.blockSize = blockSize;
     for (const [layer, { numKvHeads, headDim }] of layouts) {
-      const length = numBlocks * numKvHeads * blockSize * headDim;
-      const keys = new Float32Array(length);
-      this.#layers.set(layer, { numKvHeads, headDim, keys, values: new Float32Array(length) });
+      const rows = () => createKvRows(kvType, numBlocks * numKvHeads * blockSize, headDim);
+      this.#layers.set(layer, { numKvHeads, headDim, keys: rows(), values: rows() });
     }
   }
 
@@ -36,15 +43,15 @@ export class PagedKvCache {
     return layer;
   }
 
-  /** Where head `kvHead` of slot `slot` starts in `keys` and `values`. */
-  headOffset({ numKvHeads, headDim }: KvLayout, slot: number, kvHead: number): number {
+  /** The row of head `kvHead` of slot `slot` in `keys` and `values`. */
+  row({ numKvHeads }: KvLayout, slot: number, kvHead: number): number {
     const block = Math.floor(slot / this.blockSize);
-    return ((block * numKvHeads + kvHead) * this.blockSize + (slot % this.blockSize)) * headDim;
+    return (block * numKvHeads + kvHead) * this.blockSize + (slot % this.blockSize);
   }
 
   /** Stores one token's heads, `[numKvHeads * headDim]` from an offset, into `values` or `keys` of a layer. */
   store(
-    target: Float32Array,
+    target: KvRows,
     layout: KvLayout,
     slot: number,
     source: Float32Array,
@@ -52,25 +59,21 @@ export class PagedKvCache {
   ): void {
     const { numKvHeads, headDim } = layout;
     for (let head = 0; head < numKvHeads; head++) {
-      const to = this.headOffset(layout, slot, head);
-      const from = sourceOffset + head * headDim;
-      for (let i = 0; i < headDim; i++) target[to + i] = source[from + i]!;
+      target.store(this.row(layout, slot, head), source, sourceOffset + head * headDim);
     }
   }
 
   copyBlock(from: number, to: number): void {
-    for (const { keys, values, numKvHeads, headDim } of this.#layers.values()) {
-      const length = numKvHeads * this.blockSize * headDim;
-      keys.copyWithin(to * length, from * length, (from + 1) * length);
-      values.copyWithin(to * length, from * length, (from + 1) * length);
+    for (const { data, bytes } of this.#parts()) {
+      data.copyWithin(to * bytes, from * bytes, (from + 1) * bytes);
     }
   }
 
   /** Bytes of one block over all layers. */
   get blockBytes(): number {
-    let bytes = 0;
-    for (const layout of this.#layers.values()) bytes += 2 * this.#bytesPerBlock(layout);
-    return bytes;
+    let total = 0;
+    for (const { bytes } of this.#parts()) total += bytes;
+    return total;
   }
 
   /** Copies a block out: keys and values of each layer in turn. */
@@ -82,8 +85,13 @@ export class PagedKvCache {
     this.#eachPart(block, from, (part, cached) => cached.set(part));
   }
 
-  #bytesPerBlock({ numKvHeads, headDim }: KvLayout): number {
-    return numKvHeads * this.blockSize * headDim * Float32Array.BYTES_PER_ELEMENT;
+  /** All memory, and how many bytes of each piece are one block's. */
+  *#parts(): Generator<{ data: Uint8Array; bytes: number }> {
+    for (const { keys, values, numKvHeads } of this.#layers.values()) {
+      for (const { data, bytesPerRow } of [...keys.parts, ...values.parts]) {
+        yield { data, bytes: numKvHeads * this.blockSize * bytesPerRow };
+      }
+    }
   }
 
   #eachPart(
@@ -92,13 +100,9 @@ export class PagedKvCache {
     visit: (part: Uint8Array, cached: Uint8Array) => void,
   ): void {
     let at = 0;
-    for (const layer of this.#layers.values()) {
-      const bytes = this.#bytesPerBlock(layer);
-      for (const values of [layer.keys, layer.values]) {
-        const cached = new Uint8Array(values.buffer, values.byteOffset + block * bytes, bytes);
-        visit(outside.subarray(at, at + bytes), cached);
-        at += bytes;
-      }
+    for (const { data, bytes } of this.#parts()) {
+      visit(outside.subarray(at, at + bytes), data.subarray(block * bytes, (block + 1) * bytes));
+      at += bytes;
     }
   }
 }

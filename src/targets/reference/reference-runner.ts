@@ -3,6 +3,7 @@
  * and what runs where there is no other.
  */
 import type { Graph } from '../../graph/ir.ts';
+import type { KvType } from '../../kernels/kv-layout.ts';
 import type { ModelRunner, RunnerLimits, StepBatch, StepTicket } from '../model-runner.ts';
 import {
   checkedRow,
@@ -25,6 +26,8 @@ export interface ReferenceRunnerOptions {
   readonly weights: WeightReader | WeightValues;
   /** `vocabSize` and `hiddenSize` are taken from the graph. */
   readonly limits: Omit<RunnerLimits, 'vocabSize' | 'hiddenSize'>;
+  /** Of the KV cache; default f32. */
+  readonly kvType?: KvType;
 }
 
 const DONE: StepTicket = { isDone: true, wait: async () => {} };
@@ -40,14 +43,14 @@ export class ReferenceRunner implements ModelRunner {
   readonly #sliceMax: readonly Float32Array[];
   readonly #sliceExpSum: readonly Float32Array[];
 
-  constructor({ graph, weights, limits }: ReferenceRunnerOptions) {
+  constructor({ graph, weights, limits, kvType = 'f32' }: ReferenceRunnerOptions) {
     const vocabSize = graph.output.shape[1] as number;
     const head = graph.nodes.find((node) => node.op === 'firstRows');
     const hiddenSize = head?.shape[1] as number;
     this.limits = { ...limits, vocabSize, hiddenSize };
     this.batch = createStepBatch(this.limits);
     const values = weights instanceof WeightValues ? weights : new WeightValues(weights);
-    this.#interpreter = new GraphInterpreter(graph, values, this.limits);
+    this.#interpreter = new GraphInterpreter(graph, values, this.limits, kvType);
     const rows = Array.from({ length: limits.maxLogitRows }, (_, row) => row);
     const numSlices = Math.ceil(vocabSize / SLICE_SIZE);
     this.#logits = rowViews(this.#interpreter.output, limits.maxLogitRows);

@@ -478,8 +478,21 @@ class Lowering {
         if (this.#width === 512) a.vrndscaleps(d, s, ROUND_TO_NEAREST);
         else a.vroundps(d, s, ROUND_TO_NEAREST | ROUND_SUPPRESS_EXCEPTIONS);
         return;
-      case 'f32.swapPairs':
+      case 'f32.swap1':
         a.vpermilps(d, s, 0xb1);
+        return;
+      case 'f32.swap2':
+        a.vpermilps(d, s, 0x4e);
+        return;
+      case 'f32.swap4':
+        if (this.#width === 512) a.vshuff32x4(d, s, s, 0xb1);
+        else a.vperm2f128(d, s, s, 0x01);
+        return;
+      case 'f32.swap8':
+        if (this.#width !== 512) {
+          throw new InternalError(`kernel ${this.#program.name}: ${x.kind} of 8 lanes`);
+        }
+        a.vshuff32x4(d, s, s, 0x4e);
         return;
       case 'f32.broadcastLane0':
         a.vbroadcastss(d, asXmm(s));
