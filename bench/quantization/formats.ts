@@ -58,7 +58,7 @@ export async function madeFormat(path: string, type: FileTypeName): Promise<stri
   const output = join(benchFolder(), `${basename(path, '.gguf')}-as-${type}.gguf`);
   if (existsSync(output)) return output;
   using model = new OpenedModel(path);
-  await quantizeModel(path, model.description.config, output, { fileType: type });
+  await quantizeModel(path, model.description.config, output, { types: type });
   return output;
 }
 

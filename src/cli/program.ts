@@ -85,6 +85,11 @@ const COMMANDS: readonly CommandEntry[] = [
     load: () => import('./commands/quantize.ts'),
   },
   {
+    name: 'imatrix',
+    summary: "measure the inputs of a model's weights, for quantize --imatrix",
+    load: () => import('./commands/imatrix.ts'),
+  },
+  {
     name: 'evaluate',
     summary: 'measure what a smaller model costs in quality',
     load: () => import('./commands/evaluate.ts'),

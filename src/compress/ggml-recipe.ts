@@ -40,6 +40,15 @@ export function fileTypeId(name: FileTypeName): number {
   return FILE_TYPES[name].id;
 }
 
+/** Likewise for a file of many types: that of the commonest. */
+export function mixedFileTypeId(dtypes: readonly DType[]): number {
+  const counts = new Map<DType, number>();
+  for (const dtype of dtypes) counts.set(dtype, (counts.get(dtype) ?? 0) + 1);
+  const [commonest] = [...counts].toSorted((a, b) => b[1] - a[1])[0] ?? ['f32'];
+  const type = Object.values(FILE_TYPES).find(({ dtype }) => dtype === commonest);
+  return (type ?? FILE_TYPES.f32).id;
+}
+
 /** What of a model decides about its tensors. */
 export interface RecipeModel {
   readonly numLayers: number;

@@ -65,7 +65,7 @@ describe('quantizeModel', () => {
       const path = join(folder, `${fileType}.gguf`);
       let done = 0;
       const report = await quantizeModel(FIXTURE, before.config, path, {
-        fileType,
+        types: fileType,
         onProgress: (bytes, total) => {
           done = bytes / total;
         },
@@ -80,7 +80,7 @@ describe('quantizeModel', () => {
   it('encodes what the stored weights decode to, and keeps metadata with their types', async () => {
     using before = loadModelDescription(FIXTURE);
     const path = join(folder, 'twice.gguf');
-    await quantizeModel(FIXTURE, before.config, path, { fileType: 'q4_1' });
+    await quantizeModel(FIXTURE, before.config, path, { types: 'q4_1' });
     using source = openWeights(FIXTURE);
     using made = openWeights(path);
     const name = 'blk.0.ffn_down.weight';
@@ -117,7 +117,7 @@ describe('quantizeModel', () => {
     using before = loadModelDescription(FIXTURE);
     const out = join(folder, 'never.gguf');
     await assert.rejects(
-      quantizeModel(broken, before.config, out, { fileType: 'q4_0' }),
+      quantizeModel(broken, before.config, out, { types: 'q4_0' }),
       (error: unknown) =>
         error instanceof NonFiniteWeightError &&
         error.tensor === 'blk.1.ffn_up.weight' &&
@@ -137,7 +137,7 @@ describe('quantizeModel', () => {
     const stop = new AbortController();
     await assert.rejects(
       quantizeModel(FIXTURE, before.config, out, {
-        fileType: 'q4_0',
+        types: 'q4_0',
         signal: stop.signal,
         onProgress: () => stop.abort(new Error('enough')),
       }),

@@ -1,14 +1,17 @@
 /** A model on disk → a GGUF file of another type, by the rule of its file type. */
 import type { ModelConfig } from '../models/model-config.ts';
 import type { DType } from '../tensor/dtype.ts';
+import type { GgufEntry } from '../weights/gguf-header.ts';
 import { openWeights } from '../weights/weight-source.ts';
-import { type FileTypeName, fileTypeId, recipeType } from './ggml-recipe.ts';
+import { type FileTypeName, fileTypeId, mixedFileTypeId, recipeType } from './ggml-recipe.ts';
+import type { Imatrix } from './imatrix.ts';
 import { quantizeGguf } from './quantize-gguf.ts';
 
 export interface QuantizeModelOptions {
-  readonly fileType: FileTypeName;
-  /** Mean squared input per channel, by GGUF's tensor names. */
-  readonly importance?: ReadonlyMap<string, Float32Array>;
+  /** By the rule of a file type, or a type for each tensor by name; others stay as they are. */
+  readonly types: FileTypeName | ReadonlyMap<string, DType>;
+  /** What the error of each channel counts, and the name of the file that says so. */
+  readonly imatrix?: Imatrix & { readonly file: string };
   readonly signal?: AbortSignal;
   onProgress?(doneBytes: number, totalBytes: number): void;
 }
@@ -28,23 +31,41 @@ export async function quantizeModel(
   modelPath: string,
   config: ModelConfig,
   outputPath: string,
-  { fileType, importance, signal, onProgress }: QuantizeModelOptions,
+  { types, imatrix, signal, onProgress }: QuantizeModelOptions,
 ): Promise<QuantizeReport> {
   using source = openWeights(modelPath);
   const model = {
     numLayers: config.numLayers,
     queriesPerKv: config.numHeads / config.numKvHeads,
     tiedEmbeddings: config.tiedEmbeddings,
-    hasImportance: importance !== undefined,
+    hasImportance: imatrix !== undefined,
   };
   const { sizeBytes, bitsPerWeight, tensors } = await quantizeGguf(source, outputPath, {
-    typeOf: (tensor) => recipeType(fileType, tensor, model),
-    fileType: fileTypeId(fileType),
-    ...(importance && { importance }),
+    typeOf: (tensor) =>
+      typeof types === 'string'
+        ? recipeType(types, tensor, model)
+        : (types.get(tensor.name) ?? tensor.dtype),
+    fileType: typeof types === 'string' ? fileTypeId(types) : mixedFileTypeId([...types.values()]),
+    ...(imatrix && { importance: imatrix.importance, metadata: imatrixMetadata(imatrix) }),
     ...(signal && { signal }),
     ...(onProgress && { onProgress }),
   });
   const typeCounts: Partial<Record<DType, number>> = {};
   for (const { to } of tensors) typeCounts[to] = (typeCounts[to] ?? 0) + 1;
   return { sizeBytes, bitsPerWeight, typeCounts };
+}
+
+/** What llama.cpp's quantizer leaves in a file. */
+function imatrixMetadata(
+  imatrix: NonNullable<QuantizeModelOptions['imatrix']>,
+): Map<string, GgufEntry> {
+  const { file, dataset, importance, numChunks } = imatrix;
+  return new Map<string, GgufEntry>([
+    ['quantize.imatrix.file', { type: 'string', value: file }],
+    ...(dataset === null
+      ? []
+      : [['quantize.imatrix.dataset', { type: 'string', value: dataset }] as const]),
+    ['quantize.imatrix.entries_count', { type: 'i32', value: importance.size }],
+    ['quantize.imatrix.chunks_count', { type: 'i32', value: numChunks }],
+  ]);
 }

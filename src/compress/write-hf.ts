@@ -14,6 +14,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import type { DType } from '../tensor/dtype.ts';
+import type { WeightSource, WeightTensor } from '../weights/contract.ts';
 import { f16BytesOf, packAwq, packCompressedTensors, packGptq } from '../weights/hf-packed.ts';
 import { writeSafetensors } from '../weights/safetensors-writer.ts';
 import type { TensorToWrite } from '../weights/tensor-data.ts';
@@ -38,6 +39,45 @@ export async function writeHfModel(
   layout: HfLayout,
   outputFolder: string,
 ): Promise<number> {
+  const { matrices, vectors } = compressed;
+  const all = [...matrices.values()];
+  const version = all.some(({ zeros }) => zeros.includes(0)) ? 2 : 1;
+  return await writeHfFolder(modelFolder, outputFolder, {
+    layout,
+    quantization: () => quantizationConfig(all, layout, version),
+    tensorsOf(tensor) {
+      const { name, shape } = tensor;
+      const matrix = matrices.get(name);
+      if (matrix !== undefined) return packedTensors(name, matrix, layout, version);
+      const vector = vectors.get(name);
+      if (vector === undefined) return null;
+      const data = new Uint8Array(vector.buffer, vector.byteOffset, vector.byteLength);
+      return [{ name, dtype: 'f32', shape, data }];
+    },
+  });
+}
+
+/** What becomes of a model's folder. */
+export interface HfFolderContent {
+  /** For messages. */
+  readonly layout: string;
+  /** What stands for a tensor; null: it is copied. */
+  tensorsOf(tensor: WeightTensor, source: WeightSource): TensorToWrite[] | null;
+  /** Goes to config.json. */
+  quantization(): Record<string, unknown>;
+}
+
+/**
+ * The folder with other tensors: its tokenizer and defaults are copied, config.json gets its `quantization_config`.
+ *
+ * @returns size of the weights in bytes
+ * @throws {CompressError} if the model is no folder, or `outputFolder` is there already
+ */
+export async function writeHfFolder(
+  modelFolder: string,
+  outputFolder: string,
+  { layout, tensorsOf, quantization }: HfFolderContent,
+): Promise<number> {
   const configFile = join(modelFolder, 'config.json');
   if (!existsSync(configFile)) {
     throw new CompressError(
@@ -45,29 +85,21 @@ export async function writeHfModel(
     );
   }
   if (existsSync(outputFolder)) throw new CompressError(`${outputFolder}: is there already`);
-  const { matrices, vectors } = compressed;
   const temporary = `${outputFolder}.tmp-${process.pid}`;
   mkdirSync(temporary, { recursive: true });
   try {
     using source = openWeights(modelFolder);
-    const all = [...matrices.values()];
-    const version = all.some(({ zeros }) => zeros.includes(0)) ? 2 : 1;
-    const tensors = [...source.tensors.values()].flatMap((tensor): TensorToWrite[] => {
+    const tensors = [...source.tensors.values()].flatMap((tensor): readonly TensorToWrite[] => {
       const { name, dtype, shape } = tensor;
-      const matrix = matrices.get(name);
-      if (matrix !== undefined) return packedTensors(name, matrix, layout, version);
-      const vector = vectors.get(name);
-      if (vector === undefined)
-        return [{ name, dtype, shape, data: () => [source.readRows(name)] }];
-      const data = new Uint8Array(vector.buffer, vector.byteOffset, vector.byteLength);
-      return [{ name, dtype: 'f32', shape, data }];
+      const data = () => [source.readRows(name)];
+      return tensorsOf(tensor, source) ?? [{ name, dtype, shape, data }];
     });
     const sizeBytes = await writeSafetensors(join(temporary, 'model.safetensors'), {
       tensors,
       metadata: { format: 'pt' },
     });
     const config = JSON.parse(readFileSync(configFile, 'utf8')) as Record<string, unknown>;
-    config.quantization_config = quantizationConfig(all, layout, version);
+    config.quantization_config = quantization();
     writeFileSync(join(temporary, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
     for (const name of readdirSync(modelFolder)) {
       const isOther =

@@ -8,6 +8,7 @@ import { phi3 } from './architectures/phi3.ts';
 import { qwen2 } from './architectures/qwen2.ts';
 import { qwen3 } from './architectures/qwen3.ts';
 import { UnsupportedModelError } from './errors.ts';
+import { ggufFromCanonical } from './tensor-names.ts';
 
 export const ARCHITECTURES: readonly Architecture[] = [
   llama,
@@ -68,6 +69,12 @@ export function ggufArchitecture(source: string, name: string): GgufArchitecture
     name,
     ARCHITECTURES.flatMap(({ gguf }) => Object.keys(gguf)),
   );
+}
+
+/** GGUF's name of a tensor of an architecture; null where GGUF has no place for it. */
+export function ggufTensorName(architecture: string, canonicalName: string): string | null {
+  const [reading] = Object.values(architectureNamed(architecture).gguf);
+  return ggufFromCanonical(canonicalName, reading?.tensorParts);
 }
 
 function refuse(source: string, seen: string, names: readonly string[]): never {

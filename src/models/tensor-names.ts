@@ -42,6 +42,20 @@ export function canonicalFromGguf(
   return Object.hasOwn(parts, part) ? `model.layers.${layer}.${parts[part]}.${kind}` : null;
 }
 
+/** The other way round. @returns null for a name that GGUF has no place for */
+export function ggufFromCanonical(
+  name: string,
+  ownParts: Readonly<Record<string, string>> = {},
+): string | null {
+  for (const [gguf, canonical] of Object.entries(GGUF_TOP)) if (canonical === name) return gguf;
+  const match = /^model\.layers\.(\d+)\.(.+)\.(weight|bias)$/.exec(name);
+  if (match === null) return null;
+  const [, layer, module, kind] = match as unknown as [string, string, string, string];
+  const parts = Object.entries({ ...GGUF_PARTS, ...ownParts });
+  const part = parts.find(([, canonical]) => canonical === module)?.[0];
+  return part === undefined ? null : `blk.${layer}.${part}.${kind}`;
+}
+
 /** Where the text model of a model with further parts hangs; first match wins. */
 const HF_PREFIXES: readonly (readonly [from: string, to: string])[] = [
   ['model.language_model.lm_head.', 'lm_head.'],

@@ -29,8 +29,8 @@ const ENCODE_ERROR_BOUNDS: Partial<Record<DType, number>> = {
   q5_1: 0.5 / 31 + 0.002,
   q8_0: 0.5 / 254 + 0.001,
   q8_f32: 0.5 / 254 + 1e-6,
-  // Half of the widest gap between values: 0.7 to 1, and for fp4 2/3 to 1.
-  nf4: 0.1517 / 2 + 1e-6,
+  // Half of the widest gap between values: -1 to -0.7, and for fp4 2/3 to 1.
+  nf4: 0.1519 / 2 + 1e-6,
   fp4: 1 / 12 + 1e-6,
 };
 

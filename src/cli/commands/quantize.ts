@@ -1,54 +1,74 @@
 /** `hasten quantize`: a smaller model from a model. */
 import { existsSync, statSync } from 'node:fs';
-import { resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { basename, resolve } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { allocationPage, placeOf } from '../../app/allocation-page.ts';
 import { OpenedModel } from '../../app/open-model.ts';
 import { compressLinears, METHODS, type Method } from '../../compress/calibrated.ts';
 import { CompressionState, fingerprintOf } from '../../compress/compression-state.ts';
-import { CalibrationTooShortError, CompressError } from '../../compress/errors.ts';
+import { CompressError } from '../../compress/errors.ts';
 import { F32Weights } from '../../compress/f32-weights.ts';
-import { FILE_TYPE_NAMES, type FileTypeName, isFileTypeName } from '../../compress/ggml-recipe.ts';
+import { FILE_TYPE_NAMES, type FileTypeName } from '../../compress/ggml-recipe.ts';
 import { SYMMETRIES, type Symmetry } from '../../compress/group-quantizer.ts';
 import { checkFitsLayout } from '../../compress/hf-layout-check.ts';
-import { type QuantizeReport, quantizeModel } from '../../compress/quantize-model.ts';
+import { readImatrix } from '../../compress/imatrix.ts';
+import { mixModel, removeProbes } from '../../compress/mix-model.ts';
+import { MIXED_FORMATS, type MixedFormat, type MixedPlan } from '../../compress/mixed-precision.ts';
+import {
+  type QuantizeModelOptions,
+  type QuantizeReport,
+  quantizeModel,
+} from '../../compress/quantize-model.ts';
 import { HF_LAYOUTS, type HfLayout, writeHfModel } from '../../compress/write-hf.ts';
+import {
+  ROUNDED_LAYOUTS,
+  type RoundedLayout,
+  writeRoundedModel,
+} from '../../compress/write-rounded.ts';
 import { asDiskError } from '../../hub/download.ts';
 import { DiskSpaceError } from '../../hub/errors.ts';
+import { writeFileAtomic } from '../../platform/atomic-file.ts';
+import {
+  addCalibrationOptions,
+  type CalibrationFlags,
+  calibrationWindowsOf,
+  gatherImatrix,
+} from '../calibration.ts';
 import { CommandError, UsageError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
 import { findModelWithProgress } from '../model-command.ts';
-import { addOfflineOption, parseCount, parseInteger, readTextFile } from '../options.ts';
-import { formatBytes, formatSeconds, note, printJson, printLine } from '../output.ts';
+import { addOfflineOption, parseBytes, parseCount, parseInteger, parseNumber } from '../options.ts';
+import { formatBytes, formatSeconds, formatTable, note, printJson, printLine } from '../output.ts';
 import { ProgressReporter } from '../progress.ts';
 
-const TARGETS = [...FILE_TYPE_NAMES, ...HF_LAYOUTS];
-const BUILT_IN_TEXT = fileURLToPath(
-  new URL('../../../assets/calibration/public-domain.txt', import.meta.url),
-);
+const TARGETS = [...FILE_TYPE_NAMES, ...HF_LAYOUTS, ...ROUNDED_LAYOUTS];
+type TargetName = FileTypeName | HfLayout | RoundedLayout;
 
-interface QuantizeFlags {
-  readonly to: FileTypeName | HfLayout;
+interface QuantizeFlags extends CalibrationFlags {
+  readonly to?: TargetName;
+  readonly targetBpw?: number;
+  readonly targetSize?: number;
+  readonly formats?: MixedFormat[];
+  readonly searchTokens: number;
+  readonly chart?: string;
   readonly output: string;
   readonly method: Method;
   readonly bits: number;
   readonly groupSize: number | 'row';
   readonly symmetry: Symmetry;
-  readonly calibration?: string;
-  readonly tokens: number;
-  readonly window: number;
+  readonly imatrix?: string;
   readonly threads?: number;
   readonly offline: boolean;
   readonly json: boolean;
 }
 
 export function define(command: Command): void {
-  addOfflineOption(command)
+  addCalibrationOptions(addOfflineOption(command))
     .argument('<model>', 'a path, an alias or any form that pull takes')
-    .requiredOption('--to <type>', `${TARGETS.join(', ')}`, parseType)
+    .option('--to <type>', `${TARGETS.join(', ')}`, parseType)
     .requiredOption(
       '-o, --output <path>',
-      'the new GGUF file, or folder for gptq, awq and compressed-tensors',
+      'the new GGUF file, or folder for the layouts of Hugging Face',
     )
     .addOption(
       new Option('--method <name>', 'how codes are chosen').choices(METHODS).default('gptq'),
@@ -60,9 +80,32 @@ export function define(command: Command): void {
         .choices(SYMMETRIES)
         .default('asymmetric'),
     )
-    .option('--calibration <file>', 'text to calibrate with; a built-in one by default')
-    .option('--tokens <n>', 'tokens of it (k = 1024)', parseCount, 32_768)
-    .option('--window <n>', 'tokens of a window', parseCount, 512)
+    .option(
+      '--imatrix <file>',
+      "importance matrix for a GGUF type, llama.cpp's or ours; auto makes one",
+    )
+    .option(
+      '--target-bpw <x>',
+      'a GGUF type for each tensor, so many bits per weight in all',
+      parseNumber(1, 16),
+    )
+    .option(
+      '--target-size <size>',
+      'likewise, a file of at most this size, such as 100MB',
+      parseBytes,
+    )
+    .option(
+      '--formats <list>',
+      `types for --target-…, of ${MIXED_FORMATS.join(', ')}`,
+      parseFormats,
+    )
+    .option(
+      '--search-tokens <n>',
+      'tokens that --target-… compares predictions on',
+      parseCount,
+      512,
+    )
+    .option('--chart <file>', 'where --target-… draws its choice; OUTPUT.html by default')
     .option('--threads <n>', 'compute threads', parseInteger(1))
     .option('--json', 'print one JSON object', false)
     .addHelpText(
@@ -70,14 +113,21 @@ export function define(command: Command): void {
       `
 Types that end in _s, _m and _l give more bits to the tensors that llama.cpp gives more to. A row that
 is no multiple of 256 takes the nearest type with blocks of 32. Weights that are quantized already
-are dequantized first, and lose a little more.
+are dequantized first, and lose a little more. --imatrix auto runs the calibration text first.
+
+--target-bpw and --target-size choose a type for each tensor: they measure how predictions change with one
+tensor rounded at a time and spend bits where they save most. A search that was interrupted goes on.
+
+--to nf4, fp4 and int8 (bitsandbytes) and w8a8 (compressed-tensors int-quantized) write a Hugging Face
+folder of a model that is one, rounded to nearest.
 
 --to gptq, awq and compressed-tensors write a Hugging Face folder in that layout, of a model that is one,
 with --method, --bits, --group-size and --symmetry. A run that was interrupted goes on where it was.
 
 Examples:
   $ hasten quantize ./llama --to gptq --bits 4 --group-size 128 -o ./llama-gptq
-  $ hasten quantize gemma3-270m --to q4_k_m -o gemma3-270m-q4_k_m.gguf
+  $ hasten quantize ./llama --to nf4 -o ./llama-nf4
+  $ hasten quantize gemma3-270m --to q4_k_m --imatrix auto -o gemma3-270m-q4_k_m.gguf
 `,
     )
     .action(quantize);
@@ -86,31 +136,167 @@ Examples:
 async function quantize(spec: string, flags: QuantizeFlags): Promise<void> {
   using interrupts = new InterruptHandler();
   const { signal } = interrupts;
-  if (isHfLayout(flags.to)) {
-    await calibrate(spec, flags, flags.to, signal);
-    return;
+  const { to, targetBpw, targetSize } = flags;
+  const numAsked = [to, targetBpw, targetSize].filter((each) => each !== undefined).length;
+  if (numAsked !== 1) {
+    throw new UsageError('give one of --to, --target-bpw and --target-size');
   }
+  try {
+    if (to === undefined) await toMixedGguf(spec, flags, signal);
+    else if (isHfLayout(to)) await calibrate(spec, flags, to, signal);
+    else if (isRoundedLayout(to)) await round(spec, flags, to, signal);
+    else await toGguf(spec, flags, to, signal);
+  } catch (error) {
+    throw diskFull(error, resolve(flags.output));
+  }
+}
+
+async function toGguf(
+  spec: string,
+  flags: QuantizeFlags,
+  fileType: FileTypeName,
+  signal: AbortSignal,
+): Promise<void> {
+  const { path, output } = await ggufPaths(spec, flags, signal);
+  using model = new OpenedModel(path);
+  const startMs = performance.now();
+  const imatrix = await imatrixOf(model, flags, signal);
+  using progress = new ProgressReporter();
+  const report = await quantizeModel(path, model.description.config, output, {
+    types: fileType,
+    ...(imatrix && { imatrix }),
+    signal,
+    onProgress: (done, total) =>
+      progress.update({ label: 'quantizing', done, total, unit: 'bytes' }),
+  });
+  progress[Symbol.dispose]();
+  const seconds = (performance.now() - startMs) / 1000;
+  if (flags.json) await printJson({ ...report, seconds, output });
+  else await printReport(report, output, seconds);
+}
+
+/** The model, and where the GGUF file made of it is to be. */
+async function ggufPaths(
+  spec: string,
+  flags: QuantizeFlags,
+  signal: AbortSignal,
+): Promise<{ path: string; output: string }> {
   if (!flags.output.endsWith('.gguf')) {
     throw new UsageError(`--output ${flags.output}: expected a name that ends in .gguf`);
   }
   const { path } = await findModelWithProgress(spec, { offline: flags.offline, signal });
   const output = resolve(flags.output);
   if (output === resolve(path)) throw new UsageError('--output names the model itself');
+  return { path, output };
+}
+
+async function toMixedGguf(spec: string, flags: QuantizeFlags, signal: AbortSignal): Promise<void> {
+  const { path, output } = await ggufPaths(spec, flags, signal);
+  const { targetBpw, targetSize, searchTokens, threads } = flags;
   using model = new OpenedModel(path);
   const startMs = performance.now();
+  const imatrix = await imatrixOf(model, flags, signal);
+  const window = Math.min(flags.window, 256, searchTokens);
+  const windows = await calibrationWindowsOf(model, { ...flags, tokens: searchTokens, window });
+  const stateFile = `${output}.search.json`;
   using progress = new ProgressReporter();
+  const plan = await mixModel(path, model.description, {
+    target:
+      targetBpw === undefined
+        ? { kind: 'size', bytes: targetSize! }
+        : { kind: 'bpw', bitsPerWeight: targetBpw },
+    ...{ formats: flags.formats ?? MIXED_FORMATS, windows, stateFile, signal },
+    importance: imatrix?.importance,
+    threads: threads ?? 'auto',
+    onProgress: (phase, done, total) =>
+      progress.update({ label: phase, done, total, unit: 'items' }),
+  });
   const report = await quantizeModel(path, model.description.config, output, {
-    fileType: flags.to,
+    types: new Map(plan.tensors.map(({ name, dtype }) => [name, dtype])),
+    ...(imatrix && { imatrix }),
     signal,
     onProgress: (done, total) =>
       progress.update({ label: 'quantizing', done, total, unit: 'bytes' }),
-  }).catch((error: unknown) => {
-    throw diskFull(error, output);
   });
   progress[Symbol.dispose]();
+  const chart = resolve(flags.chart ?? `${output}.html`);
+  await writeFileAtomic(chart, allocationPage(basename(output), plan));
+  removeProbes(stateFile);
   const seconds = (performance.now() - startMs) / 1000;
-  if (flags.json) await printJson({ ...report, seconds, output });
-  else await printReport(report, output, seconds);
+  if (flags.json) {
+    await printJson({ ...report, ...plan, seconds, output, chart });
+    return;
+  }
+  note(allocationTable(plan));
+  note(`chart: ${chart}`);
+  await printReport(report, output, seconds);
+}
+
+/** Layers downwards, their tensors across. */
+function allocationTable({ tensors, predictedLoss }: MixedPlan): string {
+  const placed = tensors.map((tensor) => ({ ...tensor, ...placeOf(tensor.name) }));
+  const parts = [...new Set(placed.filter((t) => t.layer !== null).map((t) => t.part))];
+  const layers = [...new Set(placed.map((t) => t.layer))];
+  const rows = layers.map((layer) => {
+    const own = placed.filter((t) => t.layer === layer);
+    const loss = own.reduce((sum, t) => sum + t.loss, 0);
+    const bits = own.reduce((sum, t) => sum + 8 * t.bytes, 0);
+    const elements = own.reduce((sum, t) => sum + t.elements, 0);
+    const types =
+      layer === null
+        ? [own.map((t) => `${t.part} ${t.dtype}`).join(', ')]
+        : parts.map((part) => own.find((t) => t.part === part)?.dtype ?? '');
+    return [`${layer ?? '–'}`, (bits / elements).toFixed(2), loss.toExponential(1), ...types];
+  });
+  const header = ['layer', 'bits', 'predicted KL', ...parts];
+  return `${formatTable(header, rows)}\npredicted KL divergence: ${predictedLoss.toPrecision(3)} in all`;
+}
+
+/** A Hugging Face folder rounded to nearest. */
+async function round(
+  spec: string,
+  flags: QuantizeFlags,
+  layout: RoundedLayout,
+  signal: AbortSignal,
+): Promise<void> {
+  const { path } = await findModelWithProgress(spec, { offline: flags.offline, signal });
+  const output = resolve(flags.output);
+  if (existsSync(output)) throw new UsageError(`--output ${flags.output}: is there already`);
+  using progress = new ProgressReporter();
+  const startMs = performance.now();
+  const sizeBytes = await writeRoundedModel(path, layout, output, {
+    signal,
+    onProgress: (done, total) =>
+      progress.update({ label: 'quantizing', done, total, unit: 'bytes' }),
+  });
+  progress[Symbol.dispose]();
+  await printMade({ output, sizeBytes, seconds: (performance.now() - startMs) / 1000 }, flags);
+}
+
+/** The importance that was asked for: of a file, or gathered now. */
+async function imatrixOf(
+  model: OpenedModel,
+  flags: QuantizeFlags,
+  signal: AbortSignal,
+): Promise<QuantizeModelOptions['imatrix'] | undefined> {
+  if (flags.imatrix === undefined) return undefined;
+  if (flags.imatrix !== 'auto') {
+    return { file: flags.imatrix, ...readImatrix(resolve(flags.imatrix)) };
+  }
+  return { file: 'auto', ...(await gatherImatrix(model, flags, signal)) };
+}
+
+async function printMade(
+  made: { readonly output: string; readonly sizeBytes: number; readonly seconds: number },
+  { json }: QuantizeFlags,
+  details: object = {},
+): Promise<void> {
+  if (json) {
+    await printJson({ ...made, ...details });
+    return;
+  }
+  note(`${formatBytes(made.sizeBytes)} in ${formatSeconds(made.seconds)}`);
+  await printLine(made.output);
 }
 
 async function printReport(
@@ -132,7 +318,7 @@ async function calibrate(
   signal: AbortSignal,
 ): Promise<void> {
   const { path } = await findModelWithProgress(spec, { offline: flags.offline, signal });
-  const { method, bits, groupSize, symmetry, tokens, window } = flags;
+  const { method, bits, groupSize, symmetry } = flags;
   const threads = flags.threads ?? 'auto';
   using model = new OpenedModel(path);
   const { config, weights: source } = model.description;
@@ -141,16 +327,7 @@ async function calibrate(
       `--to ${layout} is for models that are Hugging Face folders; ${spec} is a GGUF file`,
     );
   }
-  const ids = model
-    .requireTokenizer()
-    .encode(await readTextFile(flags.calibration ?? BUILT_IN_TEXT));
-  const numWindows = Math.max(1, Math.floor(tokens / window));
-  if (ids.length < numWindows * window) {
-    throw new CalibrationTooShortError(ids.length, numWindows * window, window);
-  }
-  const windows = Array.from({ length: numWindows }, (_, i) =>
-    ids.slice(i * window, (i + 1) * window),
-  );
+  const windows = await calibrationWindowsOf(model, flags);
   const output = resolve(flags.output);
   if (existsSync(output)) throw new UsageError(`--output ${flags.output}: is there already`);
   const scheme = { bits, groupSize, symmetry, searchesRange: method === 'rtn' };
@@ -172,39 +349,46 @@ async function calibrate(
   }).catch((error: unknown) => {
     // The same run would be refused again: there is nothing to go on with.
     if (error instanceof CompressError) state.remove();
-    throw diskFull(error, output);
+    throw error;
   });
   progress[Symbol.dispose]();
-  const sizeBytes = await writeHfModel(path, compressed, layout, output).catch((error: unknown) => {
-    throw diskFull(error, output);
-  });
+  const sizeBytes = await writeHfModel(path, compressed, layout, output);
   state.remove();
   const seconds = (performance.now() - startMs) / 1000;
-  const layers = compressed.layers;
-  if (flags.json) await printJson({ output, sizeBytes, seconds, layers });
-  else {
-    note(`${formatBytes(sizeBytes)} in ${formatSeconds(seconds)}`);
-    await printLine(output);
-  }
+  await printMade({ output, sizeBytes, seconds }, flags, { layers: compressed.layers });
 }
 
 /** A full disk said as such; anything else as it is. Nothing is left under the final name either way. */
 function diskFull(error: unknown, output: string): unknown {
   if (!(asDiskError(error, output) instanceof DiskSpaceError)) return error;
   return new CommandError(
-    `no space left for ${output}: free some, or name an --output on another disk; layers that were calibrated are kept in ${output}.state, and the same command goes on after them`,
+    `no space left for ${output}: free some, or name an --output on another disk; what was calibrated or measured so far is kept beside ${output}, and the same command goes on after it`,
     { cause: error },
   );
 }
 
-function isHfLayout(name: FileTypeName | HfLayout): name is HfLayout {
+function isRoundedLayout(name: TargetName): name is RoundedLayout {
+  return (ROUNDED_LAYOUTS as readonly string[]).includes(name);
+}
+
+function isHfLayout(name: TargetName): name is HfLayout {
   return (HF_LAYOUTS as readonly string[]).includes(name);
 }
 
-function parseType(text: string): FileTypeName | HfLayout {
+function parseType(text: string): TargetName {
   const name = text.toLowerCase();
-  if (isFileTypeName(name) || isHfLayout(name as HfLayout)) return name as FileTypeName | HfLayout;
+  if ((TARGETS as readonly string[]).includes(name)) return name as TargetName;
   throw new InvalidArgumentError(`Expected one of ${TARGETS.join(', ')}.`);
+}
+
+function parseFormats(text: string): MixedFormat[] {
+  return text.split(',').map((name) => {
+    const dtype = MIXED_FORMATS.find((each) => each === name.trim().toLowerCase());
+    if (dtype === undefined) {
+      throw new InvalidArgumentError(`Expected some of ${MIXED_FORMATS.join(', ')}.`);
+    }
+    return dtype;
+  });
 }
 
 function parseGroupSize(text: string): number | 'row' {
