@@ -14,8 +14,10 @@ import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
 const FLAGS = ['--disable-warning=ExperimentalWarning'];
-/** Set for the re-executed process, so that a wrong binary cannot start itself for ever. */
+/** Set for the re-executed process, so that a wrong binary cannot start itself for ever: to the launcher's pid where that waits for it, else 0. */
 const GUARD = 'HASTEN_LAUNCHED';
+/** How often a process looks whether its parent is still there: getppid, which takes a microsecond. */
+const PARENT_CHECK_MS = 500;
 
 const root = new URL('..', import.meta.url);
 const source = new URL('src/cli/main.ts', root);
@@ -48,11 +50,33 @@ function carriedNode() {
 }
 
 /**
+ * Calls back once when this process has lost its parent, however that died: a launcher that was killed leaves no server behind, nor does npm,
+ * whose shell passes no signals on. Keeps no process alive.
+ */
+function onOrphaned(parent, callback) {
+  if (process.platform === 'win32') return; // The parent's pid never changes there.
+  const timer = setInterval(() => {
+    if (process.ppid === parent) return;
+    clearInterval(timer);
+    callback();
+  }, PARENT_CHECK_MS);
+  timer.unref();
+}
+
+/** What started this process and is to outlive it; undefined where a process may be left alone, as behind nohup. */
+function guardianPid(launcher) {
+  if (launcher > 0) return launcher;
+  return process.env.npm_lifecycle_event === undefined ? undefined : process.ppid;
+}
+
+/**
  * Runs the command line in this very process. Compiled code is cached in the user's own folder: it saves the 28 ms that setting up the type
  * stripper costs (62 ms to the end of an empty TypeScript program, 29 ms with the cache) and the compilation of every file.
  */
-async function runHere() {
+async function runHere(launcher = 0) {
   const { env } = process;
+  const guardian = guardianPid(launcher);
+  if (guardian !== undefined) onOrphaned(guardian, () => process.kill(process.pid, 'SIGTERM'));
   const folder =
     env.HASTEN_CACHE ?? join(env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'hasten');
   env.NODE_COMPILE_CACHE ??= join(folder, 'node-code'); // Read by worker threads; for this thread it is too late.
@@ -70,14 +94,17 @@ async function runHere() {
 /** Becomes `node main ...`, so that the caller sees its output, signals and exit code as its own. */
 async function runWith(node) {
   const args = [...FLAGS, fileURLToPath(import.meta.url), ...process.argv.slice(2)];
-  const env = { ...process.env, [GUARD]: '1' };
+  const env = { ...process.env, [GUARD]: '0' };
   if (typeof process.execve === 'function' && process.platform !== 'win32') {
     process.removeAllListeners('warning');
     process.execve(node, [node, ...args], env);
   }
   const { spawn } = await import('node:child_process');
+  env[GUARD] = String(process.pid);
   const child = spawn(node, args, { stdio: 'inherit', env });
-  // A terminal's Ctrl-C reaches the child by itself; a signal sent to this process alone does not.
+  const guardian = guardianPid(0);
+  if (guardian !== undefined) onOrphaned(guardian, () => child.kill('SIGTERM'));
+  // A terminal's Ctrl-C reaches the child by itself, too, which takes two at once for one; a signal sent to this process alone does not.
   for (const signal of [
     'SIGINT',
     'SIGTERM',
@@ -88,9 +115,7 @@ async function runWith(node) {
     'SIGCONT',
   ]) {
     try {
-      process.on(signal, () => {
-        if (signal !== 'SIGINT' || !process.stdin.isTTY) child.kill(signal);
-      });
+      process.on(signal, () => child.kill(signal));
     } catch {
       // Not a signal of this platform.
     }
@@ -112,9 +137,10 @@ function fail(message) {
   process.exit(1);
 }
 
-if (process.versions.node === version || process.env[GUARD] === '1') {
+const launched = process.env[GUARD];
+if (process.versions.node === version || launched !== undefined) {
   delete process.env[GUARD];
-  await runHere();
+  await runHere(Number(launched ?? 0));
 } else {
   const path = carriedNode();
   const [major = 0] = process.versions.node.split('.').map(Number);
