@@ -1,6 +1,7 @@
 /** Runs requests through an engine core in tests, step by step, and gives their texts as token ids. Knows nothing of what is expected. */
 import assert from 'node:assert/strict';
-import { EngineCore, type Speculation } from '../src/engine/engine-core.ts';
+import type { Speculation } from '../src/engine/draft-source.ts';
+import { EngineCore } from '../src/engine/engine-core.ts';
 import { prepareRequest } from '../src/engine/request.ts';
 import type { SamplingParamsInput } from '../src/engine/sampling-params.ts';
 import type { SpeculationStats } from '../src/engine/speculator.ts';

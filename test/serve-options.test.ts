@@ -99,3 +99,31 @@ test('computes the prompts of --preload before it is ready', async () => {
     rmSync(folder, { recursive: true });
   }
 });
+
+test('drafts with a second model: the same text; one of another vocabulary is refused', async () => {
+  const model = join(import.meta.dirname, 'fixtures/tiny/llama-bias');
+  const other = await runHasten(['serve', 'tiny', '--port', '0', '--draft-model', model]);
+  assert.equal(other.code, 1);
+  assert.match(other.stderr, /--draft-model .*(\d+ tokens.*\d+|no tokenizer)/);
+  const contradiction = ['serve', 'tiny', '--draft-model', 'tiny', '--speculation', 'off'];
+  assert.equal((await runHasten(contradiction)).code, 2);
+  const body = { prompt: 'Once upon a time', max_tokens: 80, temperature: 0, ignore_eos: true };
+  const texts: string[] = [];
+  for (const args of [
+    ['--speculation', 'off'],
+    ['--draft-model', 'tiny', '--num-speculative-tokens', '4'],
+  ]) {
+    const { child, url } = await serve(['tiny', ...args]);
+    const response = await fetch(`${url}/v1/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify(body),
+    });
+    const answer = (await response.json()) as { choices: { text: string }[] };
+    texts.push(answer.choices[0]!.text);
+    const metrics = await (await fetch(`${url}/metrics`)).text();
+    assert.equal(/spec_decode_num_drafts_total/.test(metrics), true);
+    assert.equal(await end(child, 'SIGTERM'), 0);
+  }
+  assert.equal(texts[1], texts[0]);
+});

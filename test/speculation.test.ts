@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import path from 'node:path';
 import { test } from 'node:test';
 import { OpenedModel } from '../src/app/open-model.ts';
-import type { Speculation } from '../src/engine/engine-core.ts';
+import type { Speculation } from '../src/engine/draft-source.ts';
 import type { SpeculationStats } from '../src/engine/speculator.ts';
 import { hubEnvironmentFrom } from '../src/hub/environment.ts';
 import { ModelUnavailableError } from '../src/hub/errors.ts';

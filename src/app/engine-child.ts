@@ -16,6 +16,7 @@ export class EngineChild {
   readonly ended: Promise<Error>;
   readonly #child: ChildProcess;
   #isEnded = false;
+  #killReason: string | undefined;
 
   /** Starts the process and lets it load the model. */
   constructor(setup: EngineSetup, onProgress: ProgressCallback | undefined) {
@@ -41,7 +42,7 @@ export class EngineChild {
     this.ended = ended.promise;
     const end = (how: string, cause?: Error): void => {
       this.#isEnded = true;
-      ended.resolve(reason ?? new EngineDiedError(how, { cause }));
+      ended.resolve(reason ?? new EngineDiedError(this.#killReason ?? how, { cause }));
     };
     this.#child.on('error', (error) => end(`its process failed: ${error.message}`, error));
     // `close` comes after the channel has been read to its end.
@@ -64,7 +65,9 @@ export class EngineChild {
     sendEnvelope(this.#child as IpcChannel, { host: { type: 'text', ...text } });
   }
 
-  async kill(): Promise<void> {
+  /** @param reason for whoever waits for its end */
+  async kill(reason?: string): Promise<void> {
+    this.#killReason = reason;
     if (!this.#isEnded) this.#child.kill('SIGKILL');
     await this.ended;
   }

@@ -1,4 +1,5 @@
 /** What starting an engine takes and tells: plain data, so that the engine may live on another thread or in another process. */
+import type { Speculation } from '../engine/draft-source.ts';
 import type { LoadFormat } from '../models/load-format.ts';
 import type {
   KvCacheType,
@@ -21,6 +22,16 @@ export interface EngineSetup {
   readonly kvCacheType?: KvCacheType | undefined;
   readonly maxSeqs?: number | undefined;
   readonly planCacheFolder: string | null;
+  readonly drafts?: DraftSetup | undefined;
+}
+
+/** Where tokens that are checked ahead come from. */
+export interface DraftSetup {
+  readonly speculation?: Speculation | undefined;
+  /** Model file or folder of the draft model; it runs with the target, precision and threads of the first. */
+  readonly modelPath?: string | undefined;
+  /** Most tokens of one draft. */
+  readonly maxTokens?: number | undefined;
 }
 
 export type ProgressCallback = (progress: RunnerProgress) => void;

@@ -20,13 +20,13 @@ const setup: EngineSetup = {
 const CONNECT = { defaults: DEFAULT_SAMPLING_PARAMS, tokenText: null, eosTokenIds: [2] };
 const greedy = { temperature: 0, maxTokens: 120, ignoreEos: true } as const;
 
-async function supervised(): Promise<{
+async function supervised(timeoutMs: number | null = null): Promise<{
   supervisor: EngineSupervisor;
   engine: EngineApi;
   events: SupervisorEvent[];
 }> {
   const events: SupervisorEvent[] = [];
-  const supervisor = new EngineSupervisor({ onEvent: (event) => events.push(event) });
+  const supervisor = new EngineSupervisor({ onEvent: (event) => events.push(event), timeoutMs });
   supervisor.open(setup);
   return { supervisor, engine: await supervisor.connect(CONNECT), events };
 }
@@ -68,6 +68,39 @@ describe('an engine in a process of its own', () => {
     assert.ok((events[1] as { numResumed: number }).numResumed > 0);
     const stats = await engine.stats();
     assert.equal(stats.numFreeBlocks, stats.numBlocks);
+  });
+
+  test('stopped in the middle of streams, is ended and started again, and each goes on', async () => {
+    const { supervisor, engine, events } = await supervised(1500);
+    await using _ = supervisor;
+    const requests = [0, 1, 2].map((i) => ({
+      promptTokenIds: [1, 5 + i, 6],
+      samplingParams: { ...greedy, temperature: i, seed: i },
+    }));
+    const undisturbed = await Promise.all(requests.map((one) => engine.submit(one).collect()));
+    const handles = requests.map((one) => engine.submit(one));
+    const before = supervisor.pid!;
+    let isStopped = false;
+    const disturbed = await Promise.all(
+      handles.map(async (handle) => {
+        const tokenIds: number[] = [];
+        for await (const event of handle) {
+          if (event.type === 'token') tokenIds.push(event.tokenId);
+          if (!isStopped && tokenIds.length === 20) process.kill(before, 'SIGSTOP');
+          isStopped ||= tokenIds.length === 20;
+        }
+        return tokenIds;
+      }),
+    );
+    assert.deepEqual(
+      disturbed,
+      undisturbed.map(({ tokenIds }) => tokenIds),
+    );
+    assert.notEqual(supervisor.pid, before);
+    const [died] = events;
+    assert.ok(died?.type === 'died');
+    assert.match(died.reason, /no progress for 1.5 s/);
+    assert.throws(() => process.kill(before, 0), /ESRCH/);
   });
 
   test('says why a model cannot be loaded, without trying again', async () => {

@@ -16,6 +16,7 @@ import {
   type ModelText,
 } from './engine-host.ts';
 import type { EngineSetup } from './engine-setup.ts';
+import { EngineWatchdog } from './engine-watchdog.ts';
 import { SuspectGate } from './suspect-gate.ts';
 
 /** What the supervisor tells of an engine that was running. */
@@ -33,6 +34,8 @@ export interface SupervisorOptions {
   readonly onEvent?: (event: SupervisorEvent) => void;
   /** Sees every request and every event of it. */
   readonly observer?: EngineObserver;
+  /** Time without a sign of life after which a running engine is ended; `null` (default): any. */
+  readonly timeoutMs?: number | null;
 }
 
 /** The first restart comes at once; the pause doubles from the second within a minute on. */
@@ -64,8 +67,11 @@ export class EngineSupervisor implements EngineKeeper {
   #restarting: Promise<void> | undefined;
   #deathTimes: number[] = [];
   #numRestarts = 0;
+  readonly #timeoutMs: number | null;
+  #watchdog: EngineWatchdog | undefined;
 
-  constructor({ onEvent = () => {}, observer }: SupervisorOptions = {}) {
+  constructor({ onEvent = () => {}, observer, timeoutMs = null }: SupervisorOptions = {}) {
+    this.#timeoutMs = timeoutMs;
     this.#onEvent = onEvent;
     this.#observer = observer;
   }
@@ -107,6 +113,7 @@ export class EngineSupervisor implements EngineKeeper {
           this.#restarting = this.#restart();
         },
       });
+      this.#watch();
       return this.#client;
     } catch (error) {
       await child.kill();
@@ -120,6 +127,7 @@ export class EngineSupervisor implements EngineKeeper {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#watchdog?.[Symbol.dispose]();
     this.#closing.abort();
     await this.#restarting;
     const child = this.#child;
@@ -136,6 +144,7 @@ export class EngineSupervisor implements EngineKeeper {
 
   /** Starts engines until one runs, or too many in a row have failed to. */
   async #restart(): Promise<void> {
+    this.#watchdog?.[Symbol.dispose]();
     const { signal } = this.#closing;
     const startMs = performance.now();
     let numFailedStarts = 0;
@@ -163,12 +172,25 @@ export class EngineSupervisor implements EngineKeeper {
         () => false,
       );
       if (isRunning) {
+        this.#watch();
         const tookMs = Math.round(performance.now() - startMs);
         this.#onEvent({ type: 'restarted', enginePid: this.#child.pid ?? 0, numResumed, tookMs });
         return;
       }
       numFailedStarts++;
     }
+  }
+
+  /** Ends the engine that runs now when it hangs; what follows is as after a crash. */
+  #watch(): void {
+    const timeoutMs = this.#timeoutMs;
+    const [child, client] = [this.#child!, this.#client!];
+    if (timeoutMs === null || this.#closing.signal.aborted) return;
+    this.#watchdog = new EngineWatchdog({
+      timeoutMs,
+      ask: () => client.stats(),
+      onHang: () => void child.kill(`it made no progress for ${timeoutMs / 1000} s and was ended`),
+    });
   }
 
   #pauseAfterDeath(): number {

@@ -3,6 +3,7 @@ import type { EngineApi } from '../engine/engine.ts';
 import { DEFAULT_SAMPLING_PARAMS } from '../engine/sampling-params.ts';
 import type { SamplingDefaults } from '../models/sampling-defaults.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import { assertSameVocabulary } from './draft-model.ts';
 import type { EngineKeeper } from './engine-host.ts';
 import { EngineTextModel } from './engine-text-model.ts';
 import { OpenedModel } from './open-model.ts';
@@ -13,6 +14,7 @@ export interface RunningModelOptions {
   readonly name: string;
   readonly path: string;
   readonly maxModelLen?: number | undefined;
+  readonly draftPath?: string | undefined;
 }
 
 export class RunningModel extends EngineTextModel implements AsyncDisposable {
@@ -35,8 +37,10 @@ export class RunningModel extends EngineTextModel implements AsyncDisposable {
     using opened = new OpenedModel(options.path, { maxModelLen: options.maxModelLen ?? null });
     const { tokenizer, eosTokenIds } = opened;
     const { samplingDefaults } = opened.description;
+    const tokenText = tokenizer === null ? null : tokenTextOf(tokenizer);
+    if (options.draftPath !== undefined) assertSameVocabulary(tokenText, options.draftPath);
     const engine = await host.connect({
-      tokenText: tokenizer === null ? null : tokenTextOf(tokenizer),
+      tokenText,
       eosTokenIds,
       defaults: { ...DEFAULT_SAMPLING_PARAMS, ...samplingDefaults },
     });

@@ -8,7 +8,7 @@ import type { EnginePort } from '../engine/protocol.ts';
 import { loadModelDescription } from '../models/load-model.ts';
 import { HastenError } from '../platform/errors.ts';
 import { createRunner } from '../runtime/create-runner.ts';
-import type { ModelRunner } from '../targets/model-runner.ts';
+import type { ModelRunner, RunnerLimits } from '../targets/model-runner.ts';
 import type { HostMessage, ModelText } from './engine-host.ts';
 import type { EngineSetup } from './engine-setup.ts';
 import { decoderSource } from './token-text.ts';
@@ -24,8 +24,16 @@ export interface ServedEngine {
 export async function serveEngine({ setup, text, port, tell }: ServedEngine): Promise<void> {
   try {
     using runner = await openRunner(setup, tell);
+    using draftRunner = await openDraftRunner(setup, runner.limits, tell);
     const { tokenText, eosTokenIds } = await text;
-    const core = new EngineCore({ runner, tokenizer: decoderSource(tokenText), eosTokenIds });
+    const core = new EngineCore({
+      runner,
+      tokenizer: decoderSource(tokenText),
+      eosTokenIds,
+      draftRunner,
+      speculation: setup.drafts?.speculation,
+      maxDraftTokens: setup.drafts?.maxTokens,
+    });
     await new EngineServer(core, runner.limits, port).closed;
   } catch (error) {
     const isOurs = error instanceof HastenError;
@@ -40,7 +48,7 @@ async function openRunner(
   setup: EngineSetup,
   tell: (message: HostMessage) => void,
 ): Promise<ModelRunner> {
-  const { path, loadIn, ...options } = setup;
+  const { path, loadIn, drafts: _, ...options } = setup;
   // Closed again at once: a runner keeps its own packed weights.
   using description = loadModelDescription(path, {
     maxModelLen: setup.maxModelLen ?? null,
@@ -51,5 +59,31 @@ async function openRunner(
     source: description.weights,
     config: description.config,
     onProgress: (progress) => tell({ type: 'progress', progress }),
+  });
+}
+
+/** It has a KV cache for as many tokens as the first model's. */
+async function openDraftRunner(
+  setup: EngineSetup,
+  { maxModelLen, numBlocks }: RunnerLimits,
+  tell: (message: HostMessage) => void,
+): Promise<ModelRunner | null> {
+  const path = setup.drafts?.modelPath;
+  if (path === undefined) return null;
+  using description = loadModelDescription(path, { maxModelLen: null });
+  const { weights, config } = description;
+  const { target, precision, threads, maxSeqs, planCacheFolder } = setup;
+  return await createRunner({
+    source: weights,
+    config,
+    target,
+    precision,
+    threads,
+    maxSeqs,
+    planCacheFolder,
+    maxModelLen: Math.min(maxModelLen, config.maxPositionEmbeddings),
+    numKvBlocks: numBlocks,
+    onProgress: ({ phase, ...rest }) =>
+      tell({ type: 'progress', progress: { phase: `draft model: ${phase}`, ...rest } }),
   });
 }

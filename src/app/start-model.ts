@@ -24,8 +24,9 @@ export async function startModel(options: StartModelOptions): Promise<RunningMod
   host.open(setup, { onProgress, signal });
   try {
     const { RunningModel } = await import('./running-model.ts');
-    const { path, maxModelLen } = setup;
-    return await RunningModel.over(host, { name, path, maxModelLen });
+    const { path, maxModelLen, drafts } = setup;
+    const draftPath = drafts?.modelPath;
+    return await RunningModel.over(host, { name, path, maxModelLen, draftPath });
   } catch (error) {
     await host[Symbol.asyncDispose]();
     throw error;

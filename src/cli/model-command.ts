@@ -1,6 +1,7 @@
 /** What commands that open a model do first: find it and start it, with a progress bar where that takes a while. */
 
 import type { EngineKeeper } from '../app/engine-host.ts';
+import type { DraftSetup } from '../app/engine-setup.ts';
 import { type FoundModel, findModel } from '../app/find-model.ts';
 import { planCacheFolder } from '../app/plan-cache-folder.ts';
 import type { RunningModel } from '../app/running-model.ts';
@@ -37,6 +38,7 @@ export async function findModelWithProgress(
 export interface StartOptions {
   readonly signal: AbortSignal;
   readonly maxSeqs: number;
+  readonly drafts?: DraftSetup;
   /** Where the engine is to live, if not on a thread that is started now. */
   readonly host?: EngineKeeper | undefined;
   /** Told in words what is being done. */
@@ -67,7 +69,7 @@ export function runnerFlags({
 export async function startFoundModel(
   found: FoundModel,
   flags: EngineFlags,
-  { signal, maxSeqs, host, onPhase }: StartOptions,
+  { signal, maxSeqs, drafts, host, onPhase }: StartOptions,
 ): Promise<RunningModel> {
   using progress = new ProgressReporter();
   const { maxModelLen } = flags;
@@ -79,6 +81,7 @@ export async function startFoundModel(
       loadIn: loadFormat(flags),
       maxModelLen,
       maxSeqs,
+      drafts,
     },
     host,
     signal,

@@ -7,6 +7,10 @@
 
 import type { TokenSpan } from './token-list.ts';
 
+export const SPECULATIONS = ['ngram', 'off'] as const;
+/** `ngram`: what the text itself said the last time. A draft model takes its place. */
+export type Speculation = (typeof SPECULATIONS)[number];
+
 /** What a source keeps of one sequence. */
 export interface Drafter {
   /**
@@ -16,14 +20,20 @@ export interface Drafter {
    * @returns how good the guess is, from 0 to `numClasses - 1` of its source; `null` if there is none
    */
   look(tokens: TokenSpan): number | null;
-  /**
-   * Writes the guess found by the last `look`.
-   *
-   * @returns how many tokens it wrote: `maxTokens` or fewer
-   */
-  draft(tokens: TokenSpan, maxTokens: number, into: Int32Array): number;
   /** Share of drafts of class `c` whose first `numTokens` tokens turn out right, as this sequence and those before it have shown. */
   survival(c: number, numTokens: number): number;
+  /** The sequence waits or is over: lets go of what is kept beside the tokens. `look` may come again. */
+  drop(): void;
+}
+
+/** A draft that is asked for: how a text goes on from the last `look` of its drafter. */
+export interface DraftOrder {
+  readonly drafter: Drafter;
+  readonly maxTokens: number;
+  /** The drafted tokens. */
+  readonly into: Int32Array;
+  /** How many there are: `maxTokens` or fewer. Set by the source. */
+  numTokens: number;
 }
 
 export interface DraftSource {
@@ -31,9 +41,13 @@ export interface DraftSource {
   readonly name: string;
   /** Guesses are told apart by how good they look; each class learns for itself. */
   readonly numClasses: number;
-  /** Time that one drafted token takes, milliseconds; 0 where it is next to nothing. */
-  readonly draftTokenMs: number;
   open(): Drafter;
+  /** Time that drafts of `count` tokens in all take, the longest of `depth` tokens, milliseconds; 0 where it is next to nothing or not known. */
+  draftMs(depth: number, count: number): number;
+  /** Writes the first `numOrders` drafts. */
+  draft(orders: readonly DraftOrder[], numOrders: number): void;
+  /** Does some of the work that drafters wait for since their last `look`, for about `budgetMs`. Returns the time that it took. */
+  catchUp(budgetMs: number): number;
 }
 
 /** Most tokens drafted for one sequence in one step. */

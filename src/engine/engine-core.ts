@@ -9,6 +9,7 @@
 import { HastenError, InternalError } from '../platform/errors.ts';
 import type { ModelRunner, StepTicket } from '../targets/model-runner.ts';
 import { BlockManager } from './block-manager.ts';
+import type { DraftSource, Speculation } from './draft-source.ts';
 import type { EngineStats } from './engine-stats.ts';
 import { EngineSetupError, RequestError } from './errors.ts';
 import type { EngineEvent, FinishEvent, FinishReason } from './events.ts';
@@ -16,6 +17,7 @@ import { catchesUp, fillBatch, numHiddenRows } from './fill-batch.ts';
 import { KvDiskTier } from './kv-disk-tier.ts';
 import { KvStore } from './kv-store.ts';
 import { logprobOf, topLogprobs } from './logprobs.ts';
+import { ModelDraftSource } from './model-drafts.ts';
 import { NgramDraftSource } from './ngram-drafts.ts';
 import {
   DEFAULT_PREFILL_PACER_OPTIONS,
@@ -32,9 +34,6 @@ import { type DecoderSource, Sequence } from './sequence.ts';
 import { SlicedLogits } from './sliced-logits.ts';
 import { Speculator } from './speculator.ts';
 import { type WarmUpTimes, warmUpRunner } from './warm-up.ts';
-
-export const SPECULATIONS = ['ngram', 'off'] as const;
-export type Speculation = (typeof SPECULATIONS)[number];
 
 export interface OffloadOptions {
   readonly memoryBytes: number;
@@ -59,7 +58,11 @@ export interface EngineCoreOptions {
   readonly pacing?: Partial<PrefillPacerOptions>;
   readonly priorities?: Partial<PriorityOptions>;
   /** Where drafted tokens come from: `ngram` (default) finds them in the request's own tokens, `off` is none. */
-  readonly speculation?: Speculation;
+  readonly speculation?: Speculation | undefined;
+  /** Of a smaller model with the same vocabulary, for nobody else: drafts come from it then, unless speculation is `off`. */
+  readonly draftRunner?: ModelRunner | null;
+  /** Most tokens of one draft; how many of them are worth it is found out. */
+  readonly maxDraftTokens?: number | undefined;
   /** Milliseconds from any origin; for tests. */
   readonly now?: () => number;
 }
@@ -83,6 +86,8 @@ export class EngineCore implements Disposable {
   /** The step between `begin` and `finish`. */
   #inFlight: SchedulerOutput | null = null;
   #stepStartMs = 0;
+  /** When it was handed to the runner: after scheduling, which drafts. */
+  #submittedMs = 0;
 
   readonly #totals = {
     numSteps: 0,
@@ -111,7 +116,7 @@ export class EngineCore implements Disposable {
     this.#speculator =
       options.speculation === 'off'
         ? null
-        : new Speculator(new NgramDraftSource(), limits.maxLogitRows);
+        : new Speculator(this.#draftSource(options), limits.maxLogitRows, options.maxDraftTokens);
     this.#scheduler = new Scheduler({
       limits,
       blocks: this.#blocks,
@@ -129,6 +134,11 @@ export class EngineCore implements Disposable {
     });
     this.#row = new SlicedLogits(limits.vocabSize, sliceSize);
     this.#sampler = new Sampler(this.#row);
+  }
+
+  #draftSource({ draftRunner, runner }: EngineCoreOptions): DraftSource {
+    if (!draftRunner) return new NgramDraftSource();
+    return new ModelDraftSource(draftRunner, runner.limits.vocabSize, this.#now);
   }
 
   /** Requests that have not had their finish event. */
@@ -206,6 +216,7 @@ export class EngineCore implements Disposable {
     try {
       if (output.numCopies > 0) this.#runner.copyBlocks(output.copies, output.numCopies);
       fillBatch(this.#runner.batch, output, this.#blocks.blockSize);
+      this.#submittedMs = this.#now();
       return this.#runner.submit();
     } catch (error) {
       this.failStep(error);
@@ -224,9 +235,10 @@ export class EngineCore implements Disposable {
     const output = this.#takeInFlight();
     const nowMs = this.#now();
     const stepMs = nowMs - this.#stepStartMs;
+    const computeMs = nowMs - this.#submittedMs;
     const numStreamRows = output.numStreams + output.numDraftTokens;
     const numPromptTokens = output.numTokens - numStreamRows;
-    this.#pacer.observe(numStreamRows, numPromptTokens, stepMs);
+    this.#pacer.observe(numStreamRows, numPromptTokens, computeMs);
     this.#totals.numSteps++;
     this.#totals.numPromptTokens += numPromptTokens;
     this.#lastStep = { numTokens: output.numTokens, numSequences: output.numSequences, stepMs };
@@ -260,7 +272,7 @@ export class EngineCore implements Disposable {
     }
     if (numPromptTokens === 0) {
       const { numStreams, numDraftTokens } = output;
-      this.#speculator?.observeStep(numStreams, numDraftTokens, numAccepted, stepMs);
+      this.#speculator?.observeStep(numStreams, numDraftTokens, numAccepted, computeMs);
     }
   }
 

@@ -75,7 +75,14 @@ const setupArbitrary = fc.record({
   hasPrefixCache: fc.boolean(),
   isAsync: fc.boolean(),
   minTokens: fc.constantFrom(1, 4),
-  speculation: fc.constantFrom<'ngram' | 'off'>('ngram', 'ngram', 'off'),
+  speculation: fc.constantFrom<'ngram' | 'model' | 'off'>(
+    'ngram',
+    'ngram',
+    'model',
+    'model',
+    'off',
+  ),
+  numDraftBlocks: fc.constantFrom(3, 40, 200),
   isRepetitive: fc.boolean(),
   /** Blocks of memory and disk beyond the pool; `null`: neither. */
   offload: fc.option(
@@ -104,7 +111,11 @@ test('any mix of requests, pool and limits: each gives what it gives alone, and 
       ),
       async (setup, planned) => {
         const { numSpareBlocks, blockSize, isAsync, hasPrefixCache, minTokens, ...rest } = setup;
-        const { speculation, isRepetitive, patience, offload, hasPins, ...sizes } = rest;
+        const { speculation, numDraftBlocks, isRepetitive, patience, offload, hasPins, ...sizes } =
+          rest;
+        const draftLimits = { ...sizes, maxSeqs: 16, maxTokens: 64, numBlocks: numDraftBlocks };
+        const draftRunner =
+          speculation === 'model' ? new MockRunner({ limits: draftLimits, spread: 30 }) : null;
         const editLogits = isRepetitive ? repeatLogits : undefined;
         let nowMs = 0;
         const largest = Math.max(
@@ -122,13 +133,14 @@ test('any mix of requests, pool and limits: each gives what it gives alone, and 
           {
             hasPrefixCache,
             pacing: { minTokens, targetStepMs: 0, maxStepMs: 0 },
-            speculation,
             ...(offload !== null && {
               offload: {
                 memoryBytes: offload.memory * 8 * blockSize,
                 disk: { folder: tmpdir(), maxBytes: offload.disk * 8 * blockSize },
               },
             }),
+            speculation: speculation === 'off' ? 'off' : 'ngram',
+            draftRunner,
             priorities: {
               sinkTokens: 2 * patience,
               climbMs: patience,

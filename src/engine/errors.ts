@@ -58,3 +58,10 @@ export class EngineSetupError extends HastenError {
 
 /** An engine elsewhere refused a call; `code` is that of the error there. */
 export class EngineCallError extends HastenError {}
+
+/** The draft model does not speak the language of the first. */
+export class DraftModelError extends HastenError {
+  constructor(message: string) {
+    super('draft_model_mismatch', message);
+  }
+}

@@ -5,11 +5,13 @@ import { NgramDraftSource } from './ngram-drafts.ts';
 import { TokenList } from './token-list.ts';
 
 const drafted = (ids: number[], count: number): number[] | null => {
-  const drafter = new NgramDraftSource().open();
-  const tokens = new TokenList(ids);
-  if (drafter.look(tokens) === null) return null;
+  const source = new NgramDraftSource();
+  const drafter = source.open();
+  if (drafter.look(new TokenList(ids)) === null) return null;
   const into = new Int32Array(MAX_DRAFT_TOKENS);
-  return Array.from(into.subarray(0, drafter.draft(tokens, count, into)));
+  const order = { drafter, maxTokens: count, into, numTokens: 0 };
+  source.draft([order], 1);
+  return Array.from(into.subarray(0, order.numTokens));
 };
 
 test('a draft is what came the last time', () => {

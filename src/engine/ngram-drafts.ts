@@ -6,7 +6,12 @@
  * case, and what it would have gained by drafting is known without trying.
  */
 
-import { type Drafter, type DraftSource, MAX_DRAFT_TOKENS } from './draft-source.ts';
+import {
+  type Drafter,
+  type DraftOrder,
+  type DraftSource,
+  MAX_DRAFT_TOKENS,
+} from './draft-source.ts';
 import { DraftSurvival } from './draft-survival.ts';
 import { MAX_MATCH_LENGTH, NgramIndex } from './ngram-index.ts';
 import type { TokenSpan } from './token-list.ts';
@@ -27,12 +32,26 @@ const classOfLength = Uint8Array.from({ length: MAX_MATCH_LENGTH + 1 }, (_, leng
 export class NgramDraftSource implements DraftSource {
   readonly name = 'ngram';
   readonly numClasses = CLASS_ENDS.length;
-  readonly draftTokenMs = 0;
   /** Learned over all sequences: what a new one starts from. */
   readonly #survival = DraftSurvival.of(FIRST_RATES, SHARED_RATE);
 
   open(): Drafter {
     return new NgramDrafter(this.#survival);
+  }
+
+  draftMs(): number {
+    return 0;
+  }
+
+  draft(orders: readonly DraftOrder[], numOrders: number): void {
+    for (let i = 0; i < numOrders; i++) {
+      const order = orders[i]!;
+      order.numTokens = (order.drafter as NgramDrafter).draft(order.maxTokens, order.into);
+    }
+  }
+
+  catchUp(): number {
+    return 0;
   }
 }
 
@@ -40,6 +59,8 @@ class NgramDrafter implements Drafter {
   readonly #shared: DraftSurvival;
   readonly #own: DraftSurvival;
   readonly #indexes = ORDERS.map((order) => new NgramIndex(order));
+  /** As `look` last saw them. */
+  #tokens: TokenSpan | null = null;
   #numSeen = 0;
   /** The guess under observation: the text is to go on like the tokens from `#source`. */
   #hasGuess = false;
@@ -55,6 +76,7 @@ class NgramDrafter implements Drafter {
 
   look(tokens: TokenSpan): number | null {
     const { ids, length } = tokens;
+    this.#tokens = tokens;
     for (; this.#numSeen < length; this.#numSeen++) {
       if (this.#hasGuess) this.#compare(ids[this.#source]! === ids[this.#numSeen]!);
     }
@@ -63,8 +85,10 @@ class NgramDrafter implements Drafter {
     return classOfLength[Math.min(this.#matchLength + this.#numRight, MAX_MATCH_LENGTH)]!;
   }
 
-  draft(tokens: TokenSpan, maxTokens: number, into: Int32Array): number {
-    if (!this.#hasGuess) return 0;
+  /** Writes the guess found by the last `look`. Returns how many tokens it wrote. */
+  draft(maxTokens: number, into: Int32Array): number {
+    const tokens = this.#tokens;
+    if (!this.#hasGuess || tokens === null) return 0;
     // Where the source runs into the end of the text, the text repeats what stands between: the draft goes on with its own start.
     const period = tokens.length - this.#source;
     for (let i = 0; i < maxTokens; i++) {
@@ -76,6 +100,9 @@ class NgramDrafter implements Drafter {
   survival(c: number, numTokens: number): number {
     return this.#own.share(c, numTokens);
   }
+
+  /** An index of the text is the text's own, wherever its keys and values are. */
+  drop(): void {}
 
   #compare(isRight: boolean): void {
     if (isRight) {

@@ -133,6 +133,7 @@ export class Scheduler {
     }
     this.#shares.leave(sequence.tenant);
     this.#blocks.releaseAll(sequence.blockTable);
+    sequence.drafter?.drop();
   }
 
   /** Decides the next step. With nothing to do, `numSequences` is 0. */
@@ -298,6 +299,7 @@ export class Scheduler {
   #preempt(sequence: Sequence): void {
     this.#running.splice(this.#running.indexOf(sequence), 1);
     this.#blocks.releaseAll(sequence.blockTable);
+    sequence.drafter?.drop();
     sequence.numComputedTokens = 0;
     sequence.numPreemptions++;
     sequence.waitingSinceMs = this.#nowMs;

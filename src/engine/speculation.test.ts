@@ -172,12 +172,22 @@ test('penalties, bias, stops, logprobs and maxTokens hold inside accepted runs',
   }
 });
 
-test('drafted or not, sampled tokens follow the probabilities of the model', () => {
+for (const source of ['ngram', 'model'] as const) {
+  test(`drafted by ${source}, sampled tokens follow the probabilities of the model`, () => {
+    checkDistribution(source);
+  });
+}
+
+function checkDistribution(source: 'ngram' | 'model'): void {
   // The next token hangs on the last one only: 4 values, so that drafts are always found and often wrong.
   const logitOf = (last: number, id: number): number => ((last * 7 + id * 5) % 11) / 4;
   const editLogits: MockRunnerOptions['editLogits'] = (logits, context) => {
     logits.fill(-100);
     for (let id = 0; id < 4; id++) logits[id] = logitOf(context.at(-1)!, id);
+  };
+  // Another idea of what comes next, and sure of it.
+  const guess: MockRunnerOptions['editLogits'] = (logits, context) => {
+    logits[(context.at(-1)! + 1) % 4] = 40;
   };
   const counts = Array.from({ length: 4 }, () => new Array<number>(4).fill(0));
   let numDrafts = 0;
@@ -189,6 +199,8 @@ test('drafted or not, sampled tokens follow the probabilities of the model', () 
       tokenizer: byteTokenizer,
       eosTokenIds: [],
       now: () => runner.numSteps,
+      draftRunner:
+        source === 'model' ? new MockRunner({ editLogits: guess, limits: LIMITS }) : null,
     });
     const promptTokenIds = [0, 1, 2, 3, 0, 1, 2, 3];
     const samplingParams = { seed, maxTokens: 1000 };
@@ -217,4 +229,4 @@ test('drafted or not, sampled tokens follow the probabilities of the model', () 
     // 3 degrees of freedom: 16.3 is passed once in a thousand times; the seeds are fixed.
     assert.ok(chiSquare < 16.3, `after ${last}: ${row} gives ${chiSquare}`);
   }
-});
+}

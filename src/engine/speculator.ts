@@ -6,7 +6,7 @@
  * of the time of all steps, and where it is spent nothing is drafted.
  */
 
-import { type DraftSource, MAX_DRAFT_TOKENS } from './draft-source.ts';
+import { type DraftOrder, type DraftSource, MAX_DRAFT_TOKENS } from './draft-source.ts';
 import type { Sequence } from './sequence.ts';
 import { StepCost } from './step-cost.ts';
 
@@ -16,6 +16,14 @@ const WORTHWHILE = 0.97;
 const LOSS_SHARE = 0.01;
 const MAX_BALANCE_STEPS = 4;
 const FIRST_BALANCE_STEPS = 2;
+/**
+ * The same for work that must be done before anything can be drafted, such as a draft model's reading of a prompt; what drafts have gained may
+ * be spent on it, too. In one step it takes no longer than a share of the step.
+ */
+const READING_SHARE = 0.02;
+const MAX_READING_STEPS = 1000;
+const FIRST_READING_STEPS = 16;
+const READING_STEP_SHARE = 0.5;
 
 /** Sums since the engine started. */
 export interface SpeculationStats {
@@ -39,11 +47,20 @@ export class Speculator {
   readonly #classes: number[] = [];
   readonly #taken: number[] = [];
   readonly #limits: number[] = [];
+  readonly #orders: DraftOrder[] = [];
+  readonly #maxDraftTokens: number;
+  /** Expected time of the drafts of the step under way. */
+  #draftMs = 0;
+  #readingMs: number | null = null;
 
-  /** @param maxRows most rows of logits that a step can have */
-  constructor(source: DraftSource, maxRows: number) {
+  /**
+   * @param maxRows        most rows of logits that a step can have
+   * @param maxDraftTokens most tokens of one draft
+   */
+  constructor(source: DraftSource, maxRows: number, maxDraftTokens: number = MAX_DRAFT_TOKENS) {
     this.#source = source;
     this.#cost = new StepCost(maxRows);
+    this.#maxDraftTokens = Math.min(maxDraftTokens, MAX_DRAFT_TOKENS);
   }
 
   /**
@@ -59,7 +76,9 @@ export class Speculator {
     maxTokens: number,
     promptTokenMs: number | null,
   ): void {
+    this.#draftMs = 0;
     const numCandidates = this.#look(streams, numStreams);
+    this.#read(numStreams);
     const most = Math.min(maxTokens, this.#cost.maxRows - numStreams);
     if (numCandidates === 0 || most < 1) return;
     if (this.#balanceMs === null || this.#balanceMs < 0) return;
@@ -68,21 +87,30 @@ export class Speculator {
     let expected = 0;
     let best = (WORTHWHILE * plainMs) / numStreams;
     let bestCount = 0;
+    let depth = 0;
     for (let count = 1; count <= most; count++) {
       const c = this.#takeLikeliest(numCandidates);
       if (c === null) break;
       expected += c;
+      depth = Math.max(depth, this.#lastTaken);
+      const draftMs = this.#source.draftMs(depth, count);
       const ms =
         promptTokenMs === null
           ? this.#cost.ms(numStreams + count)
           : plainMs + promptTokenMs * count;
-      const perToken = (ms + this.#source.draftTokenMs * count) / (numStreams + expected);
+      const perToken = (ms + draftMs) / (numStreams + expected);
       if (perToken < best) {
         best = perToken;
         bestCount = count;
       }
     }
     if (bestCount > 0) this.#draft(numCandidates, bestCount);
+  }
+
+  /** Lets the source do what it must before it can draft, where that may pay. */
+  #read(numStreams: number): void {
+    if (this.#readingMs === null || this.#readingMs < 0) return;
+    this.#readingMs -= this.#source.catchUp(READING_STEP_SHARE * this.#cost.ms(numStreams));
   }
 
   /** Finds the streams with a guess. Every stream looks, so that each guess is followed up. */
@@ -99,11 +127,14 @@ export class Speculator {
       this.#candidates[numCandidates] = sequence;
       this.#classes[numCandidates] = c;
       this.#taken[numCandidates] = 0;
-      this.#limits[numCandidates] = Math.min(room, MAX_DRAFT_TOKENS);
+      this.#limits[numCandidates] = Math.min(room, this.#maxDraftTokens);
       numCandidates++;
     }
     return numCandidates;
   }
+
+  /** Tokens of the draft that `takeLikeliest` last added to. */
+  #lastTaken = 0;
 
   /** Adds the token that is likeliest to be accepted to its draft. Returns how likely; `null` if all drafts are at their limit. */
   #takeLikeliest(numCandidates: number): number | null {
@@ -119,20 +150,35 @@ export class Speculator {
       }
     }
     if (likeliest < 0) return null;
-    this.#taken[likeliest]!++;
+    this.#lastTaken = ++this.#taken[likeliest]!;
     return share;
   }
 
   #draft(numCandidates: number, count: number): void {
     this.#taken.fill(0);
     for (let i = 0; i < count; i++) this.#takeLikeliest(numCandidates);
+    let numOrders = 0;
     for (let i = 0; i < numCandidates; i++) {
-      const numTokens = this.#taken[i]!;
-      if (numTokens === 0) continue;
+      const maxTokens = this.#taken[i]!;
+      if (maxTokens === 0) continue;
       const sequence = this.#candidates[i]!;
       sequence.drafts ??= new Int32Array(MAX_DRAFT_TOKENS);
-      sequence.numDrafts = sequence.drafter!.draft(sequence.tokens, numTokens, sequence.drafts);
+      const { drafter, drafts: into } = sequence;
+      this.#orders[numOrders] = { drafter: drafter!, maxTokens, into, numTokens: 0 };
+      this.#candidates[numOrders++] = sequence;
     }
+    this.#source.draft(this.#orders, numOrders);
+    let longest = 0;
+    let numTried = 0;
+    for (let i = 0; i < numOrders; i++) {
+      const { numTokens, maxTokens } = this.#orders[i]!;
+      this.#candidates[i]!.numDrafts = numTokens;
+      // One that ended early has tried a token in vain.
+      const tried = Math.min(numTokens + 1, maxTokens);
+      longest = Math.max(longest, tried);
+      numTried += tried;
+    }
+    this.#draftMs = this.#source.draftMs(longest, numTried);
   }
 
   /** Takes in what became of one draft. */
@@ -160,11 +206,14 @@ export class Speculator {
     const plainMs = this.#cost.ms(numStreams);
     const most = MAX_BALANCE_STEPS * plainMs;
     let change = LOSS_SHARE * plainMs;
-    if (numDraftTokens > 0) {
+    if (numDraftTokens > 0 || this.#draftMs > 0) {
       // Expected times rather than measured ones: a step held up by other work is no loss of drafting.
       change += (numAccepted * plainMs) / numStreams + plainMs;
-      change -= this.#cost.ms(numStreams + numDraftTokens);
+      change -= this.#cost.ms(numStreams + numDraftTokens) + this.#draftMs;
     }
+    const before = this.#readingMs ?? FIRST_READING_STEPS * plainMs;
+    const earned = READING_SHARE * plainMs + Math.max(0, change - LOSS_SHARE * plainMs);
+    this.#readingMs = Math.min(before + earned, MAX_READING_STEPS * plainMs);
     this.#balanceMs = Math.min((this.#balanceMs ?? FIRST_BALANCE_STEPS * plainMs) + change, most);
   }
 

@@ -145,13 +145,14 @@ async function compile(options: RunnerOptions, isa: X64Isa): Promise<CompiledPla
 
 /** @param layerBlockBytes keys and values of one block of one layer */
 function budgetOf(options: RunnerOptions, layerBlockBytes: number) {
-  const { config, maxModelLen, kvCacheMemoryBytes } = options;
+  const { config, maxModelLen, kvCacheMemoryBytes, numKvBlocks } = options;
+  const blockBytes = config.numLayers * layerBlockBytes;
   return kvBudget({
     maxPositionEmbeddings: config.maxPositionEmbeddings,
-    bytesPerToken: (config.numLayers * layerBlockBytes) / KV_BLOCK_SIZE,
+    bytesPerToken: blockBytes / KV_BLOCK_SIZE,
     blockSize: KV_BLOCK_SIZE,
     maxModelLen,
-    kvCacheMemoryBytes,
+    kvCacheMemoryBytes: numKvBlocks === undefined ? kvCacheMemoryBytes : numKvBlocks * blockBytes,
     availableBytes: memoryInfo().availableBytes,
   });
 }

@@ -54,6 +54,8 @@ export interface RunnerOptions {
   readonly kvCacheMemoryBytes?: number;
   /** Default auto. */
   readonly kvCacheType?: KvCacheType;
+  /** KV blocks there shall be, instead of the memory that they take. */
+  readonly numKvBlocks?: number;
   readonly maxTokensPerStep?: number;
   readonly maxSeqs?: number;
   readonly maxLogitRows?: number;

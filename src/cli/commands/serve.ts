@@ -6,12 +6,14 @@ import { EngineSupervisor, type SupervisorEvent } from '../../app/engine-supervi
 import type { FoundModel } from '../../app/find-model.ts';
 import { parsePreload, preload } from '../../app/preload.ts';
 import type { RunningModel } from '../../app/running-model.ts';
+import { SPECULATIONS, type Speculation } from '../../engine/draft-source.ts';
 import { POOLINGS, type Pooling } from '../../engine/pooling.ts';
 import { parseApiKeyFile, parseApiKeys } from '../../server/api-keys.ts';
 import { isLoopbackAddress } from '../../server/host-guard.ts';
 import { createLogger, LOG_LEVELS, type LogLevel } from '../../server/log.ts';
 import { HttpServer } from '../../server/server.ts';
 import { CommandError, UsageError } from '../errors.ts';
+import { oncePerPress } from '../interrupt.ts';
 import { findModelWithProgress, startFoundModel } from '../model-command.ts';
 import {
   addEngineOptions,
@@ -38,12 +40,16 @@ interface ServeFlags extends EngineFlags {
   readonly maxConcurrencyPerKey?: number;
   readonly rateLimit?: number;
   readonly requestTimeout: number;
+  readonly engineTimeout: number;
   readonly slowReaderTimeout: number;
   readonly corsOrigin?: string[];
   readonly sslCertfile?: string;
   readonly sslKeyfile?: string;
   readonly preload?: string;
   readonly pooling: Pooling;
+  readonly speculation: Speculation;
+  readonly draftModel?: string;
+  readonly numSpeculativeTokens?: number;
 }
 
 export function define(command: Command): void {
@@ -68,6 +74,12 @@ export function define(command: Command): void {
     .option('--rate-limit <n>', 'requests of one key in a minute', parseInteger(1))
     .option('--request-timeout <seconds>', 'for one request; 0: none', parseNumber(0, 86400), 3600)
     .option(
+      '--engine-timeout <seconds>',
+      'without progress after which the engine is started again; 0: none',
+      parseNumber(0, 86400),
+      120,
+    )
+    .option(
       '--slow-reader-timeout <seconds>',
       'after which a client that reads nothing is cut off',
       parseNumber(0.1, 3600),
@@ -80,6 +92,13 @@ export function define(command: Command): void {
         .choices(POOLINGS)
         .default('mean'),
     )
+    .addOption(
+      new Option('--speculation <how>', 'tokens found in the text itself, checked several at once')
+        .choices(SPECULATIONS)
+        .default('ngram'),
+    )
+    .option('--draft-model <model>', 'a smaller model of the same vocabulary to draft tokens')
+    .option('--num-speculative-tokens <n>', 'tokens of one draft, at most', parseInteger(1))
     .option('--ssl-certfile <file>', 'certificate chain, PEM; serves HTTPS')
     .option('--ssl-keyfile <file>', 'its private key, PEM')
     .addOption(
@@ -107,6 +126,9 @@ function parsePort(text: string): number {
 }
 
 async function serve(spec: string | undefined, flags: ServeFlags): Promise<void> {
+  if (flags.draftModel !== undefined && flags.speculation === 'off') {
+    throw new UsageError('--draft-model and --speculation off contradict each other');
+  }
   const logger = createLogger(flags.logLevel);
   const options = await serverOptions(flags);
   if (!isLoopbackAddress(flags.host) && options.apiKeys.length === 0) assertMayBeOpen(flags);
@@ -114,12 +136,12 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
     flags.preload === undefined ? [] : parsePreload(await readTextFile(flags.preload));
   const server = new HttpServer({ ...options, host: flags.host, port: flags.port, logger });
   const shutdown = new AbortController();
-  const onSignal = (signal: NodeJS.Signals): void => {
+  const onSignal = oncePerPress((signal: NodeJS.Signals): void => {
     if (shutdown.signal.aborted) process.exit(130);
     logger.info(`${signal}: shutting down, running requests have ${flags.gracePeriod} s`);
     shutdown.abort();
-  };
-  process.on('SIGINT', onSignal).on('SIGTERM', onSignal);
+  });
+  process.on('SIGINT', onSignal).on('SIGTERM', onSignal).on('SIGHUP', onSignal);
   const onPhase = (phase: string): void => {
     server.served.setState({ kind: 'loading', phase });
   };
@@ -132,8 +154,17 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
       signal: shutdown.signal,
       onPhase,
     });
+    const draft =
+      flags.draftModel === undefined
+        ? undefined
+        : await findModelWithProgress(flags.draftModel, {
+            offline: flags.offline,
+            signal: shutdown.signal,
+            onPhase,
+          });
     const supervisor = new EngineSupervisor({
       observer: server.telemetry,
+      timeoutMs: flags.engineTimeout === 0 ? null : flags.engineTimeout * 1000,
       onEvent: (event) => {
         if (event.type === 'restarted') server.telemetry.metrics.restarted();
         server.served.setOutage(outageOf(event));
@@ -144,6 +175,11 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
       host: supervisor,
       signal: shutdown.signal,
       maxSeqs: flags.maxNumSeqs,
+      drafts: {
+        speculation: flags.speculation,
+        modelPath: draft?.path,
+        maxTokens: flags.numSpeculativeTokens,
+      },
       onPhase,
     });
     if (preloads.length > 0) {
