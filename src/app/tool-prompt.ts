@@ -56,7 +56,7 @@ function turnAsText(turn: ChatTurn): ChatTurn {
   if (turn.role === 'tool') {
     return { role: 'user', content: `<tool_response>\n${turn.content}\n</tool_response>` };
   }
-  const calls = turn['tool_calls'];
+  const calls = turn.tool_calls;
   if (!Array.isArray(calls)) return turn;
   const texts = calls.map((call: { function?: object }) => {
     return `<tool_call>\n${JSON.stringify(call.function ?? {})}\n</tool_call>`;

@@ -127,6 +127,9 @@ function mapImage(
   try {
     if (!hasHeader(file, expected, imageBytes)) return null;
     region = mapFile(file);
+    // What is not in memory yet is read in pieces of 2 MB then, and stays so for later starts. In pages of 4 kB, which is what reading page by page
+    // leaves, one thread streams weights a quarter slower (1.1B Q4_0: 31 instead of 42 t/s).
+    region.advise('hugePages');
   } catch (error) {
     // Not there, no right to read, removed meanwhile, or on a file system that cannot map.
     if (error instanceof NativeMemoryError || isSystemError(error)) return null;

@@ -100,7 +100,7 @@ describe('calls of functions in chat', () => {
       ],
     });
     const [, assistant, tool] = server.model.chats[0] ?? [];
-    assert.deepEqual(assistant?.['tool_calls'], [
+    assert.deepEqual(assistant?.tool_calls, [
       { ...call, function: { name: 'weather', arguments: { city: 'Bonn' } } },
     ]);
     assert.equal(tool?.content, 'rain');
