@@ -10,7 +10,7 @@ import { planModel } from '../src/compiler/plan-model.ts';
 import type { Graph } from '../src/graph/ir.ts';
 import { loadModelDescription, type ModelDescription } from '../src/models/load-model.ts';
 import { allocate } from '../src/platform/native-memory.ts';
-import { lowerModel } from '../src/runtime/create-runner.ts';
+import { lowerModel } from '../src/runtime/compile-model.ts';
 import { NativeRunner } from '../src/runtime/native-runner.ts';
 import { packWeights } from '../src/runtime/packed-weights.ts';
 import { ReferenceRunner } from '../src/targets/reference/reference-runner.ts';

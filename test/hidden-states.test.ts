@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { loadModelDescription, type ModelDescription } from '../src/models/load-model.ts';
-import { lowerModel } from '../src/runtime/create-runner.ts';
+import { lowerModel } from '../src/runtime/compile-model.ts';
 import type { ModelRunner } from '../src/targets/model-runner.ts';
 import { ReferenceRunner } from '../src/targets/reference/reference-runner.ts';
 import { StepError } from '../src/targets/step-batch.ts';

@@ -8,7 +8,7 @@ import { after, before, describe, it } from 'node:test';
 import { summarizePlan } from '../src/compiler/print-plan.ts';
 import { KV_TYPES, type KvType } from '../src/kernels/kv-layout.ts';
 import { loadModelDescription, type ModelDescription } from '../src/models/load-model.ts';
-import { lowerModel } from '../src/runtime/create-runner.ts';
+import { lowerModel } from '../src/runtime/compile-model.ts';
 import { ReferenceRunner } from '../src/targets/reference/reference-runner.ts';
 import { machineOf, X64_ISAS } from '../src/targets/x64/isa.ts';
 import { generateTexts } from './generate-texts.ts';

@@ -7,7 +7,7 @@ import path from 'node:path';
 import { describe, it } from 'node:test';
 import { LOAD_FORMATS } from '../src/models/load-format.ts';
 import { loadModelDescription, type ModelDescription } from '../src/models/load-model.ts';
-import { lowerModel } from '../src/runtime/create-runner.ts';
+import { lowerModel } from '../src/runtime/compile-model.ts';
 import { ReferenceRunner } from '../src/targets/reference/reference-runner.ts';
 import { nativeIsas, nativeRunner, sameLimits, skipNative } from './native-models.ts';
 import { maxAbsDifference, StepDriver } from './step-driver.ts';

@@ -10,6 +10,7 @@ import {
 } from '../src/graph/lower-graph.ts';
 import { verifyGraph } from '../src/graph/verify.ts';
 import { loadModelDescription } from '../src/models/load-model.ts';
+import { stepGraphOf } from '../src/models/step-graph.ts';
 import { ReferenceRunner } from '../src/targets/reference/reference-runner.ts';
 import { WeightValues } from '../src/targets/reference/weight-values.ts';
 import { StepDriver } from './step-driver.ts';
@@ -55,7 +56,11 @@ function checkAllCombinations(modelPath: string, q8Dtypes: readonly string[]): v
   const weights = new WeightValues(model.weights);
   let expected: Float32Array[] | null = null;
   for (const disabledPasses of subsets(optional)) {
-    const { graph, stages } = lowerGraph(model.stepGraph, { directory, q8Dtypes, disabledPasses });
+    const { graph, stages } = lowerGraph(stepGraphOf(model), {
+      directory,
+      q8Dtypes,
+      disabledPasses,
+    });
     if (!disabledPasses.some((name) => REQUIRED_PASSES.includes(name))) {
       verifyGraph(graph, 'lowered');
     }
@@ -87,7 +92,7 @@ it('keeps int8 activations near f32', () => {
     using model = loadModelDescription(path.join(FIXTURES, modelPath));
     const directory = model.weights.tensors;
     const [fast, exact] = [['q4_0', 'q4_1', 'q8_0'], []].map((q8Dtypes) => {
-      const { graph } = lowerGraph(model.stepGraph, { directory, q8Dtypes });
+      const { graph } = lowerGraph(stepGraphOf(model), { directory, q8Dtypes });
       assert.equal(
         graph.nodes.some((node) => node.type === 'q8'),
         q8Dtypes.length > 0,

@@ -2,7 +2,7 @@
 import type { Plan } from '../src/compiler/plan.ts';
 import { planModel } from '../src/compiler/plan-model.ts';
 import { loadModelDescription } from '../src/models/load-model.ts';
-import { lowerModel } from '../src/runtime/create-runner.ts';
+import { lowerModel } from '../src/runtime/compile-model.ts';
 import { machineOf, type X64Isa } from '../src/targets/x64/isa.ts';
 import { goldenModels } from './golden-models.ts';
 

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { stepGraphOf } from '../models/step-graph.ts';
 import { createRunner } from '../runtime/create-runner.ts';
 import { CapacityError } from '../runtime/kv-budget.ts';
 import type { ModelRunner } from '../targets/model-runner.ts';
@@ -105,7 +106,8 @@ test('a benchmark counts repetitions and steps', async () => {
 
 test('a step reads every matrix of the model once', () => {
   using model = new OpenedModel(TINY);
-  const { stepGraph, weights } = model.description;
+  const { weights } = model.description;
+  const stepGraph = stepGraphOf(model.description);
   const matrices = [...weights.tensors.values()].filter(
     ({ name, shape }) => shape.length === 2 && name !== 'model.embed_tokens.weight',
   );

@@ -3,10 +3,11 @@
  *
  * Each op has one function that says which kernel serves it and what its params are. Knows kernels and shapes; not encodings, addresses or sequences.
  */
+
 import type { Graph, GraphNode, NodeWithOp, RopeSpec } from '../graph/ir.ts';
 import type { WeightDirectory } from '../graph/weight-ref.ts';
 import { q8RowBytes } from '../kernels/activation-format.ts';
-import { SPAN_TOKENS, spanStateBytes } from '../kernels/attention-spans.ts';
+import { spanStateBytes } from '../kernels/attention-spans.ts';
 import type { VectorMachine } from '../kernels/kernel-ir.ts';
 import {
   KV_BLOCK_SIZE,
@@ -22,7 +23,9 @@ import {
   ROW_GROUP,
   rowGroupBytes,
 } from '../kernels/packed-format.ts';
+import { cosSinRowBytes } from '../kernels/rope-table.ts';
 import { segmentsPerRow } from '../kernels/rows.ts';
+import { SPAN_TOKENS } from '../kernels/tile-entry.ts';
 import { InternalError } from '../platform/errors.ts';
 import { PlanError } from './errors.ts';
 import { type KernelSpec, kernelKey } from './kernel-spec.ts';
@@ -715,10 +718,4 @@ function maxParts({ maxModelLen, numThreads }: PlanLimits, tileTokens: number, b
   if (maxSpans < 2) return 0;
   const wanted = Math.max(tileTokens, numThreads) * maxSpans;
   return Math.max(maxSpans, Math.min(wanted, Math.floor(MAX_PART_BYTES / bytes)));
-}
-
-/** Bytes of one position in a cos and sin table, a multiple of a cache line. */
-export function cosSinRowBytes(rope: RopeSpec): number {
-  const values = rope.style === 'half' ? rope.rotaryDim : 2 * rope.rotaryDim;
-  return Math.ceil((4 * values) / 64) * 64;
 }

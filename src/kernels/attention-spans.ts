@@ -21,30 +21,12 @@ import { valueRowElements } from './kv-layout.ts';
 import { wholeExp2 } from './math.ts';
 import { storeQ8Block } from './quantize.ts';
 import { bytesPer32, forEachBlockOfRow, type RowElement } from './rows.ts';
+import { SPAN_TOKENS, TILE_ENTRY } from './tile-entry.ts';
 
-export const SPAN_TOKENS = 256;
 export const SPAN_SHIFT: number = Math.log2(SPAN_TOKENS);
 
 /** The running maximum before the first token. Scores of more than 2^21 in magnitude have no meaning, and no place in a model. */
 export const LOWEST_MAX: number = -(2 ** 21);
-
-/**
- * An entry of the lists `tiles` and `merges`: i32 fields, by their offsets in bytes. A tile is query tokens of one sequence, [firstToken, firstToken +
- * numTokens) of the step, attending to spans [firstSpan, endSpan) as far as any of them sees these.
- *
- * With `isPart` (1 or 0) the tile has one span, and the state of its rows goes to the parts `firstPart` .. `firstPart + numTokens - 1`; an entry of
- * `merges` then folds them, the parts of span s beginning at its firstPart + s * numTokens.
- */
-export const TILE_ENTRY = {
-  sequence: 0,
-  firstToken: 4,
-  numTokens: 8,
-  firstSpan: 12,
-  endSpan: 16,
-  isPart: 20,
-  firstPart: 24,
-  bytes: 32,
-} as const;
 
 /** Bytes of a row's state over some spans: o f32 `[valueRowElements]`, m, l, and padding. */
 export function spanStateBytes(headDim: number): number {

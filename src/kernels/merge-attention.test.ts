@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { encodeQ8Row, q8RowBytes } from './activation-format.ts';
-import { SPAN_TOKENS, spanStateBytes, TILE_ENTRY } from './attention-spans.ts';
+import { spanStateBytes } from './attention-spans.ts';
 import { mergeAttentionKernel } from './merge-attention.ts';
 import { type PagedAttentionShape, pagedAttentionKernel } from './paged-attention.ts';
 import { attentionReference, type Scene, scene } from './testing/attention-scene.ts';
@@ -14,6 +14,7 @@ import {
   range,
   type TestMachine,
 } from './testing/run-kernel.ts';
+import { SPAN_TOKENS, TILE_ENTRY } from './tile-entry.ts';
 
 const FIELDS = TILE_ENTRY.bytes / 4;
 

@@ -3,6 +3,7 @@
  *
  * The counterpart of paged-attention.ts, with which it shares the arithmetic (attention-spans.ts). Knows nothing of keys and values.
  */
+
 import {
   finishHead,
   loadSpanState,
@@ -10,12 +11,12 @@ import {
   mergeSpan,
   outputHeadBytes,
   spanStateBytes,
-  TILE_ENTRY,
 } from './attention-spans.ts';
 import { KernelBuilder } from './builder.ts';
 import type { KernelProgram, VectorMachine } from './kernel-ir.ts';
 import { isRotatedKv } from './kv-layout.ts';
 import type { PagedAttentionShape } from './paged-attention.ts';
+import { TILE_ENTRY } from './tile-entry.ts';
 
 export type MergeAttentionShape = Pick<
   PagedAttentionShape,

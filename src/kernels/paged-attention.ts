@@ -22,6 +22,7 @@
  * PagedAttention: Kwon et al. 2023, arXiv:2309.06180. Online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867.
  * Tiling: Dao 2023, arXiv:2307.08691.
  */
+
 import { rotationSize } from '../tensor/kv-row.ts';
 import {
   finishHead,
@@ -29,11 +30,9 @@ import {
   locateTile,
   mergeSpan,
   outputHeadBytes,
-  SPAN_TOKENS,
   type SpanState,
   spanStateBytes,
   storeSpan,
-  TILE_ENTRY,
 } from './attention-spans.ts';
 import { KernelBuilder, type ScalarSlot } from './builder.ts';
 import { KernelShapeError, requireCount } from './errors.ts';
@@ -58,6 +57,7 @@ import {
 } from './kv-layout.ts';
 import { exp2Base, exp2From, wholeExp2 } from './math.ts';
 import { forEachColumnGroup, type RowElement } from './rows.ts';
+import { SPAN_TOKENS, TILE_ENTRY } from './tile-entry.ts';
 
 export interface PagedAttentionShape extends KvShape {
   readonly numHeads: number;

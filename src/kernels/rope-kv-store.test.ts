@@ -12,13 +12,8 @@ import {
   valuePlace,
   valueRowBytes,
 } from './kv-layout.ts';
-import {
-  cosSinRow,
-  cosSinRowElements,
-  type RopeKvStoreShape,
-  type RopeShape,
-  ropeKvStoreKernel,
-} from './rope-kv-store.ts';
+import { type RopeKvStoreShape, ropeKvStoreKernel } from './rope-kv-store.ts';
+import { cosSinRow, cosSinRowElements, type RopeShape } from './rope-table.ts';
 import { keyAddress, kvElement, valueAddress } from './testing/attention-scene.ts';
 import {
   type Fields,

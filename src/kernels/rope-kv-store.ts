@@ -4,6 +4,7 @@
  * RoPE: Su et al. 2021, arXiv:2104.09864. Paged KV cache: Kwon et al. 2023, arXiv:2309.06180.
  * Every value is computed from its own token alone, one product and one fused step, so splitting rows changes no bit.
  */
+
 import { KernelBuilder } from './builder.ts';
 import { KernelShapeError, requireCount } from './errors.ts';
 import type { KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.ts';
@@ -23,55 +24,16 @@ import {
   valuePlace,
   valueRowBytes,
 } from './kv-layout.ts';
+import type { RopeShape } from './rope-table.ts';
 import { forEachRow, rowStream } from './rows.ts';
 
 const LARGEST_F32 = 3.4028234663852886e38;
 /** Elements that one iteration of the transposing copy moves. */
 const SCATTER_UNROLL = 8;
 
-export interface RopeShape {
-  /** `half`: pairs (j, j + rotaryDim/2). `interleaved`: pairs (2j, 2j+1). */
-  readonly style: 'half' | 'interleaved';
-  /** Values of each head that are rotated, the first ones; even. */
-  readonly rotaryDim: number;
-}
-
 export interface RopeKvStoreShape extends KvShape {
   readonly numHeads: number;
   readonly rope: RopeShape | null;
-}
-
-/** f32 values in one row of the cosSin table. */
-export function cosSinRowElements({ style, rotaryDim }: RopeShape): number {
-  return style === 'half' ? rotaryDim : 2 * rotaryDim;
-}
-
-/**
- * The row of the cosSin table for one position, from the angle of each pair.
- *
- *     half         cos[rotaryDim/2], sin[rotaryDim/2]
- *     interleaved  cos of every pair twice [rotaryDim], then -sin, +sin of every pair [rotaryDim]
- */
-export function cosSinRow(
-  { style, rotaryDim }: RopeShape,
-  angles: readonly number[],
-  magnitude: number,
-): Float32Array {
-  const row = new Float32Array(cosSinRowElements({ style, rotaryDim }));
-  angles.forEach((angle, j) => {
-    const cos = Math.cos(angle) * magnitude;
-    const sin = Math.sin(angle) * magnitude;
-    if (style === 'half') {
-      row[j] = cos;
-      row[rotaryDim / 2 + j] = sin;
-    } else {
-      row[2 * j] = cos;
-      row[2 * j + 1] = cos;
-      row[rotaryDim + 2 * j] = -sin;
-      row[rotaryDim + 2 * j + 1] = sin;
-    }
-  });
-  return row;
 }
 
 /** body(from, to) for each of `numHeads` heads of `headBytes`. */

@@ -1,10 +1,9 @@
 /**
- * A model on disk → its description: numbers, weights by canonical names, and the step graph. The one place that knows which reader goes with
- * which kind of file.
+ * A model on disk → its description: numbers, and weights by canonical names. The one place that knows which reader goes with which kind of
+ * file. The graph is `step-graph.ts`'s business: a start that finds its plan in the cache does without.
  */
 import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
-import type { Graph } from '../graph/ir.ts';
 import type { WeightSource } from '../weights/contract.ts';
 import { HfQuantizedWeights } from '../weights/hf-quantized-weights.ts';
 import { QuantizedOnLoad } from '../weights/quantize-on-load.ts';
@@ -17,7 +16,6 @@ import type { ModelConfig } from './model-config.ts';
 import { ggufArchitecture } from './registry.ts';
 import { RenamedWeights } from './renamed-weights.ts';
 import type { SamplingDefaults } from './sampling-defaults.ts';
-import { buildStepGraph } from './step-graph.ts';
 import { canonicalFromGguf, canonicalFromHf } from './tensor-names.ts';
 
 export interface ModelDescription extends Disposable {
@@ -28,15 +26,6 @@ export interface ModelDescription extends Disposable {
   /** Tensors by canonical names, which the graph refers to. */
   readonly weights: WeightSource;
   readonly samplingDefaults: SamplingDefaults;
-  /**
-   * The program `step`, as the model describes itself; `lowerGraph` comes next. Built when it is first asked for: a start that finds its plan in the
-   * cache does without.
-   *
-   * @throws {ModelError} if the tensors are not those that the config needs
-   */
-  readonly stepGraph: Graph;
-  /** Tensors of the text model that the graph does not need; for `hasten show`. @throws {ModelError} as `stepGraph` */
-  readonly unusedTensors: readonly string[];
 }
 
 export interface LoadModelOptions {
@@ -58,31 +47,14 @@ export function loadModelDescription(
   if (!existsSync(modelPath)) throw new ModelError(`${modelPath}: there is no such file or folder`);
   const { config, weights: stored, samplingDefaults } = readModel(modelPath, options);
   const weights = options.loadIn == null ? stored : quantizedOnLoad(stored, options.loadIn);
-  let graph: Graph | undefined;
   return {
     path: modelPath,
     format: weights.format,
     config,
     weights,
     samplingDefaults,
-    get stepGraph() {
-      graph ??= stepGraphOf(config, weights);
-      return graph;
-    },
-    get unusedTensors() {
-      return unusedTensors(this.stepGraph, weights);
-    },
     [Symbol.dispose]: () => weights.close(),
   };
-}
-
-/** `buildStepGraph` with errors that name the file. @throws {ModelError} */
-export function stepGraphOf(config: ModelConfig, source: WeightSource): Graph {
-  try {
-    return buildStepGraph(config, source.tensors);
-  } catch (error) {
-    throw error instanceof ModelError ? withPath(error, source.path) : error;
-  }
 }
 
 function quantizedOnLoad(stored: WeightSource, format: LoadFormat): WeightSource {
@@ -182,27 +154,4 @@ function readJsonObject(file: string): Readonly<Record<string, unknown>> {
     );
   }
   return parsed as Record<string, unknown>;
-}
-
-function unusedTensors(graph: Graph, weights: WeightSource): readonly string[] {
-  const used = new Set<string>();
-  for (const node of graph.nodes) {
-    if (node.op === 'weight') for (const part of node.attrs.ref.parts) used.add(part.tensor);
-  }
-  return [...weights.tensors.keys()].filter((name) => !used.has(name));
-}
-
-function withPath(error: ModelError, modelPath: string): ModelError {
-  if (error.message.includes(modelPath)) return error;
-  const { code, tensor, seen, expected } = error;
-  return new ModelError(
-    `${modelPath}: ${error.message}`,
-    {
-      code,
-      tensor: tensor ?? undefined,
-      seen: seen ?? undefined,
-      expected: expected ?? undefined,
-    },
-    { cause: error },
-  );
 }

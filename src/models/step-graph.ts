@@ -5,7 +5,9 @@
 import { GraphBuilder } from '../graph/builder.ts';
 import type { Graph } from '../graph/ir.ts';
 import type { WeightDirectory } from '../graph/weight-ref.ts';
+import type { WeightSource } from '../weights/contract.ts';
 import { DecoderLayer, offsetWeight } from './decoder-layer.ts';
+import { ModelError } from './errors.ts';
 import type { ModelConfig } from './model-config.ts';
 import { ModelTensors } from './model-tensors.ts';
 import { architectureNamed } from './registry.ts';
@@ -14,6 +16,12 @@ import { architectureNamed } from './registry.ts';
 const EMBEDDING = 'model.embed_tokens.weight';
 const FINAL_NORM = 'model.norm.weight';
 const OUTPUT = 'lm_head.weight';
+
+/** What a `ModelDescription` has of it. */
+export interface DescribedModel {
+  readonly config: ModelConfig;
+  readonly weights: WeightSource;
+}
 
 /**
  * @param directory the model's tensors by canonical names, such as `WeightSource.tensors` of a loaded model
@@ -42,5 +50,33 @@ export function buildStepGraph(config: ModelConfig, directory: WeightDirectory):
   return builder.finish(
     'step',
     config.logitSoftcap === null ? logits : builder.softcap(logits, config.logitSoftcap, 'softcap'),
+  );
+}
+
+/**
+ * `buildStepGraph` of a loaded model.
+ *
+ * @throws {ModelError} naming the file too
+ */
+export function stepGraphOf({ config, weights }: DescribedModel): Graph {
+  try {
+    return buildStepGraph(config, weights.tensors);
+  } catch (error) {
+    throw error instanceof ModelError ? withPath(error, weights.path) : error;
+  }
+}
+
+function withPath(error: ModelError, modelPath: string): ModelError {
+  if (error.message.includes(modelPath)) return error;
+  const { code, tensor, seen, expected } = error;
+  return new ModelError(
+    `${modelPath}: ${error.message}`,
+    {
+      code,
+      tensor: tensor ?? undefined,
+      seen: seen ?? undefined,
+      expected: expected ?? undefined,
+    },
+    { cause: error },
   );
 }

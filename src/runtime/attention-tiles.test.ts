@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { SPAN_TOKENS, TILE_ENTRY } from '../kernels/attention-spans.ts';
+import { SPAN_TOKENS, TILE_ENTRY } from '../kernels/tile-entry.ts';
 import type { StepBatch } from '../targets/model-runner.ts';
 import { type AttentionTileLimits, AttentionTiles, maxTileEntries } from './attention-tiles.ts';
 

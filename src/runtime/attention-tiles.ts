@@ -4,7 +4,7 @@
  * How a context is cut changes no bit of the result, so this may follow the number of threads and whatever else is in the batch. Knows sequences by their
  * lengths only.
  */
-import { SPAN_TOKENS, TILE_ENTRY } from '../kernels/attention-spans.ts';
+import { SPAN_TOKENS, TILE_ENTRY } from '../kernels/tile-entry.ts';
 import type { StepBatch } from '../targets/model-runner.ts';
 
 export interface AttentionTileLimits {

@@ -26,7 +26,7 @@ import { StepDriver } from '../../test/step-driver.ts';
 import type { Plan } from '../compiler/plan.ts';
 import { loadModelDescription, type ModelDescription } from '../models/load-model.ts';
 import { u8 } from '../platform/native-memory.ts';
-import { planRunner } from './create-runner.ts';
+import { planRunner } from './compile-model.ts';
 import { PlanCacheError } from './errors.ts';
 import { packWeights } from './packed-weights.ts';
 import { cachedWeights } from './plan-cache.ts';

@@ -34,7 +34,6 @@ import { NativeMemoryError } from '../platform/native-error.ts';
 import { mapFile, type NativeRegion } from '../platform/native-memory.ts';
 import type { WeightSource } from '../weights/contract.ts';
 import { PlanCacheError } from './errors.ts';
-import { packWeights } from './packed-weights.ts';
 
 const MAGIC = 'HASTENW1';
 const HEADER_ALIGNMENT = 4096;
@@ -164,6 +163,7 @@ async function writeImage(
   source: WeightSource,
   onProgress?: (done: number, total: number) => void,
 ): Promise<void> {
+  const { packWeights } = await import('./packed-weights.ts'); // Not loaded by starts that find the file.
   const total = plan.weightBytes;
   await writeFileAtomic(
     file,

@@ -1,7 +1,7 @@
 /** cos and sin of every position, one table per rotation; rows are filled when a step first needs them. */
-import { cosSinRowBytes } from '../compiler/plan-model.ts';
+
 import type { RopeSpec } from '../graph/ir.ts';
-import { cosSinRow } from '../kernels/rope-kv-store.ts';
+import { cosSinRow, cosSinRowBytes } from '../kernels/rope-table.ts';
 import { allocate, f32, type NativeRegion } from '../platform/native-memory.ts';
 
 /** Rows made at a time, so that growing is rare. */

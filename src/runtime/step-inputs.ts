@@ -1,8 +1,9 @@
 /**
  * The arrays of a step in native memory, where kernels read them: the batch that the engine fills, and the attention tiles that follow from it.
  */
+
 import type { StepInput } from '../compiler/plan.ts';
-import { TILE_ENTRY } from '../kernels/attention-spans.ts';
+import { TILE_ENTRY } from '../kernels/tile-entry.ts';
 import { allocate, i32, type NativeRegion } from '../platform/native-memory.ts';
 import type { RunnerLimits, StepBatch } from '../targets/model-runner.ts';
 import { validateStepBatch } from '../targets/step-batch.ts';

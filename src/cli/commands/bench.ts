@@ -4,6 +4,7 @@ import type { Command } from 'commander';
 import { type BenchmarkTest, runBenchmark } from '../../app/benchmark.ts';
 import { OpenedModel } from '../../app/open-model.ts';
 import { weightBytesPerStep } from '../../app/weight-traffic.ts';
+import { stepGraphOf } from '../../models/step-graph.ts';
 import { cpuTopology } from '../../platform/topology.ts';
 import { createRunner } from '../../runtime/create-runner.ts';
 import { UsageError } from '../errors.ts';
@@ -90,9 +91,9 @@ async function bench(spec: string, flags: BenchFlags): Promise<void> {
   const { offline } = flags;
   const { path } = await findModelWithProgress(spec, { offline, signal });
   using model = new OpenedModel(path, openingOptions(flags));
-  const { config, weights, stepGraph } = model.description;
+  const { config, weights } = model.description;
   const longest = Math.max(...tests.map(({ numTokens }) => numTokens));
-  const bytesPerStep = weightBytesPerStep(stepGraph, weights.tensors);
+  const bytesPerStep = weightBytesPerStep(stepGraphOf(model.description), weights.tensors);
   const rows: Row[] = [];
   using progress = new ProgressReporter();
   for (const threads of flags.threads ?? [cpuTopology().usableCores]) {

@@ -3,7 +3,9 @@ import type { Command } from 'commander';
 import { printPlan, summarizePlan } from '../../compiler/print-plan.ts';
 import { printGraph, summarizeGraph } from '../../graph/print.ts';
 import { loadModelDescription } from '../../models/load-model.ts';
-import { lowerModel, planRunner, resolveTarget } from '../../runtime/create-runner.ts';
+import { stepGraphOf } from '../../models/step-graph.ts';
+import { lowerModel, planRunner } from '../../runtime/compile-model.ts';
+import { resolveTarget } from '../../runtime/create-runner.ts';
 import { machineOf } from '../../targets/x64/isa.ts';
 import { UsageError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
@@ -46,7 +48,8 @@ async function explain(spec: string, flags: ExplainFlags): Promise<void> {
       : null;
   const lowered = planned?.lowered ?? lowerModel({ config, source, precision: flags.precision });
   const machine = target.kind === 'x64' ? machineOf(target.isa) : null;
-  const stages = [{ name: 'model', graph: description.stepGraph }, ...lowered.stages];
+  const stepGraph = stepGraphOf(description);
+  const stages = [{ name: 'model', graph: stepGraph }, ...lowered.stages];
   const wanted =
     flags.stage === undefined ? stages : stages.filter(({ name }) => name === flags.stage);
   if (wanted.length === 0) {
@@ -72,7 +75,7 @@ async function explain(spec: string, flags: ExplainFlags): Promise<void> {
     return;
   }
   await printLine(styled('bold', 'As the model describes itself'));
-  await printLine(printGraph(description.stepGraph));
+  await printLine(printGraph(stepGraph));
   await printLine(styled('bold', 'Passes'));
   for (const { name, graph } of lowered.stages) {
     const nodes = String(graph.nodes.length).padStart(5);

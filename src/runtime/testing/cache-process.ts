@@ -9,7 +9,7 @@ import { writeSync } from 'node:fs';
 import { loadModelDescription } from '../../models/load-model.ts';
 import { u8 } from '../../platform/native-memory.ts';
 import type { WeightSource } from '../../weights/contract.ts';
-import { planRunner } from '../create-runner.ts';
+import { planRunner } from '../compile-model.ts';
 import { cachedWeights } from '../plan-cache.ts';
 
 const [path, folder, mode] = process.argv.slice(2);

@@ -1,12 +1,14 @@
 import { goldenModelSuite } from '../../../test/golden-models.ts';
 import { lowerGraph } from '../../graph/lower-graph.ts';
+import { stepGraphOf } from '../../models/step-graph.ts';
 import { ReferenceRunner } from './reference-runner.ts';
 
 goldenModelSuite('reference, graph as the model states it', (model, limits) => {
-  return new ReferenceRunner({ graph: model.stepGraph, weights: model.weights, limits });
+  return new ReferenceRunner({ graph: stepGraphOf(model), weights: model.weights, limits });
 });
 
-goldenModelSuite('reference, lowered graph', ({ stepGraph, weights }, limits) => {
-  const { graph } = lowerGraph(stepGraph, { directory: weights.tensors });
+goldenModelSuite('reference, lowered graph', (model, limits) => {
+  const { weights } = model;
+  const { graph } = lowerGraph(stepGraphOf(model), { directory: weights.tensors });
   return new ReferenceRunner({ graph, weights, limits });
 });
