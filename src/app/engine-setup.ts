@@ -1,5 +1,7 @@
 /** What starting an engine takes and tells: plain data, so that the engine may live on another thread or in another process. */
 import type { Speculation } from '../engine/draft-source.ts';
+import type { OffloadOptions } from '../engine/engine-core.ts';
+import type { PrefixCacheScope } from '../engine/prefix-keeper.ts';
 import type { LoadFormat } from '../models/load-format.ts';
 import type {
   KvCacheType,
@@ -23,6 +25,11 @@ export interface EngineSetup {
   readonly maxSeqs?: number | undefined;
   readonly planCacheFolder: string | null;
   readonly drafts?: DraftSetup | undefined;
+  /** Where cached prefixes go that the KV cache has no room for. */
+  readonly offload?: OffloadOptions | undefined;
+  readonly prefixCacheScope?: PrefixCacheScope | undefined;
+  /** Time for steps of all sizes before the engine is ready, about; left out: none are run. */
+  readonly warmUpMs?: number | undefined;
 }
 
 /** Where tokens that are checked ahead come from. */

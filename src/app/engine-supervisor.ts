@@ -164,7 +164,8 @@ export class EngineSupervisor implements EngineKeeper {
       await delay(restartInMs, undefined, { signal }).catch(() => {});
       if (signal.aborted) return;
       this.#numRestarts++;
-      this.#child = new EngineChild(this.#setup!, undefined);
+      // Requests wait already: they warm it up.
+      this.#child = new EngineChild({ ...this.#setup!, warmUpMs: undefined }, undefined);
       this.#child.tellText(this.#text!);
       const numResumed = this.#client!.openRequests.length;
       const isRunning = await this.#client!.attach(this.#gate.connect(this.#child.port)).then(

@@ -1,5 +1,6 @@
 /** A `TextModel` over an engine, wherever that runs: prompts are encoded here, text comes back with the engine's events. */
 import type { EngineApi } from '../engine/engine.ts';
+import type { EngineCalls } from '../engine/engine-calls.ts';
 import type { EngineStats } from '../engine/engine-stats.ts';
 import type { EngineEvent, FinishEvent, TokenEvent } from '../engine/events.ts';
 import type { RequestHandle } from '../engine/request-handle.ts';
@@ -138,6 +139,10 @@ export class EngineTextModel implements TextModel {
       ...encode(suffix),
       marks.middle,
     ];
+  }
+
+  get calls(): EngineCalls {
+    return this.engine.calls;
   }
 
   stats(): Promise<EngineStats> {

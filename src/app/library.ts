@@ -1,4 +1,5 @@
 /** What `load` gives: a model as an object, with typed options that are checked. Knows nothing of terminals or HTTP. */
+import { resolve } from 'node:path';
 import { POOLINGS, type Pooling, unitVector } from '../engine/pooling.ts';
 import type { SamplingParamsInput } from '../engine/sampling-params.ts';
 import { LOAD_FORMATS, type LoadFormat } from '../models/load-format.ts';
@@ -97,6 +98,8 @@ export interface Answer extends AsyncIterable<GenerationPart> {
   readonly result: Promise<GenerationResult>;
 }
 
+export type SessionText = string | readonly number[] | readonly ChatMessage[];
+
 export interface Model extends Disposable, AsyncDisposable {
   readonly name: string;
   /** Longest sequence, prompt and answer together. */
@@ -110,6 +113,20 @@ export interface Model extends Disposable, AsyncDisposable {
     texts: readonly (string | readonly number[])[],
     options?: EmbedOptions,
   ): Promise<Float32Array[]>;
+  /**
+   * Saves the keys and values of a text (a prompt, token ids or a conversation) to a file, so that a later process goes on from it at once.
+   *
+   * @returns how many tokens are in the file: those of full blocks
+   * @throws an error of code `invalid_session` if it cannot be written, or the text is too short
+   */
+  saveSession(path: string, text: SessionText): Promise<number>;
+  /**
+   * Takes a saved text back into the prefix cache, for every prompt that begins with it.
+   *
+   * @returns how many tokens: less than were saved if there is no room for all
+   * @throws an error of code `invalid_session` if the file is damaged or of another model
+   */
+  restoreSession(path: string): Promise<number>;
   /** Token ids of a text, nothing added. */
   tokenize(text: string): number[];
   detokenize(tokenIds: readonly number[]): string;
@@ -240,6 +257,21 @@ class LoadedModel implements Model {
         return unitVector(values, dimensions);
       }),
     );
+  }
+
+  saveSession(path: string, text: SessionText): Promise<number> {
+    return this.#running.calls.saveSession(resolve(path), { tokenIds: this.#encode(text) });
+  }
+
+  async restoreSession(path: string): Promise<number> {
+    return (await this.#running.calls.restoreSession(resolve(path))).length;
+  }
+
+  #encode(text: SessionText): readonly number[] {
+    if (typeof text === 'string') return this.#running.encodePrompt(text);
+    const isChat = (list: typeof text): list is readonly ChatMessage[] =>
+      typeof list[0] === 'object';
+    return isChat(text) ? this.#running.encodeChat(text, { addGenerationPrompt: false }) : text;
   }
 
   tokenize(text: string): number[] {

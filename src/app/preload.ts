@@ -1,6 +1,6 @@
 /**
  * Prompts that are computed before a server says that it is ready, so that the first request that begins like one of them finds its keys and
- * values in the prefix cache. They stay there as any other prefix does: until something newer needs the room.
+ * values in the prefix cache. They are pinned there: until a request that would not fit otherwise needs the room.
  */
 import * as z from 'zod';
 import { HastenError } from '../platform/errors.ts';
@@ -42,10 +42,16 @@ export function parsePreload(text: string): readonly Preload[] {
 export interface PreloadFigures {
   readonly numPrompts: number;
   readonly numTokens: number;
+  /** Those of full KV blocks. */
+  readonly numPinnedTokens: number;
   readonly tookMs: number;
 }
 
-/** Computes them one after the other, so that each finds what it shares with those before. */
+/**
+ * Computes them one after the other, so that each finds what it shares with those before.
+ *
+ * @throws {RequestError | RequestTooLongError} if one is too long, or all together are too much to pin
+ */
 export async function preload(
   model: TextModel,
   prompts: readonly Preload[],
@@ -53,15 +59,16 @@ export async function preload(
 ): Promise<PreloadFigures> {
   const startMs = performance.now();
   let numTokens = 0;
+  let numPinnedTokens = 0;
   for (const prompt of prompts) {
     const tokenIds =
       typeof prompt === 'string'
         ? model.encodePrompt(prompt)
         : model.encodeChat(prompt.messages, { tools: prompt.tools, addGenerationPrompt: false });
     numTokens += tokenIds.length;
-    await model.generate({ tokenIds, sampling: { maxTokens: 1 }, signal }).result;
+    numPinnedTokens += await model.calls.pinPrefix({ tokenIds });
     signal.throwIfAborted();
   }
   const tookMs = Math.round(performance.now() - startMs);
-  return { numPrompts: prompts.length, numTokens, tookMs };
+  return { numPrompts: prompts.length, numTokens, numPinnedTokens, tookMs };
 }

@@ -7,10 +7,11 @@ import { EngineServer } from '../engine/engine-server.ts';
 import type { EnginePort } from '../engine/protocol.ts';
 import { loadModelDescription } from '../models/load-model.ts';
 import { HastenError } from '../platform/errors.ts';
-import { createRunner } from '../runtime/create-runner.ts';
+import { createRunner, resolveTarget } from '../runtime/create-runner.ts';
 import type { ModelRunner, RunnerLimits } from '../targets/model-runner.ts';
 import type { HostMessage, ModelText } from './engine-host.ts';
 import type { EngineSetup } from './engine-setup.ts';
+import { kvFingerprint } from './kv-fingerprint.ts';
 import { decoderSource } from './token-text.ts';
 
 export interface ServedEngine {
@@ -23,17 +24,26 @@ export interface ServedEngine {
 /** Settles when the engine has ended; a fault of opening the model is told, not thrown. */
 export async function serveEngine({ setup, text, port, tell }: ServedEngine): Promise<void> {
   try {
-    using runner = await openRunner(setup, tell);
+    const opened = await openRunner(setup, tell);
+    using runner = opened.runner;
     using draftRunner = await openDraftRunner(setup, runner.limits, tell);
     const { tokenText, eosTokenIds } = await text;
-    const core = new EngineCore({
+    const { offload, prefixCacheScope, warmUpMs } = setup;
+    using core = new EngineCore({
       runner,
       tokenizer: decoderSource(tokenText),
       eosTokenIds,
       draftRunner,
       speculation: setup.drafts?.speculation,
       maxDraftTokens: setup.drafts?.maxTokens,
+      offload,
+      prefixCacheScope,
+      kvFingerprint: opened.fingerprint,
     });
+    if (warmUpMs !== undefined) {
+      tell({ type: 'progress', progress: { phase: 'warming up', done: 0, total: 0 } });
+      await core.warmUp(warmUpMs);
+    }
     await new EngineServer(core, runner.limits, port).closed;
   } catch (error) {
     const isOurs = error instanceof HastenError;
@@ -47,19 +57,25 @@ export async function serveEngine({ setup, text, port, tell }: ServedEngine): Pr
 async function openRunner(
   setup: EngineSetup,
   tell: (message: HostMessage) => void,
-): Promise<ModelRunner> {
-  const { path, loadIn, drafts: _, ...options } = setup;
+): Promise<{ readonly runner: ModelRunner; readonly fingerprint: () => string }> {
+  const { path, loadIn, maxModelLen, drafts: _, ...options } = setup;
   // Closed again at once: a runner keeps its own packed weights.
   using description = loadModelDescription(path, {
-    maxModelLen: setup.maxModelLen ?? null,
+    maxModelLen: maxModelLen ?? null,
     loadIn: loadIn ?? null,
   });
-  return await createRunner({
+  const { weights: source, config } = description;
+  const { kind } = resolveTarget(setup.target);
+  const runner = await createRunner({
     ...options,
-    source: description.weights,
-    config: description.config,
+    maxModelLen,
+    source,
+    config,
     onProgress: (progress) => tell({ type: 'progress', progress }),
   });
+  const { precision, kvCacheType = 'auto' } = setup;
+  const layout = [kind, precision, kvCacheType];
+  return { runner, fingerprint: kvFingerprint({ source, config, layout }) };
 }
 
 /** It has a KV cache for as many tokens as the first model's. */

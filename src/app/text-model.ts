@@ -2,6 +2,7 @@
  * What a shell (command line, server, library) sees of a loaded model: text in, text out, with tokens, logprobs and timings beside it.
  * Knows nothing of HTTP or terminals, nor of how tokens come to be.
  */
+import type { EngineCalls } from '../engine/engine-calls.ts';
 import type { EngineStats } from '../engine/engine-stats.ts';
 import type { Pooling } from '../engine/pooling.ts';
 import type { Priority } from '../engine/priority.ts';
@@ -62,6 +63,8 @@ export interface GenerationRequest {
   readonly priority?: Priority;
   /** On whose behalf: tenants share the machine fairly. */
   readonly tenant?: string;
+  /** Only requests with the same salt share cached prefixes. */
+  readonly cacheSalt?: string | undefined;
 }
 
 export interface EmbeddingRequest extends Omit<GenerationRequest, 'sampling'> {
@@ -127,6 +130,8 @@ export interface TextModel {
    * The prompt that lets a model fill in what stands between two texts; null if it was not trained for that.
    */
   encodeInfill(prefix: string, suffix: string): number[] | null;
+  /** Pins prefixes, saves and restores sessions. */
+  readonly calls: EngineCalls;
   /** Figures of the engine now. @throws {EngineClosedError} while there is none */
   stats(): Promise<EngineStats>;
   /** What the engine was started with. */

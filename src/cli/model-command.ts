@@ -1,7 +1,7 @@
 /** What commands that open a model do first: find it and start it, with a progress bar where that takes a while. */
 
 import type { EngineKeeper } from '../app/engine-host.ts';
-import type { DraftSetup } from '../app/engine-setup.ts';
+import type { EngineSetup } from '../app/engine-setup.ts';
 import { type FoundModel, findModel } from '../app/find-model.ts';
 import { planCacheFolder } from '../app/plan-cache-folder.ts';
 import type { RunningModel } from '../app/running-model.ts';
@@ -38,7 +38,8 @@ export async function findModelWithProgress(
 export interface StartOptions {
   readonly signal: AbortSignal;
   readonly maxSeqs: number;
-  readonly drafts?: DraftSetup;
+  /** What only a server asks of an engine. */
+  readonly setup?: Pick<EngineSetup, 'drafts' | 'offload' | 'prefixCacheScope' | 'warmUpMs'>;
   /** Where the engine is to live, if not on a thread that is started now. */
   readonly host?: EngineKeeper | undefined;
   /** Told in words what is being done. */
@@ -69,7 +70,7 @@ export function runnerFlags({
 export async function startFoundModel(
   found: FoundModel,
   flags: EngineFlags,
-  { signal, maxSeqs, drafts, host, onPhase }: StartOptions,
+  { signal, maxSeqs, setup, host, onPhase }: StartOptions,
 ): Promise<RunningModel> {
   using progress = new ProgressReporter();
   const { maxModelLen } = flags;
@@ -81,7 +82,7 @@ export async function startFoundModel(
       loadIn: loadFormat(flags),
       maxModelLen,
       maxSeqs,
-      drafts,
+      ...setup,
     },
     host,
     signal,

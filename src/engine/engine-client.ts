@@ -85,8 +85,7 @@ export class EngineClient implements EngineApi {
         this.#port = port;
         for (const open of this.#open.values())
           this.#send({ type: 'submit', request: resumed(open) });
-        // Nobody waits for these: what a new engine cannot pin it computes when it is asked for it.
-        for (const call of this.#pinned) this.#send({ type: 'call', callId: 0, call });
+        this.#pinAgain();
         ready.resolve();
       } else if (this.#port === port) {
         this.#receive(message);
@@ -128,6 +127,11 @@ export class EngineClient implements EngineApi {
     const value = (await answer) as EngineCallResults[EngineCall['name']];
     if (call.name === 'pinPrefix') this.#pinned.push(call);
     return value;
+  }
+
+  /** Nobody waits for these: what cannot be pinned is computed when it is asked for. One that an engine has died of is not among them again. */
+  #pinAgain(): void {
+    for (const call of this.#pinned.splice(0)) void this.#call(call).catch(() => {});
   }
 
   #expectAnswer(): { readonly callId: number; readonly answer: Promise<unknown> } {

@@ -50,11 +50,11 @@ export interface EngineCoreOptions {
   /** Whether equal prefixes share blocks. Default true. */
   readonly hasPrefixCache?: boolean;
   /** Who shares cached prefixes: `all` (default), or each `tenant` for itself. */
-  readonly prefixCacheScope?: PrefixCacheScope;
+  readonly prefixCacheScope?: PrefixCacheScope | undefined;
   /** Where cached prefixes go that the pool has no room for. Default: nowhere. */
-  readonly offload?: OffloadOptions;
+  readonly offload?: OffloadOptions | undefined;
   /** Names model, weights and KV format; sessions are saved and restored between engines of one fingerprint only. Without it they cannot be. */
-  readonly kvFingerprint?: () => string;
+  readonly kvFingerprint?: (() => string) | undefined;
   readonly pacing?: Partial<PrefillPacerOptions>;
   readonly priorities?: Partial<PriorityOptions>;
   /** Where drafted tokens come from: `ngram` (default) finds them in the request's own tokens, `off` is none. */
@@ -291,6 +291,7 @@ export class EngineCore implements Disposable {
       numWaiting: this.#scheduler.numWaiting,
       numBlocks: this.#blocks.numBlocks,
       numFreeBlocks: this.#blocks.numFreeBlocks,
+      numUnusedSlots: this.#scheduler.numUnusedSlots,
       numSealedBlocks: this.#blocks.numSealedBlocks,
       numSteps,
       numPromptTokens,

@@ -97,6 +97,7 @@ export class EngineServer {
     if (this.#isClosing) return;
     this.#isClosing = true;
     await this.#loop.idle();
+    await this.#core.prefixes.idle();
     this.#send({ type: 'closed' });
     this.#port.close();
     this.#closed.resolve();

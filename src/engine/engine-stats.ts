@@ -11,6 +11,8 @@ export interface EngineStats {
   readonly numBlocks: number;
   /** Blocks that no sequence holds; some of them may hold cached prefixes. */
   readonly numFreeBlocks: number;
+  /** Token slots of held blocks that no token stands in. */
+  readonly numUnusedSlots: number;
   /** Blocks that the prefix cache can find. */
   readonly numSealedBlocks: number;
   /** Blocks that pinned prefixes hold. */

@@ -89,6 +89,8 @@ const setupArbitrary = fc.record({
     fc.record({ memory: fc.constantFrom(0, 1, 9), disk: fc.constantFrom(1, 6, 80) }),
   ),
   hasPins: fc.boolean(),
+  /** Jumps to and fro now and then, as no clock should. */
+  hasBadClock: fc.boolean(),
   /** From hardly any time and service between two changes of mind to plenty. */
   patience: fc.constantFrom(1, 10, 1000),
 });
@@ -111,8 +113,16 @@ test('any mix of requests, pool and limits: each gives what it gives alone, and 
       ),
       async (setup, planned) => {
         const { numSpareBlocks, blockSize, isAsync, hasPrefixCache, minTokens, ...rest } = setup;
-        const { speculation, numDraftBlocks, isRepetitive, patience, offload, hasPins, ...sizes } =
-          rest;
+        const {
+          speculation,
+          numDraftBlocks,
+          isRepetitive,
+          patience,
+          offload,
+          hasPins,
+          hasBadClock,
+          ...sizes
+        } = rest;
         const draftLimits = { ...sizes, maxSeqs: 16, maxTokens: 64, numBlocks: numDraftBlocks };
         const draftRunner =
           speculation === 'model' ? new MockRunner({ limits: draftLimits, spread: 30 }) : null;
@@ -149,7 +159,11 @@ test('any mix of requests, pool and limits: each gives what it gives alone, and 
               escortTokens: 4,
             },
             // All steps take the same time, so whatever is found is drafted.
-            now: () => nowMs++,
+            now: () => {
+              nowMs++;
+              if (!hasBadClock || nowMs % 37 > 0) return nowMs;
+              return nowMs + (nowMs % 2 === 0 ? 1e9 : -1e9);
+            },
           },
         );
         const pinned = !hasPins
@@ -541,4 +555,35 @@ test('timings add up', async () => {
     outputMs: 40,
     totalMs: 50,
   });
+});
+
+test('the time of day may jump as it likes: no text, no timing and no turn depends on it', async () => {
+  const realNow = Date.now;
+  const requests = Array.from({ length: 6 }, (_, i) => ({
+    promptTokenIds: [i + 2, 5, 6, 7],
+    samplingParams: { maxTokens: 40, seed: i, ignoreEos: true },
+    priority: PRIORITIES[i % PRIORITIES.length]!,
+  }));
+  const run = async () => {
+    const { engine } = engineOf({ limits: { numBlocks: 24, maxTokens: 64 } });
+    const results = await Promise.all(requests.map((request) => engine.submit(request).collect()));
+    await engine.close();
+    return results;
+  };
+  const expected = await run();
+  let numCalls = 0;
+  Date.now = () => realNow() + (++numCalls % 2 === 0 ? 1e12 : -1e12);
+  try {
+    const startMs = performance.now();
+    const results = await run();
+    const tookMs = performance.now() - startMs;
+    assert.deepEqual(results.map(outcome), expected.map(outcome));
+    for (const { finish } of results) {
+      for (const ms of Object.values(finish.timings)) {
+        assert.ok(ms !== null && ms >= 0 && ms <= tookMs, `${ms} of ${tookMs} ms`);
+      }
+    }
+  } finally {
+    Date.now = realNow;
+  }
 });

@@ -84,6 +84,7 @@ export class Engine implements EngineApi {
       this.#loop.wake();
     }
     await this.#loop.idle();
+    await this.#core.prefixes.idle();
     this.#core[Symbol.dispose]();
   }
 

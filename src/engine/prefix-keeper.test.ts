@@ -189,6 +189,27 @@ test('requests that need the whole pool wait for a session that is being saved o
     assert.equal((await engine.stats()).numFreeBlocks, 20);
   }));
 
+test('an engine that closes lets go of its runner only when nothing is read or written any more', () =>
+  withFolder(async (folder) => {
+    const path = join(folder, 'a.session');
+    const runner = new MockRunner();
+    const engine = engineOf(128, { runner });
+    const text = textOf(3, 200);
+    await ask(engine, text);
+    const saved = engine.calls.saveSession(path, { tokenIds: text });
+    while (runner.numReadBlocks === 0) await new Promise((resolve) => setImmediate(resolve));
+    assert.ok(runner.numReadBlocks < 50, 'it was meant to be under way');
+    await engine.close();
+    const numRead = runner.numReadBlocks;
+    assert.equal(await saved, 200);
+    assert.equal(runner.numReadBlocks, numRead);
+    const again = engineOf(128);
+    const restored = again.calls.restoreSession(path);
+    await again.close();
+    assert.equal((await restored).length, 200);
+    await assert.rejects(again.calls.restoreSession(path), { code: 'engine_closed' });
+  }));
+
 test('with a scope of tenants nobody finds what another has asked; with salts in any scope', async () => {
   const text = textOf(2, 30);
   const found = async (engine: Engine, rest: Partial<EngineRequest>): Promise<boolean> =>

@@ -51,6 +51,7 @@ export class PrefixKeeper {
   readonly #numReserved: () => number;
   readonly #compute: (text: PrefixText) => Promise<void>;
   #numHolding = 0;
+  #idle: PromiseWithResolvers<void> | null = null;
 
   constructor(options: PrefixKeeperOptions) {
     this.#runner = options.runner;
@@ -64,6 +65,20 @@ export class PrefixKeeper {
   /** Whether blocks are held for a while by what saves or restores: they come free by themselves. */
   get isHolding(): boolean {
     return this.#numHolding > 0;
+  }
+
+  /** Settles when nothing is being saved or restored: the runner's blocks are not touched any more. */
+  idle(): Promise<void> {
+    if (this.#numHolding === 0) return Promise.resolve();
+    this.#idle ??= Promise.withResolvers();
+    return this.#idle.promise;
+  }
+
+  #release(table: BlockTable): void {
+    this.#blocks.releaseAll(table);
+    if (--this.#numHolding > 0) return;
+    this.#idle?.resolve();
+    this.#idle = null;
   }
 
   /** Where the prefix chain of a text starts: texts of different roots share nothing. */
@@ -129,8 +144,7 @@ export class PrefixKeeper {
       );
       return tokenIds.length;
     } finally {
-      this.#numHolding--;
-      blocks.releaseAll(table);
+      this.#release(table);
     }
   }
 
@@ -155,8 +169,7 @@ export class PrefixKeeper {
         return true;
       });
     } finally {
-      this.#numHolding--;
-      blocks.releaseAll(table);
+      this.#release(table);
     }
   }
 

@@ -33,7 +33,7 @@ export interface EngineRequest {
   /** Asks for the pooled hidden state of the prompt instead of output; `null` (default): for output. */
   readonly pooling?: Pooling | null;
   /** Only requests with the same salt share cached prefixes. Default: the one that all share who name none. */
-  readonly cacheSalt?: string;
+  readonly cacheSalt?: string | undefined;
 }
 
 /** A checked request with nothing left open: plain data that gives the same text wherever it runs. */

@@ -112,6 +112,16 @@ export class Scheduler {
     return this.#running.length;
   }
 
+  /** Token slots of blocks that sequences hold and no token stands in: the ends of last blocks, which nobody shares. */
+  get numUnusedSlots(): number {
+    const { blockSize } = this.#blocks;
+    let count = 0;
+    for (const { blockTable, numTokens } of this.#running) {
+      count += blockTable.numBlocks * blockSize - numTokens;
+    }
+    return count;
+  }
+
   get numWaiting(): number {
     return this.#waiting.length;
   }

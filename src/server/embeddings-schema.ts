@@ -1,7 +1,7 @@
 /** What a body of /v1/embeddings may hold. */
 import * as z from 'zod';
 import { PRIORITIES } from '../engine/priority.ts';
-import { type ParsedRequest, parseBody, textsSchema } from './request-schemas.ts';
+import { cacheSaltSchema, type ParsedRequest, parseBody, textsSchema } from './request-schemas.ts';
 
 /** OpenAI's limit. */
 const MAX_INPUTS = 2048;
@@ -13,6 +13,7 @@ const embeddingsSchema = z.object({
   dimensions: z.int().min(1).optional(),
   user: z.string().optional(),
   priority: z.enum(PRIORITIES).optional(),
+  cache_salt: cacheSaltSchema.optional(),
 });
 
 export type EmbeddingsRequest = z.infer<typeof embeddingsSchema>;

@@ -4,7 +4,12 @@
  */
 import { GenerationError, NoChatTemplateError } from '../app/engine-text-model.ts';
 import { NoTokenizerError } from '../app/open-model.ts';
-import { EngineClosedError, RequestError, RequestTooLongError } from '../engine/errors.ts';
+import {
+  EngineCallError,
+  EngineClosedError,
+  RequestError,
+  RequestTooLongError,
+} from '../engine/errors.ts';
 import { HastenError } from '../platform/errors.ts';
 import { ChatTemplateError } from '../tokenizer/errors.ts';
 
@@ -59,6 +64,9 @@ export function badRequest(param: string | undefined, message: string, code?: st
   return new ApiError(400, message, { param, code });
 }
 
+/** Codes of errors of an engine elsewhere that the client is to blame for. */
+const CALLERS_FAULTS: ReadonlySet<string> = new Set(['invalid_session', 'context_length_exceeded']);
+
 /** Whatever was thrown, as the API says it. Unexpected faults keep their details to the log. */
 export function toApiError(error: unknown): ApiError {
   if (error instanceof ApiError) return error;
@@ -75,6 +83,9 @@ export function toApiError(error: unknown): ApiError {
     return new ApiError(400, error.message, { param: 'messages', code: error.code, cause: error });
   }
   if (error instanceof NoChatTemplateError || error instanceof NoTokenizerError) {
+    return new ApiError(400, error.message, { code: error.code, cause: error });
+  }
+  if (error instanceof EngineCallError && CALLERS_FAULTS.has(error.code)) {
     return new ApiError(400, error.message, { code: error.code, cause: error });
   }
   if (error instanceof GenerationError) {

@@ -18,13 +18,13 @@ export interface AnswerLimits {
 const PRIORITY_HEADER = 'x-priority';
 
 /**
- * Who goes first, and on whose behalf: by the body's field or the header, and by API key.
+ * Who goes first, on whose behalf, and who shares cached prefixes: by the body's fields or the header, and by API key.
  * @throws {ApiError} 400 if the header holds no class
  */
 export function standingOf(
   request: FastifyRequest,
-  fromBody: Priority | undefined,
-): Pick<GenerationRequest, 'priority' | 'tenant'> {
+  body: { readonly priority?: Priority | undefined; readonly cache_salt?: string | undefined },
+): Pick<GenerationRequest, 'priority' | 'tenant' | 'cacheSalt'> {
   const given = request.headers[PRIORITY_HEADER];
   const fromHeader = PRIORITIES.find((priority) => priority === given);
   if (given !== undefined && fromHeader === undefined) {
@@ -34,8 +34,8 @@ export function standingOf(
       `${PRIORITY_HEADER}: expected one of ${accepted}, got "${given}"`,
     );
   }
-  const priority = fromBody ?? fromHeader;
-  return { tenant: request.caller, ...(priority !== undefined && { priority }) };
+  const { priority = fromHeader, cache_salt: cacheSalt } = body;
+  return { tenant: request.caller, cacheSalt, ...(priority !== undefined && { priority }) };
 }
 
 /**

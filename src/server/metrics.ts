@@ -41,6 +41,9 @@ interface EngineSums {
   numAcceptedTokens: number;
   numAcceptedTokensPerPos: readonly number[];
   numSteps: number;
+  /** KV blocks that left the pool for the tiers beyond it, and that came back. */
+  numStored: number;
+  numRestored: number;
 }
 
 const NO_SUMS: EngineSums = {
@@ -50,6 +53,8 @@ const NO_SUMS: EngineSums = {
   numAcceptedTokens: 0,
   numAcceptedTokensPerPos: [],
   numSteps: 0,
+  numStored: 0,
+  numRestored: 0,
 };
 
 /** A finished request, times in seconds as its reader would have seen them. */
@@ -118,6 +123,28 @@ export class Metrics {
   readonly #running = this.#gauge('num_requests_running', 'Requests in the running batch');
   readonly #waiting = this.#gauge('num_requests_waiting', 'Requests that wait to be taken in');
   readonly #kvUsage = this.#gauge('kv_cache_usage_perc', 'KV blocks in use, 0 to 1');
+  readonly #kvUnused = this.#gauge(
+    'kv_cache_unused_slots',
+    'Token slots of KV blocks in use that no token stands in',
+  );
+  readonly #pinnedBlocks = this.#gauge(
+    'kv_cache_pinned_blocks',
+    'KV blocks that pinned prefixes hold',
+  );
+  readonly #offloadBlocks = this.#gauge('kv_offload_blocks', 'KV blocks beyond the pool', ['tier']);
+  readonly #offloadBytes = this.#gauge('kv_offload_bytes', 'Bytes of those', ['tier']);
+  readonly #offloadStored = this.#counter(
+    'kv_offload_stored_blocks_total',
+    'KV blocks that left the pool for memory or disk',
+  );
+  readonly #offloadRestored = this.#counter(
+    'kv_offload_restored_blocks_total',
+    'KV blocks that a prompt found there and that came back',
+  );
+  readonly #offloadFault = this.#gauge(
+    'kv_offload_disk_fault',
+    '1 after a fault of the disk, which is not used any more',
+  );
   readonly #prefixQueries = this.#counter(
     'prefix_cache_queries_total',
     'Prompt tokens looked up in the prefix cache',
@@ -249,16 +276,33 @@ export class Metrics {
     this.#running.set(stats.numRunning);
     this.#waiting.set(stats.numWaiting);
     this.#kvUsage.set(1 - stats.numFreeBlocks / Math.max(1, stats.numBlocks));
-    const { numPreemptions, numSteps, speculation } = stats;
+    this.#kvUnused.set(stats.numUnusedSlots);
+    this.#pinnedBlocks.set(stats.numPinnedBlocks);
+    const { numPreemptions, numSteps, speculation, offload } = stats;
+    if (offload !== null) {
+      const { numMemoryBlocks, numDiskBlocks, blockBytes, diskFault } = offload;
+      for (const [tier, count] of [
+        ['memory', numMemoryBlocks],
+        ['disk', numDiskBlocks],
+      ] as const) {
+        this.#offloadBlocks.set({ tier }, count);
+        this.#offloadBytes.set({ tier }, count * blockBytes);
+      }
+      this.#offloadFault.set(diskFault === null ? 0 : 1);
+    }
     const sums: EngineSums = {
       ...NO_SUMS,
       ...speculation,
       numPreemptions,
       numSteps,
+      numStored: offload?.numStored ?? 0,
+      numRestored: offload?.numRestored ?? 0,
     };
     // Fewer steps than before: another engine.
     const last = sums.numSteps < this.#lastSums.numSteps ? NO_SUMS : this.#lastSums;
     this.#preemptions.inc(sums.numPreemptions - last.numPreemptions);
+    this.#offloadStored.inc(sums.numStored - last.numStored);
+    this.#offloadRestored.inc(sums.numRestored - last.numRestored);
     this.#drafts.inc(sums.numDrafts - last.numDrafts);
     this.#draftTokens.inc(sums.numDraftTokens - last.numDraftTokens);
     this.#acceptedTokens.inc(sums.numAcceptedTokens - last.numAcceptedTokens);

@@ -170,6 +170,7 @@ describe('the pages in a browser', { skip: SKIP }, () => {
       assert.equal(await page.locator('#kv-map .used').count(), 16);
       assert.equal(await page.textContent('#accepted'), '63 %');
       assert.equal(await page.textContent('#max-seqs'), '4');
+      assert.equal(await page.textContent('#offloaded'), '4 in memory, 9 on disk');
       assert.deepEqual(faults, []);
       await screenshot(page, `dashboard-idle-${scheme}`);
     }

@@ -12,7 +12,10 @@ import { badRequest } from './errors.ts';
 const MAX_CHOICES = 64;
 const MAX_PROMPTS = 256;
 
-const tokenIds = z.array(z.int().min(0)).min(1);
+export const tokenIdsSchema = z.array(z.int().min(0)).min(1);
+
+/** vLLM's: only requests with the same salt share cached prefixes. */
+export const cacheSaltSchema = z.string().min(1).max(1024);
 
 /** Fields that both endpoints take. Ranges of sampling values are the engine's business; here only their types. */
 const shared = {
@@ -37,6 +40,7 @@ const shared = {
   ignore_eos: z.boolean().optional(),
   user: z.string().optional(),
   priority: z.enum(PRIORITIES).optional(),
+  cache_salt: cacheSaltSchema.optional(),
 };
 
 export const messageSchema = z.looseObject({
@@ -80,8 +84,8 @@ export function textsSchema(most: number) {
     [
       z.string(),
       z.array(z.string()).min(1).max(most),
-      tokenIds,
-      z.array(tokenIds).min(1).max(most),
+      tokenIdsSchema,
+      z.array(tokenIdsSchema).min(1).max(most),
     ],
     `expected a string, a list of up to ${most} strings, a list of token ids, or a list of up to ${most} such lists`,
   );

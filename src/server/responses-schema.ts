@@ -1,7 +1,7 @@
 /** What a body of /v1/responses may hold. */
 import * as z from 'zod';
 import { PRIORITIES } from '../engine/priority.ts';
-import { type ParsedRequest, parseBody } from './request-schemas.ts';
+import { cacheSaltSchema, type ParsedRequest, parseBody } from './request-schemas.ts';
 
 const roles = ['system', 'developer', 'user', 'assistant'] as const;
 
@@ -33,6 +33,7 @@ const responsesSchema = z.object({
   stream: z.boolean().optional(),
   user: z.string().optional(),
   priority: z.enum(PRIORITIES).optional(),
+  cache_salt: cacheSaltSchema.optional(),
   tools: z
     .array(
       z.looseObject({

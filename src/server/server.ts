@@ -3,6 +3,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import type { Socket } from 'node:net';
+import { join } from 'node:path';
 import {
   type FastifyBaseLogger,
   type FastifyInstance,
@@ -30,6 +31,7 @@ import { metricsRoute } from './routes/metrics.ts';
 import { modelsRoute } from './routes/models.ts';
 import { pageRoute } from './routes/page.ts';
 import { responsesRoute } from './routes/responses.ts';
+import { slotsRoute } from './routes/slots.ts';
 import { tokensRoute } from './routes/tokens.ts';
 import { ServedModel } from './served-model.ts';
 import { Telemetry } from './telemetry.ts';
@@ -53,6 +55,7 @@ const ROUTES: readonly Route[] = [
   messagesRoute,
   embeddingsRoute,
   tokensRoute,
+  slotsRoute,
   healthRoute,
   metricsRoute,
   pageRoute,
@@ -74,6 +77,8 @@ export interface ServerOptions {
   readonly slowReaderMs?: number;
   /** Origins whose pages may use the API; `*` for all. */
   readonly corsOrigins?: readonly string[];
+  /** Where /slots saves sessions: each API key in a folder of its own. Default: nowhere. */
+  readonly slotSavePath?: string | undefined;
   /** How embeddings are made. Default `mean`. */
   readonly pooling?: Pooling;
   /** Certificate chain and private key, PEM. */
@@ -250,8 +255,13 @@ function createApp(options: ServerOptions, parts: AppParts): FastifyInstance {
     return sendError(reply, new ApiError(405, message, { code: 'method_not_allowed' }));
   });
   const enter = entrance(options, parts);
-  const { pooling = 'mean' } = options;
-  for (const route of ROUTES) route(app, { served, telemetry, enter, pooling });
+  const { pooling = 'mean', slotSavePath } = options;
+  const sessionFolder: RouteContext['sessionFolder'] = ({ caller }) => {
+    if (slotSavePath === undefined) return null;
+    // A hyphen before it: no name of a key is one of a file, nor `..`.
+    return keys.isRequired ? join(slotSavePath, `-${encodeURIComponent(caller)}`) : slotSavePath;
+  };
+  for (const route of ROUTES) route(app, { served, telemetry, enter, pooling, sessionFolder });
   return app;
 }
 

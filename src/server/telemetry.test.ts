@@ -61,6 +61,11 @@ describe('telemetry', () => {
     assert.equal(value('request_success_total', 'finished_reason="length",model_name="m"'), 1);
     assert.equal(value('kv_cache_usage_perc'), 0.25);
     assert.equal(value('num_preemptions_total'), 3);
+    assert.equal(value('kv_cache_pinned_blocks'), 2);
+    assert.equal(value('kv_offload_blocks', 'tier="disk",model_name="m"'), 9);
+    assert.equal(value('kv_offload_bytes', 'tier="memory",model_name="m"'), 4000);
+    assert.equal(value('kv_offload_stored_blocks_total'), 20);
+    assert.equal(value('kv_offload_disk_fault'), 0);
     assert.equal(
       value('spec_decode_num_accepted_tokens_per_pos_total', 'position="1",model_name="m"'),
       2,
@@ -74,9 +79,12 @@ describe('telemetry', () => {
     const stats = await new EchoModel().stats();
     metrics.observeEngine(stats);
     metrics.observeEngine(stats);
-    metrics.observeEngine({ ...stats, numSteps: 1, numPreemptions: 2 });
+    const offload = { ...stats.offload!, numRestored: 1, diskFault: 'full' };
+    metrics.observeEngine({ ...stats, numSteps: 1, numPreemptions: 2, offload });
     const { text } = await metrics.render();
     assert.equal(seriesOf(text, 'hasten:num_preemptions_total'), 5);
+    assert.equal(seriesOf(text, 'hasten:kv_offload_restored_blocks_total'), 8);
+    assert.equal(seriesOf(text, 'hasten:kv_offload_disk_fault'), 1);
   });
 });
 

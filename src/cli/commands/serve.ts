@@ -1,13 +1,17 @@
 /** `hasten serve`: a model behind an OpenAI-compatible API. */
+import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { InvalidArgumentError, Option } from 'commander';
 import type { Logger } from 'pino';
 import { EngineSupervisor, type SupervisorEvent } from '../../app/engine-supervisor.ts';
 import type { FoundModel } from '../../app/find-model.ts';
+import { kvOffloadFolder } from '../../app/plan-cache-folder.ts';
 import { parsePreload, preload } from '../../app/preload.ts';
 import type { RunningModel } from '../../app/running-model.ts';
 import { SPECULATIONS, type Speculation } from '../../engine/draft-source.ts';
+import type { OffloadOptions } from '../../engine/engine-core.ts';
 import { POOLINGS, type Pooling } from '../../engine/pooling.ts';
+import { PREFIX_CACHE_SCOPES, type PrefixCacheScope } from '../../engine/prefix-keeper.ts';
 import { parseApiKeyFile, parseApiKeys } from '../../server/api-keys.ts';
 import { isLoopbackAddress } from '../../server/host-guard.ts';
 import { createLogger, LOG_LEVELS, type LogLevel } from '../../server/log.ts';
@@ -19,6 +23,7 @@ import {
   addEngineOptions,
   collect,
   type EngineFlags,
+  parseBytes,
   parseInteger,
   parseNumber,
   readTextFile,
@@ -50,7 +55,16 @@ interface ServeFlags extends EngineFlags {
   readonly speculation: Speculation;
   readonly draftModel?: string;
   readonly numSpeculativeTokens?: number;
+  readonly kvOffloadMemory: number;
+  readonly kvOffloadDisk: number;
+  readonly kvOffloadFolder?: string;
+  readonly prefixCacheScope: PrefixCacheScope;
+  readonly slotSavePath?: string;
+  readonly warmup: boolean;
 }
+
+/** Time for running steps of all sizes before the server is ready. */
+const WARM_UP_MS = 2000;
 
 export function define(command: Command): void {
   command
@@ -99,6 +113,16 @@ export function define(command: Command): void {
     )
     .option('--draft-model <model>', 'a smaller model of the same vocabulary to draft tokens')
     .option('--num-speculative-tokens <n>', 'tokens of one draft, at most', parseInteger(1))
+    .option('--kv-offload-memory <size>', 'for prefixes that leave the KV cache', parseBytes, 0)
+    .option('--kv-offload-disk <size>', 'for those that leave that memory', parseBytes, 0)
+    .option('--kv-offload-folder <folder>', "where on disk; default: in the user's cache folder")
+    .addOption(
+      new Option('--prefix-cache-scope <who>', 'who shares prefixes: all, or each API key its own')
+        .choices(PREFIX_CACHE_SCOPES)
+        .default('all'),
+    )
+    .option('--slot-save-path <folder>', 'where /slots saves sessions; left out: nowhere')
+    .option('--no-warmup', 'be ready without having run steps of all sizes')
     .option('--ssl-certfile <file>', 'certificate chain, PEM; serves HTTPS')
     .option('--ssl-keyfile <file>', 'its private key, PEM')
     .addOption(
@@ -132,6 +156,11 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
   const logger = createLogger(flags.logLevel);
   const options = await serverOptions(flags);
   if (!isLoopbackAddress(flags.host) && options.apiKeys.length === 0) assertMayBeOpen(flags);
+  if (flags.preload !== undefined && flags.prefixCacheScope === 'tenant') {
+    throw new UsageError(
+      '--preload computes prompts for everybody, and --prefix-cache-scope tenant lets nobody find what was not their own: leave out one of them',
+    );
+  }
   const preloads =
     flags.preload === undefined ? [] : parsePreload(await readTextFile(flags.preload));
   const server = new HttpServer({ ...options, host: flags.host, port: flags.port, logger });
@@ -175,10 +204,15 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
       host: supervisor,
       signal: shutdown.signal,
       maxSeqs: flags.maxNumSeqs,
-      drafts: {
-        speculation: flags.speculation,
-        modelPath: draft?.path,
-        maxTokens: flags.numSpeculativeTokens,
+      setup: {
+        drafts: {
+          speculation: flags.speculation,
+          modelPath: draft?.path,
+          maxTokens: flags.numSpeculativeTokens,
+        },
+        offload: offloadOf(flags),
+        prefixCacheScope: flags.prefixCacheScope,
+        warmUpMs: flags.warmup ? WARM_UP_MS : undefined,
       },
       onPhase,
     });
@@ -203,6 +237,13 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
     await model?.[Symbol.asyncDispose]();
     process.off('SIGINT', onSignal).off('SIGTERM', onSignal);
   }
+}
+
+function offloadOf(flags: ServeFlags): OffloadOptions | undefined {
+  const { kvOffloadMemory: memoryBytes, kvOffloadDisk: maxBytes } = flags;
+  if (memoryBytes === 0 && maxBytes === 0) return undefined;
+  const folder = flags.kvOffloadFolder ?? kvOffloadFolder();
+  return { memoryBytes, ...(maxBytes > 0 && { disk: { folder, maxBytes } }) };
 }
 
 /** Why requests wait, in words; null when they do not. */
@@ -296,6 +337,7 @@ async function serverOptions(flags: ServeFlags) {
     slowReaderMs: flags.slowReaderTimeout * 1000,
     corsOrigins: flags.corsOrigin ?? [],
     pooling: flags.pooling,
+    slotSavePath: flags.slotSavePath === undefined ? undefined : resolve(flags.slotSavePath),
     tls:
       sslCertfile === undefined || sslKeyfile === undefined
         ? undefined

@@ -80,11 +80,20 @@ function drawEngine(engine, limits) {
   show('waiting', count(numWaiting));
   show('preemptions', count(numPreemptions));
   drawBlocks(engine);
+  show('pinned', count(engine.numPinnedBlocks));
+  show('offloaded', offloadText(engine.offload));
   const drafted = speculation?.numDraftTokens ?? 0;
   const accepted = drafted > 0 ? speculation.numAcceptedTokens / drafted : 0;
   show('accepted', drafted > 0 ? percent(accepted) : speculation === null ? 'off' : '–');
   show('drafted', count(drafted));
   fillBar('accepted-bar', accepted);
+}
+
+function offloadText(offload) {
+  if (offload === null) return 'no offload';
+  const { numMemoryBlocks, numDiskBlocks, diskFault } = offload;
+  const onDisk = diskFault === null ? count(numDiskBlocks) : `${diskFault}: none`;
+  return `${count(numMemoryBlocks)} in memory, ${onDisk} on disk`;
 }
 
 function drawTraffic(traffic) {

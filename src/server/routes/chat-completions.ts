@@ -38,7 +38,7 @@ export const chatCompletionsRoute: Route = (server, { served, enter }) => {
     const numChoices = body.n ?? 1;
     using scope = enter(request, reply, numChoices);
     const { signal } = scope;
-    const standing = standingOf(request, body.priority);
+    const standing = standingOf(request, body);
     const answers = Array.from({ length: numChoices }, (_, choice) => {
       const sampling = withToolStop(samplingOf(body, limits, choice), tools);
       return new Answer(model.generate({ ...standing, tokenIds, sampling, signal }), tools);

@@ -34,7 +34,7 @@ export const completionsRoute: Route = (server, { served, enter }) => {
     };
     using scope = enter(request, reply, prompts.length * choicesPerPrompt);
     const { signal } = scope;
-    const standing = standingOf(request, body.priority);
+    const standing = standingOf(request, body);
     const answers = prompts.flatMap(({ tokenIds }) =>
       Array.from({ length: choicesPerPrompt }, (_, choice) => {
         const sampling = samplingOf(body, limits, choice);

@@ -10,6 +10,8 @@ export interface RouteContext {
   readonly telemetry: Telemetry;
   /** How embeddings are made. */
   readonly pooling: Pooling;
+  /** Where a client's sessions are saved; `null`: they cannot be. */
+  sessionFolder(request: FastifyRequest): string | null;
   /**
    * Lets in a request for so many answers; its work goes on for as long as the scope.
    * @throws {ApiError} 429 if there is no room for it

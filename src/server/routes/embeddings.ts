@@ -14,7 +14,7 @@ export const embeddingsRoute: Route = (server, { served, enter, pooling }) => {
     const { model, name } = served.use(body.model);
     const dimensions = dimensionsOf(body, model);
     const texts = textsOf(body.input).map((text, index) => tokenIdsOf(text, index, model));
-    const standing = standingOf(request, body.priority);
+    const standing = standingOf(request, body);
     // Of a long list only so many are under way at once: it may not fill the queue.
     const width = Math.min(texts.length, model.limits.maxSeqs);
     using scope = enter(request, reply, width);

@@ -39,7 +39,7 @@ export const messagesRoute: Route = (server, { served, enter }) => {
         stop: body.stop_sequences,
         maxTokens: body.max_tokens,
       };
-      const standing = standingOf(request, undefined);
+      const standing = standingOf(request, {});
       using scope = enter(request, reply, 1);
       const { signal } = scope;
       const answer = new Answer(

@@ -30,7 +30,7 @@ export const responsesRoute: Route = (server, { served, enter }) => {
     using scope = enter(request, reply, 1);
     const { signal } = scope;
     const sampling = withToolStop(samplingOf(body, limits, 0), tools);
-    const standing = standingOf(request, body.priority);
+    const standing = standingOf(request, body);
     const answer = new Answer(model.generate({ ...standing, tokenIds, sampling, signal }), tools);
     const shape = new ResponseShape(name, body);
     if (body.stream) {

@@ -2,6 +2,8 @@
  * A model for tests of the shells: bytes are tokens, and the answer repeats the prompt's last bytes. Counts what runs, so that a test can see
  * that a request was aborted.
  */
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import type {
   ChatTurn,
@@ -14,8 +16,9 @@ import type {
   GenerationResult,
   TextModel,
 } from '../../app/text-model.ts';
+import { type EngineCall, engineCalls } from '../../engine/engine-calls.ts';
 import type { EngineStats } from '../../engine/engine-stats.ts';
-import { RequestTooLongError } from '../../engine/errors.ts';
+import { EngineCallError, RequestTooLongError } from '../../engine/errors.ts';
 import { parseSamplingParams, type SamplingParams } from '../../engine/sampling-params.ts';
 
 const VOCAB_SIZE = 256;
@@ -24,6 +27,7 @@ const ECHO_STATS: EngineStats = {
   numWaiting: 0,
   numBlocks: 64,
   numFreeBlocks: 48,
+  numUnusedSlots: 8,
   numSealedBlocks: 8,
   numSteps: 10,
   numPromptTokens: 0,
@@ -71,6 +75,21 @@ export class EchoModel implements TextModel {
   readonly samplings: SamplingParams[] = [];
   readonly requests: GenerationRequest[] = [];
   readonly chats: (readonly ChatTurn[])[] = [];
+  readonly engineCalls: EngineCall[] = [];
+  /** Files are a text, and as many tokens are restored as it has bytes. */
+  readonly calls = engineCalls(async (call) => {
+    this.engineCalls.push(call);
+    if (call.name === 'pinPrefix') return call.text.tokenIds.length;
+    if (call.name === 'saveSession') {
+      await mkdir(dirname(call.path), { recursive: true });
+      await writeFile(call.path, Buffer.from(call.text.tokenIds as Int32Array));
+      return call.text.tokenIds.length;
+    }
+    const text = await readFile(call.path).catch(() => {
+      throw new EngineCallError('invalid_session', `${call.path}: no such file`);
+    });
+    return Int32Array.from(text);
+  });
   readonly #options: EchoModelOptions;
 
   constructor(options: EchoModelOptions = {}) {
