@@ -29,6 +29,7 @@ import {
 } from './layer-walker.ts';
 import { type Matrix, MatrixMath } from './matrix-math.ts';
 import { matrixRows, matrixShape } from './matrix-rows.ts';
+import { normBefore } from './norm-before.ts';
 
 export const METHODS = ['rtn', 'gptq', 'awq'] as const;
 export type Method = (typeof METHODS)[number];
@@ -325,8 +326,10 @@ class LayerCompressor {
   /** What stands before a linear and can take up the inverse of its scales; null where nothing can. */
   #beforeOf(layer: WalkedLayer, site: LinearSite): Before | null {
     const { config } = this.#options;
-    const norm = this.#normBefore(site);
-    if (norm !== null) return norm;
+    const norm = normBefore(this.#walker, this.#options.weights, site);
+    if (norm !== null) {
+      return { tie: null, fold: (scales) => new Map([[norm.tensor, norm.divided(scales)]]) };
+    }
     const at = layer.sites.indexOf(site);
     const previous = layer.sites[at - 1];
     if (previous === undefined) return null;
@@ -347,37 +350,6 @@ class LayerCompressor {
         Math.floor(i / headDim / shared) * headDim + (i % headDim);
       const tie = Uint32Array.from({ length: site.columns }, (_, i) => valueRow(i));
       return rowsBefore(previous, valuesAt, valueRow, tie);
-    }
-    return null;
-  }
-
-  /** The norm whose output is this linear's input. */
-  #normBefore(site: LinearSite): Before | null {
-    const { commands, weights } = this.#walker.plan;
-    for (let i = site.command - 1; i >= 0; i--) {
-      const command = commands[i]!;
-      const { out, weight, residual } = command.variants[0]!.params;
-      if (out?.kind !== 'buffer' || out.buffer !== site.input.buffer) continue;
-      if (command.op !== 'rmsNorm' || weight?.kind !== 'weight' || residual !== undefined)
-        return null;
-      const { ref, rows } = weights[weight.weight]!;
-      const part = ref.parts[0]!;
-      if (
-        ref.parts.length !== 1 ||
-        ref.scale !== 1 ||
-        rows !== site.columns ||
-        part.rowStart !== 0
-      ) {
-        return null;
-      }
-      const fold = (scales: Float32Array): Map<string, Float32Array> => {
-        const values = this.#options.weights.readF32(part.tensor);
-        for (let j = 0; j < values.length; j++) {
-          values[j] = (values[j]! + ref.offset) / scales[j]! - ref.offset;
-        }
-        return new Map([[part.tensor, values]]);
-      };
-      return { tie: null, fold };
     }
     return null;
   }

@@ -7,6 +7,7 @@
  *     int8       X i8 [rows, columns], SCB f32 [rows] (largest of each row, value = code * SCB / 127), weight_format u8 [] = 0
  *     w8a8       X i8 [rows, columns], weight_scale f32 [rows, 1]; activations are rounded per token while running
  */
+import { canonicalFromHf } from '../models/tensor-names.ts';
 import { type CodebookName, codebookOf, encodeCodebook } from '../tensor/codebook.ts';
 import type { WeightSource, WeightTensor } from '../weights/contract.ts';
 import type { TensorToWrite } from '../weights/tensor-data.ts';
@@ -23,7 +24,7 @@ const BLOCK = 64;
 const STATE_BYTES = 320;
 
 export interface RoundOptions {
-  /** Values that take the place of stored ones, f32, by name; all tensors here are written as f32 where they are no linears. */
+  /** Values that take the place of stored ones, f32, by canonical name; vectors among them are written as f32. */
   readonly replaced?: ReadonlyMap<string, Float32Array>;
   readonly signal?: AbortSignal;
   onProgress?(doneBytes: number, totalBytes: number): void;
@@ -56,7 +57,7 @@ export async function writeRoundedModel(
     layout,
     quantization: () => CONFIGS[layout](),
     tensorsOf(tensor, source) {
-      const values = replaced.get(tensor.name);
+      const values = replaced.get(canonicalFromHf(tensor.name) ?? tensor.name);
       if (isLinear(tensor)) {
         totalBytes += tensor.sizeBytes;
         const matrix = new RoundedMatrix(source, tensor, values, () => report(tensor.sizeBytes));

@@ -19,6 +19,7 @@ import {
   type QuantizeReport,
   quantizeModel,
 } from '../../compress/quantize-model.ts';
+import { smoothInputs } from '../../compress/smooth-quant.ts';
 import { HF_LAYOUTS, type HfLayout, writeHfModel } from '../../compress/write-hf.ts';
 import {
   ROUNDED_LAYOUTS,
@@ -52,7 +53,8 @@ interface QuantizeFlags extends CalibrationFlags {
   readonly searchTokens: number;
   readonly chart?: string;
   readonly output: string;
-  readonly method: Method;
+  readonly method?: Method | 'smoothquant';
+  readonly smoothingStrength: number;
   readonly bits: number;
   readonly groupSize: number | 'row';
   readonly symmetry: Symmetry;
@@ -71,7 +73,10 @@ export function define(command: Command): void {
       'the new GGUF file, or folder for the layouts of Hugging Face',
     )
     .addOption(
-      new Option('--method <name>', 'how codes are chosen').choices(METHODS).default('gptq'),
+      new Option('--method <name>', 'how codes are chosen; gptq where there is a choice').choices([
+        ...METHODS,
+        'smoothquant',
+      ]),
     )
     .option('--bits <n>', 'bits of a code', parseInteger(2), 4)
     .option('--group-size <n>', 'inputs that share a scale, or row', parseGroupSize, 128)
@@ -119,7 +124,8 @@ are dequantized first, and lose a little more. --imatrix auto runs the calibrati
 tensor rounded at a time and spend bits where they save most. A search that was interrupted goes on.
 
 --to nf4, fp4 and int8 (bitsandbytes) and w8a8 (compressed-tensors int-quantized) write a Hugging Face
-folder of a model that is one, rounded to nearest.
+folder of a model that is one, rounded to nearest; for w8a8 and int8 --method smoothquant first moves
+outliers of the activations into the weights.
 
 --to gptq, awq and compressed-tensors write a Hugging Face folder in that layout, of a model that is one,
 with --method, --bits, --group-size and --symmetry. A run that was interrupted goes on where it was.
@@ -262,15 +268,38 @@ async function round(
   const { path } = await findModelWithProgress(spec, { offline: flags.offline, signal });
   const output = resolve(flags.output);
   if (existsSync(output)) throw new UsageError(`--output ${flags.output}: is there already`);
-  using progress = new ProgressReporter();
+  const isSmoothed = flags.method === 'smoothquant' && (layout === 'w8a8' || layout === 'int8');
+  if (flags.method !== undefined && flags.method !== 'rtn' && !isSmoothed) {
+    throw new UsageError(`--method ${flags.method} is not for --to ${layout}`);
+  }
   const startMs = performance.now();
+  const replaced = isSmoothed ? await smoothed(path, flags, signal) : undefined;
+  using progress = new ProgressReporter();
   const sizeBytes = await writeRoundedModel(path, layout, output, {
+    ...(replaced && { replaced }),
     signal,
     onProgress: (done, total) =>
       progress.update({ label: 'quantizing', done, total, unit: 'bytes' }),
   });
   progress[Symbol.dispose]();
   await printMade({ output, sizeBytes, seconds: (performance.now() - startMs) / 1000 }, flags);
+}
+
+async function smoothed(
+  path: string,
+  flags: QuantizeFlags,
+  signal: AbortSignal,
+): Promise<ReadonlyMap<string, Float32Array>> {
+  using model = new OpenedModel(path);
+  const { config, weights } = model.description;
+  const windows = await calibrationWindowsOf(model, flags);
+  using progress = new ProgressReporter();
+  return await smoothInputs({
+    ...{ weights: new F32Weights(weights), config, windows, signal },
+    ...{ threads: flags.threads ?? 'auto', strength: flags.smoothingStrength },
+    onProgress: (done, total) =>
+      progress.update({ label: 'smoothing', done, total, unit: 'items' }),
+  });
 }
 
 /** The importance that was asked for: of a file, or gathered now. */
@@ -318,7 +347,10 @@ async function calibrate(
   signal: AbortSignal,
 ): Promise<void> {
   const { path } = await findModelWithProgress(spec, { offline: flags.offline, signal });
-  const { method, bits, groupSize, symmetry } = flags;
+  const { method = 'gptq', bits, groupSize, symmetry } = flags;
+  if (method === 'smoothquant') {
+    throw new UsageError('--method smoothquant is for --to w8a8 and int8');
+  }
   const threads = flags.threads ?? 'auto';
   using model = new OpenedModel(path);
   const { config, weights: source } = model.description;
