@@ -18,6 +18,8 @@ import { median } from './lib/statistics.ts';
 import { markdownTable } from './lib/table.ts';
 
 const CONTEXT = 100;
+/** KV blocks of a sequence: more than it needs, whatever their size. */
+const BLOCKS = 16;
 
 const { values: options } = parseArgs({
   options: {
@@ -75,6 +77,7 @@ async function measure(threads: number): Promise<number[]> {
     threads,
     maxModelLen: 2 * CONTEXT,
     maxSeqs: Math.max(...counts),
+    numKvBlocks: Math.max(...counts) * BLOCKS,
     planCacheFolder: null,
   });
   for (const count of counts) await step(runner, count);
