@@ -193,5 +193,6 @@ describe('hasten serve', () => {
       /no file can be made/,
     );
     assert.match(await refuse('--kv-offload-disk', 'much'), /Expected a size/);
+    assert.match(await refuse('--kv-offload-memory', '900000GB'), /and \d+ are free/);
   });
 });

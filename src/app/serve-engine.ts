@@ -4,9 +4,11 @@
  */
 import { EngineCore } from '../engine/engine-core.ts';
 import { EngineServer } from '../engine/engine-server.ts';
+import { EngineSetupError } from '../engine/errors.ts';
 import type { EnginePort } from '../engine/protocol.ts';
 import { loadModelDescription } from '../models/load-model.ts';
 import { HastenError } from '../platform/errors.ts';
+import { memoryInfo } from '../platform/topology.ts';
 import { createRunner, resolveTarget } from '../runtime/create-runner.ts';
 import type { ModelRunner, RunnerLimits } from '../targets/model-runner.ts';
 import type { HostMessage, ModelText } from './engine-host.ts';
@@ -59,6 +61,7 @@ async function openRunner(
   tell: (message: HostMessage) => void,
 ): Promise<{ readonly runner: ModelRunner; readonly fingerprint: () => string }> {
   const { path, loadIn, maxModelLen, drafts: _, ...options } = setup;
+  assertOffloadFits(setup.offload);
   // Closed again at once: a runner keeps its own packed weights.
   using description = loadModelDescription(path, {
     maxModelLen: maxModelLen ?? null,
@@ -76,6 +79,16 @@ async function openRunner(
   const { precision, kvCacheType = 'auto' } = setup;
   const layout = [kind, precision, kvCacheType];
   return { runner, fingerprint: kvFingerprint({ source, config, layout }) };
+}
+
+/** Memory for it is taken as it is needed, so that it is not there would be found out too late. */
+function assertOffloadFits(offload: EngineSetup['offload']): void {
+  const { availableBytes } = memoryInfo();
+  const memoryBytes = offload?.memoryBytes ?? 0;
+  if (memoryBytes <= availableBytes) return;
+  throw new EngineSetupError(
+    `KV offload: ${memoryBytes} bytes of memory are asked for, and ${availableBytes} are free; the disk may take the rest`,
+  );
 }
 
 /** It has a KV cache for as many tokens as the first model's. */

@@ -133,8 +133,8 @@ export function define(command: Command): void {
       'after',
       `
 Serves the APIs of OpenAI (/v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings,
-/v1/models) and of Anthropic (/v1/messages), /tokenize, /detokenize, /healthz, /readyz, /metrics for Prometheus, a chat
-page at / and a dashboard at /dashboard. HASTEN_API_KEY holds further keys, separated by commas.
+/v1/models) and of Anthropic (/v1/messages), /tokenize, /detokenize, /slots to save and restore
+sessions, /healthz, /readyz, /metrics for Prometheus, a chat page at / and a dashboard at /dashboard. HASTEN_API_KEY holds further keys, separated by commas.
 
 Example:
   $ hasten serve smollm2 --port 8000
