@@ -60,6 +60,8 @@ export interface EchoModelOptions {
   readonly failAfter?: number;
   /** Only generations with this seed fail; left out: all. */
   readonly failingSeed?: number;
+  /** Ends an answer after this many tokens, as a model does by itself. */
+  readonly endsAfter?: number;
   /** What it answers to every conversation, whatever that says. */
   readonly script?: string;
 }
@@ -174,6 +176,10 @@ export class EchoModel implements TextModel {
           break;
         }
         const { failAfter, failingSeed = params.seed } = this.#options;
+        if (outputTokens === this.#options.endsAfter) {
+          finishReason = 'stop';
+          break;
+        }
         if (outputTokens === failAfter && params.seed === failingSeed)
           throw new Error('the echo broke');
         const id = tokenIds[outputTokens % tokenIds.length]!;
