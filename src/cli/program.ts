@@ -2,12 +2,12 @@
  * The program: knows which commands there are, loads only the one that was asked for, and maps errors to exit codes.
  * Knows nothing of what a command does.
  */
-import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import type { EngineHost } from '../app/engine-host.ts';
 import { HastenError } from '../platform/errors.ts';
 import { InterruptedError, UsageError } from './errors.ts';
 import { note, styledError } from './output.ts';
+import { packageVersion } from './package-version.ts';
 
 /** A command's module: adds arguments, options, examples and the action to its commander object. */
 export interface CommandModule {
@@ -106,11 +106,6 @@ export const EXIT_DONE = 0;
 export const EXIT_FAILED = 1;
 export const EXIT_USAGE = 2;
 const EXIT_INTERRUPTED = 130;
-
-export function packageVersion(): string {
-  const manifest = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
-  return (JSON.parse(manifest) as { version: string }).version;
-}
 
 /**
  * Runs one command line.

@@ -35,6 +35,7 @@ import { slotsRoute } from './routes/slots.ts';
 import { tokensRoute } from './routes/tokens.ts';
 import { ServedModel } from './served-model.ts';
 import { Telemetry } from './telemetry.ts';
+import type { Tracing } from './tracing.ts';
 
 /** Time for the last words to clients whose requests were cut off. */
 const CUT_OFF_MS = 500;
@@ -79,6 +80,7 @@ export interface ServerOptions {
   readonly corsOrigins?: readonly string[];
   /** Where /slots saves sessions: each API key in a folder of its own. Default: nowhere. */
   readonly slotSavePath?: string | undefined;
+  readonly tracing?: Tracing | null;
   /** How embeddings are made. Default `mean`. */
   readonly pooling?: Pooling;
   /** Certificate chain and private key, PEM. */
@@ -197,6 +199,7 @@ function createApp(options: ServerOptions, parts: AppParts): FastifyInstance {
   const isLoopbackServer = isLoopbackAddress(options.host);
   const cors = new CorsPolicy(options.corsOrigins ?? []);
   const keys = new ApiKeys(options.apiKeys ?? []);
+  options.tracing?.watch(app);
   app.decorateRequest('caller', '');
   app.decorateRequest('figures', null);
   app.addHook('onRequest', async (request, reply) => {

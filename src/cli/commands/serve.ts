@@ -16,6 +16,7 @@ import { parseApiKeyFile, parseApiKeys } from '../../server/api-keys.ts';
 import { isLoopbackAddress } from '../../server/host-guard.ts';
 import { createLogger, LOG_LEVELS, type LogLevel } from '../../server/log.ts';
 import { HttpServer } from '../../server/server.ts';
+import { bothObservers, openTracing, type Tracing, TracingError } from '../../server/tracing.ts';
 import { CommandError, UsageError } from '../errors.ts';
 import { oncePerPress } from '../interrupt.ts';
 import { findModelWithProgress, startFoundModel } from '../model-command.ts';
@@ -29,6 +30,7 @@ import {
   readTextFile,
 } from '../options.ts';
 import { note, printLine, styled, styledError } from '../output.ts';
+import { packageVersion } from '../package-version.ts';
 
 interface ServeFlags extends EngineFlags {
   readonly host: string;
@@ -52,6 +54,7 @@ interface ServeFlags extends EngineFlags {
   readonly sslKeyfile?: string;
   readonly preload?: string;
   readonly pooling: Pooling;
+  readonly otlpTracesEndpoint?: string;
   readonly speculation: Speculation;
   readonly draftModel?: string;
   readonly numSpeculativeTokens?: number;
@@ -123,6 +126,7 @@ export function define(command: Command): void {
     )
     .option('--slot-save-path <folder>', 'where /slots saves sessions; left out: nowhere')
     .option('--no-warmup', 'be ready without having run steps of all sizes')
+    .option('--otlp-traces-endpoint <url>', 'where OpenTelemetry traces are sent, OTLP over HTTP')
     .option('--ssl-certfile <file>', 'certificate chain, PEM; serves HTTPS')
     .option('--ssl-keyfile <file>', 'its private key, PEM')
     .addOption(
@@ -163,7 +167,14 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
   }
   const preloads =
     flags.preload === undefined ? [] : parsePreload(await readTextFile(flags.preload));
-  const server = new HttpServer({ ...options, host: flags.host, port: flags.port, logger });
+  const tracing = await tracingOf(flags, logger);
+  const server = new HttpServer({
+    ...options,
+    tracing,
+    host: flags.host,
+    port: flags.port,
+    logger,
+  });
   const shutdown = new AbortController();
   const onSignal = oncePerPress((signal: NodeJS.Signals): void => {
     if (shutdown.signal.aborted) process.exit(130);
@@ -192,7 +203,7 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
             onPhase,
           });
     const supervisor = new EngineSupervisor({
-      observer: server.telemetry,
+      observer: tracing === null ? server.telemetry : bothObservers(server.telemetry, tracing),
       timeoutMs: flags.engineTimeout === 0 ? null : flags.engineTimeout * 1000,
       onEvent: (event) => {
         if (event.type === 'restarted') server.telemetry.metrics.restarted();
@@ -222,6 +233,7 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
       logger.info(figures, 'prompts computed ahead');
     }
     const names = namesOf(found, spec, flags);
+    if (tracing !== null) tracing.modelName = names[0] ?? found.name;
     server.telemetry.metrics.setModel(names[0] ?? found.name, model.limits);
     server.served.setState({ kind: 'ready', model, names });
     logger.info({ enginePid: supervisor.pid }, 'the engine is ready');
@@ -235,6 +247,9 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
   } finally {
     await server.close(shutdown.signal.aborted ? flags.gracePeriod * 1000 : 0);
     await model?.[Symbol.asyncDispose]();
+    await tracing?.[Symbol.asyncDispose]().catch((error: unknown) => {
+      logger.warn({ err: error }, 'the last traces could not be sent');
+    });
     process.off('SIGINT', onSignal).off('SIGTERM', onSignal);
   }
 }
@@ -300,6 +315,26 @@ async function announce(
     `  curl ${url}/v1/chat/completions -H 'content-type: application/json' -d ${quoted}\n`,
   );
   await printLine(`Chat page: ${url}/   API base: ${url}/v1   Ctrl-C stops.`);
+}
+
+/**
+ * By the option, or by the variables of OpenTelemetry, which may be there for other programs: then traces that cannot be had are no fault.
+ * @throws {TracingError} if they were asked for by the option
+ */
+async function tracingOf(flags: ServeFlags, logger: Logger): Promise<Tracing | null> {
+  const { otlpTracesEndpoint: endpoint = null } = flags;
+  const { env } = process;
+  const isInEnvironment =
+    env.OTEL_SDK_DISABLED !== 'true' &&
+    Boolean(env.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT || env.OTEL_EXPORTER_OTLP_ENDPOINT);
+  if (endpoint === null && !isInEnvironment) return null;
+  try {
+    return await openTracing({ endpoint, version: packageVersion() });
+  } catch (error) {
+    if (endpoint !== null || !(error instanceof TracingError)) throw error;
+    logger.warn(error.message);
+    return null;
+  }
 }
 
 /** @throws {UsageError} unless the user has said that this is wanted */
