@@ -35,7 +35,15 @@ const OPERATIONS: Readonly<Record<string, string>> = {
   '/v1/embeddings': 'embeddings',
 };
 
-async function loadPackages() {
+interface Packages {
+  readonly api: typeof import('@opentelemetry/api');
+  readonly sdk: typeof import('@opentelemetry/sdk-trace-base');
+  readonly core: typeof import('@opentelemetry/core');
+  readonly resources: typeof import('@opentelemetry/resources');
+  readonly exporter: typeof import('@opentelemetry/exporter-trace-otlp-http');
+}
+
+async function loadPackages(): Promise<Packages> {
   try {
     const [api, sdk, core, resources, exporter] = await Promise.all([
       import('@opentelemetry/api'),
@@ -51,8 +59,6 @@ async function loadPackages() {
     });
   }
 }
-
-type Packages = Awaited<ReturnType<typeof loadPackages>>;
 
 /** @throws {TracingError} if the packages are not there or the endpoint is no URL */
 export async function openTracing({ endpoint, version }: TracingOptions): Promise<Tracing> {
