@@ -4,6 +4,7 @@
 import { readFile } from 'node:fs/promises';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { SamplingParamsInput } from '../engine/sampling-params.ts';
+import type { GrammarInput } from '../grammar/grammar-spec.ts';
 import type { LoadFormat } from '../models/load-format.ts';
 import type { LoadModelOptions } from '../models/load-model.ts';
 import {
@@ -14,7 +15,7 @@ import {
   TARGET_NAMES,
   type TargetName,
 } from '../runtime/runner-options.ts';
-import { CommandError } from './errors.ts';
+import { CommandError, UsageError } from './errors.ts';
 
 /** How a model is opened and run; every command that computes takes these. */
 export interface EngineFlags {
@@ -115,6 +116,33 @@ export function addSamplingOptions(command: Command): Command {
       parseNumber(-2, 2),
     )
     .option('--stop <text>', 'end before this text; may be given again', collect);
+}
+
+/** What the answer may be. */
+export interface GrammarFlags {
+  readonly jsonSchema?: string;
+  readonly grammar?: string;
+  readonly regex?: string;
+}
+
+export function addGrammarOptions(command: Command): Command {
+  return command
+    .option('--json-schema <file|json>', 'the answer is JSON of this schema')
+    .option('--grammar <file>', 'the answer is what this EBNF (GBNF) takes, from its rule root')
+    .option('--regex <pattern>', 'the answer matches this pattern');
+}
+
+/** @throws {UsageError} if more than one is given; {CommandError} if a file cannot be read */
+export async function grammarFromFlags(flags: GrammarFlags): Promise<GrammarInput | undefined> {
+  const { jsonSchema, grammar, regex } = flags;
+  if ([jsonSchema, grammar, regex].filter((flag) => flag !== undefined).length > 1) {
+    throw new UsageError('expected at most one of --json-schema, --grammar and --regex');
+  }
+  if (regex !== undefined) return { type: 'regex', regex };
+  if (grammar !== undefined) return { type: 'grammar', grammar: await readTextFile(grammar) };
+  if (jsonSchema === undefined) return undefined;
+  const isJson = /^\s*\{/.test(jsonSchema);
+  return { type: 'json_schema', schema: isJson ? jsonSchema : await readTextFile(jsonSchema) };
 }
 
 /** The sampling flags that were given, as the engine takes them. */
