@@ -18,7 +18,6 @@ export type {
   LoadOptions,
   LoadProgress,
   Model,
-  ResponseFormat,
 } from './app/library.ts';
 export type {
   FinishReason,

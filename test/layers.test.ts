@@ -18,7 +18,6 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   loadgen: ['platform'],
   weights: ['tensor', 'platform'],
   tokenizer: ['platform'],
-  grammar: ['tokenizer', 'platform'],
   models: ['graph', 'weights', 'tensor', 'platform'],
   kernels: ['graph', 'tensor', 'platform'],
   targets: ['kernels', 'graph', 'weights', 'tensor', 'platform'],
@@ -31,15 +30,15 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     ...['runtime', 'compiler', 'targets', 'kernels', 'graph', 'tensor', 'platform'],
     ...['models', 'weights'],
   ],
-  engine: ['grammar', 'targets', 'platform'],
+  engine: ['targets', 'platform'],
   app: [
     ...['compress', 'engine', 'runtime', 'targets', 'graph', 'tensor', 'platform'],
-    ...['models', 'weights', 'tokenizer', 'hub', 'grammar'],
+    ...['models', 'weights', 'tokenizer', 'hub'],
   ],
-  server: ['app', 'engine', 'grammar', 'tokenizer', 'platform'],
+  server: ['app', 'engine', 'tokenizer', 'platform'],
   cli: [
     ...['server', 'app', 'engine', 'runtime', 'compiler', 'targets', 'graph', 'platform'],
-    ...['compress', 'models', 'tokenizer', 'hub', 'loadgen', 'grammar'],
+    ...['compress', 'models', 'tokenizer', 'hub', 'loadgen'],
   ],
 };
 

@@ -9,6 +9,7 @@ import { compareQuality, type Quality } from '../../src/app/evaluate.ts';
 import { OpenedModel } from '../../src/app/open-model.ts';
 import type { FileTypeName } from '../../src/compress/ggml-recipe.ts';
 import { quantizeModel } from '../../src/compress/quantize-model.ts';
+import type { LoadFormat } from '../../src/models/load-format.ts';
 import type { Precision } from '../../src/runtime/runner-options.ts';
 import { hastenVersion } from '../compare/engines.ts';
 import { lastJson, runChild } from '../lib/child.ts';
@@ -46,11 +47,19 @@ const REQUESTS = { alone: 12, saturated: 64 } as const;
 const PEER = 'FP32, transformers';
 const OWN = 'FP32, hasten';
 
-const FORMATS: readonly { name: string; type: FileTypeName; precision: Precision }[] = [
+interface Format {
+  readonly name: string;
+  readonly type: FileTypeName;
+  readonly precision: Precision;
+  readonly loadIn?: LoadFormat;
+}
+
+const FORMATS: readonly Format[] = [
   { name: OWN, type: 'f32', precision: 'f32' },
   { name: 'INT8 (Q8_0)', type: 'q8_0', precision: 'fast' },
   { name: 'INT4 (Q4_0)', type: 'q4_0', precision: 'fast' },
   { name: 'INT4 (Q4_1)', type: 'q4_1', precision: 'fast' },
+  { name: 'NF4 (--load-in-4bit)', type: 'f32', precision: 'fast', loadIn: 'nf4' },
 ];
 
 /** The model as a file of `type`, made once in the benchmarks' folder. */
@@ -72,14 +81,15 @@ export async function measureFormats(plan: FormatsPlan, store: RowStore): Promis
     const { python } = plan;
     rows.push(await store.ensure(key(PEER), () => transformersRow(python, exact, threads)));
   }
-  for (const { name, type, precision } of FORMATS) {
-    const path = await madeFormat(model.path, type);
+  for (const format of FORMATS) {
+    const { name } = format;
+    const path = await madeFormat(model.path, format.type);
     rows.push(
       await store.ensure(key(name), async () => {
         console.error(`${name}: speed`);
-        const speed = await serverSpeed(path, precision, threads);
+        const speed = await serverSpeed(path, format, threads);
         console.error(`${name}: quality`);
-        const quality = name === OWN ? null : await qualityOf(path, exact, precision, plan);
+        const quality = name === OWN ? null : await qualityOf(path, exact, format, plan);
         return { name, ...speed, quality };
       }),
     );
@@ -89,11 +99,14 @@ export async function measureFormats(plan: FormatsPlan, store: RowStore): Promis
 
 async function serverSpeed(
   modelPath: string,
-  precision: Precision,
+  { precision, loadIn }: Format,
   threads: number,
 ): Promise<Omit<FormatRow, 'name' | 'quality'>> {
   const { clients, ...work } = FORMAT_LOAD;
-  const server = hastenServer(hastenVersion(), ['--precision', precision]);
+  const server = hastenServer(hastenVersion(), [
+    ...['--precision', precision],
+    ...(loadIn === undefined ? [] : ['--load-in-4bit', loadIn]),
+  ]);
   const { value, foreignLoad } = await withForeignLoad(async () => {
     await using running = await server.start({
       ...{ modelPath, threads, streams: clients, contextTokens: 512 },
@@ -107,7 +120,7 @@ async function serverSpeed(
     });
     return { alone, saturated };
   });
-  using model = new OpenedModel(modelPath);
+  using model = new OpenedModel(modelPath, { ...(loadIn && { loadIn }) });
   return {
     sizeBytes: model.description.weights.sizeBytes,
     latencyMs: value.alone.mean_e2el_ms,
@@ -119,10 +132,10 @@ async function serverSpeed(
 async function qualityOf(
   path: string,
   referencePath: string,
-  precision: Precision,
+  { precision, loadIn }: Format,
   { model: { set }, evalWindows: count, threads }: FormatsPlan,
 ): Promise<Quality> {
-  using model = new OpenedModel(path);
+  using model = new OpenedModel(path, { ...(loadIn && { loadIn }) });
   using reference = new OpenedModel(referencePath);
   const windows = evalWindows(set)
     .slice(0, count)

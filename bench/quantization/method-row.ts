@@ -6,9 +6,14 @@ import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { compareQuality, type Quality } from '../../src/app/evaluate.ts';
 import { OpenedModel } from '../../src/app/open-model.ts';
-import { compressLinears, type Method } from '../../src/compress/calibrated.ts';
+import {
+  type CalibratedOptions,
+  compressLinears,
+  type Method,
+} from '../../src/compress/calibrated.ts';
 import { F32Weights } from '../../src/compress/f32-weights.ts';
 import { bitsPerWeight, type GroupScheme } from '../../src/compress/group-quantizer.ts';
+import { decodeCodebook, encodeCodebook } from '../../src/tensor/codebook.ts';
 import { DTYPES } from '../../src/tensor/dtype.ts';
 import { type EvalSet, evalWindows } from '../quality/eval-windows.ts';
 
@@ -16,7 +21,8 @@ export interface MethodJob {
   readonly modelPath: string;
   readonly evalSet: EvalSet;
   readonly evalWindows: number;
-  readonly method: Method;
+  readonly method: Method | 'nf4';
+  /** NF4 takes the group size of it alone. */
   readonly scheme: GroupScheme;
   readonly calibrationTokens: number;
   readonly threads: number;
@@ -35,6 +41,7 @@ export interface MethodRow {
 }
 
 const WINDOW = 512;
+const NF4_BLOCK = 64;
 const CALIBRATION = fileURLToPath(
   new URL('../../assets/calibration/public-domain.txt', import.meta.url),
 );
@@ -43,32 +50,52 @@ function peakBytes(): number {
   return 1024 * Number(/^VmHWM:\s+(\d+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]);
 }
 
+interface RoundedLinear {
+  readonly elements: number;
+  /** Per element. */
+  readonly bits: number;
+}
+
+async function compress(options: CalibratedOptions): Promise<RoundedLinear[]> {
+  const { matrices } = await compressLinears(options);
+  return [...matrices.values()].map((matrix) => ({
+    elements: matrix.rows * matrix.columns,
+    bits: bitsPerWeight(matrix),
+  }));
+}
+
+/** bitsandbytes' code book, with scales in f16 as all other methods here have them. */
+function roundToNf4(weights: F32Weights, blockSize: number): RoundedLinear[] {
+  const linears = [...weights.tensors.values()].filter(({ name }) => /_proj\.weight$/.test(name));
+  return linears.map(({ name }) => {
+    const values = weights.readF32(name);
+    const coded = encodeCodebook(values, 'nf4', blockSize);
+    weights.replace(name, decodeCodebook({ ...coded, absmax: coded.absmax.map(Math.f16round) }));
+    return { elements: values.length, bits: 4 + 16 / blockSize };
+  });
+}
+
 export async function measureMethod(job: MethodJob): Promise<MethodRow> {
   const { method, scheme, threads } = job;
   using model = new OpenedModel(job.modelPath);
   const { config, weights: source } = model.description;
   const ids = model.requireTokenizer().encode(readFileSync(CALIBRATION, 'utf8'));
-  const numWindows = method === 'rtn' ? 1 : Math.floor(job.calibrationTokens / WINDOW);
+  const numWindows =
+    method === 'rtn' || method === 'nf4' ? 1 : Math.floor(job.calibrationTokens / WINDOW);
   if (ids.length < numWindows * WINDOW) throw new Error(`the text has ${ids.length} tokens only`);
   const windows = Array.from({ length: numWindows }, (_, i) =>
     ids.slice(i * WINDOW, (i + 1) * WINDOW),
   );
   const weights = new F32Weights(source);
   const startMs = performance.now();
-  const { matrices } = await compressLinears({
-    ...{ weights, config, windows, method, threads },
-    schemeOf: () => scheme,
-    onStep: (done, total) => console.error(`layer ${done}/${total}`),
-  });
+  const linears =
+    method === 'nf4'
+      ? roundToNf4(weights, scheme.groupSize === 'row' ? NF4_BLOCK : scheme.groupSize)
+      : await compress({ weights, config, windows, method, threads, schemeOf: () => scheme });
   const quantizeSeconds = (performance.now() - startMs) / 1000;
   const peak = peakBytes();
-  let linearBits = 0;
-  let linearElements = 0;
-  for (const matrix of matrices.values()) {
-    const elements = matrix.rows * matrix.columns;
-    linearElements += elements;
-    linearBits += elements * bitsPerWeight(matrix);
-  }
+  const linearElements = linears.reduce((sum, linear) => sum + linear.elements, 0);
+  const linearBits = linears.reduce((sum, linear) => sum + linear.elements * linear.bits, 0);
   let elements = 0;
   for (const { shape, dtype } of source.tensors.values()) {
     if (DTYPES[dtype].kind !== 'integer') elements += shape.reduce((a, b) => a * b, 1);

@@ -17,7 +17,7 @@ export interface MethodsPlan {
 
 interface MethodCase {
   readonly name: string;
-  readonly method: Method;
+  readonly method: MethodJob['method'];
   readonly scheme: GroupScheme;
 }
 
@@ -30,7 +30,7 @@ export interface MeasuredCase extends MethodCase {
 const NAMED_METHODS: readonly { name: string; method: Method; searchesRange: boolean }[] = [
   { name: 'RTN', method: 'rtn', searchesRange: false },
   { name: 'RTN, range searched', method: 'rtn', searchesRange: true },
-  { name: 'GPTQ', method: 'gptq', searchesRange: false },
+  { name: 'GPTQ', method: 'gptq', searchesRange: true },
   { name: 'AWQ', method: 'awq', searchesRange: false },
 ];
 const BASELINE = NAMED_METHODS[0]!.name;
@@ -41,12 +41,17 @@ const GOALS: Readonly<Record<number, number>> = { 4: 0.3, 3: 0.5 };
 export function methodCases(): MethodCase[] {
   return ([64, 'row'] as const).flatMap((groupSize) =>
     [4, 3].flatMap((bits) =>
-      (['asymmetric', 'symmetric'] as const).flatMap((symmetry) =>
-        NAMED_METHODS.map(({ name, method, searchesRange }) => ({
-          ...{ name, method },
-          scheme: { bits, groupSize, symmetry, searchesRange },
-        })),
-      ),
+      (['asymmetric', 'symmetric'] as const).flatMap((symmetry): MethodCase[] => {
+        const scheme = { bits, groupSize, symmetry, searchesRange: false };
+        const hasNf4 = bits === 4 && groupSize === 64 && symmetry === 'symmetric';
+        return [
+          ...NAMED_METHODS.map(({ name, method, searchesRange }) => ({
+            ...{ name, method },
+            scheme: { ...scheme, searchesRange },
+          })),
+          ...(hasNf4 ? [{ name: 'NF4', method: 'nf4' as const, scheme }] : []),
+        ];
+      }),
     ),
   );
 }
@@ -60,7 +65,7 @@ export async function measureMethods(plan: MethodsPlan, store: RowStore): Promis
       const { calibrationTokens, evalWindows, threads } = plan;
       const settings = {
         ...{ evalSet: set, evalWindows, method, scheme },
-        calibrationTokens: method === 'rtn' ? 0 : calibrationTokens,
+        calibrationTokens: method === 'gptq' || method === 'awq' ? calibrationTokens : 0,
       };
       const row = await store.ensure(`methods ${JSON.stringify(settings)}`, async () => {
         console.error(`${set}: ${each.name}, ${shownScheme(scheme)}`);

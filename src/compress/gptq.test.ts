@@ -72,6 +72,19 @@ describe('InputStatistics', () => {
     for (let t = 0; t < TOKENS; t++) magnitude += Math.abs(x[t * COLUMNS + 9]!) / TOKENS;
     assert.ok(Math.abs(statistics.meanMagnitudes()[9]! - magnitude) < 1e-3);
   });
+
+  it('lets no single token decide', () => {
+    using math = new MatrixMath(1);
+    const meanOf = (first: number): number => {
+      const loud = x.slice();
+      for (let j = 0; j < COLUMNS; j++) loud[j]! *= first;
+      using statistics = new InputStatistics(math, COLUMNS);
+      statistics.add(loud, COLUMNS, TOKENS);
+      return statistics.meanSquares().reduce((sum, square) => sum + square, 0);
+    };
+    // Of 600 tokens, one may count as four.
+    assert.ok(meanOf(1000) < 1.02 * meanOf(1), `${meanOf(1000)} ${meanOf(1)}`);
+  });
 });
 
 describe('gptq', () => {

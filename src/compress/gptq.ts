@@ -31,7 +31,11 @@ export interface GptqOptions {
   readonly damping: number;
 }
 
-export const GPTQ_DEFAULTS = { order: 'importance', damping: 0.01 } as const;
+/**
+ * Ten times the usual 0.01: with 8k tokens of one text it leaves up to 20 % less error in the outputs for another text, and 3 % more for the same one
+ * (SmolLM2-135M).
+ */
+export const GPTQ_DEFAULTS = { order: 'importance', damping: 0.1 } as const;
 
 export interface GptqResult {
   readonly matrix: QuantizedMatrix;

@@ -1,6 +1,12 @@
 /** What a linear's inputs look like over the calibration text: their second moments and mean magnitudes. */
 import { type Matrix, type MatrixMath, packTransposed } from './matrix-math.ts';
 
+/**
+ * A token counts as at most so many median tokens of its window, by |x|². Where attention parks itself (the first token of a text, mostly) inputs of o_proj and
+ * down_proj are a thousand times larger than elsewhere; alone they would decide how everything is rounded, although a norm behind makes little of them.
+ */
+const MOST_MEDIANS = 4;
+
 /** Rows of the moments that are summed in one product; below the diagonal within them is wasted work. */
 const ROWS_AT_ONCE = 256;
 
@@ -26,16 +32,26 @@ export class InputStatistics implements Disposable {
     return this.#numTokens;
   }
 
-  /** @param inputs f32 [numTokens, stride], the first `width` columns count */
+  /** @param inputs of a window, f32 [numTokens, stride]; the first `width` columns count */
   add(inputs: Float32Array, stride: number, numTokens: number): void {
     const { width } = this;
     using transposed = this.#math.matrix(width, numTokens);
     using rows = this.#math.matrix(numTokens, width);
     using packed = this.#math.packed(width, numTokens);
+    const energies = new Float64Array(numTokens);
     for (let t = 0; t < numTokens; t++) {
-      const row = inputs.subarray(t * stride, t * stride + width);
-      rows.values.set(row, t * rows.stride);
-      for (let j = 0; j < width; j++) this.#magnitudes[j]! += Math.abs(row[j]!);
+      for (let j = t * stride; j < t * stride + width; j++) energies[t]! += inputs[j]! * inputs[j]!;
+    }
+    const most = MOST_MEDIANS * energies.toSorted()[numTokens >> 1]!;
+    for (let t = 0; t < numTokens; t++) {
+      const scale = energies[t]! > most ? Math.sqrt(most / energies[t]!) : 1;
+      const from = t * stride;
+      const into = t * rows.stride;
+      for (let j = 0; j < width; j++) {
+        const value = scale * inputs[from + j]!;
+        rows.values[into + j] = value;
+        this.#magnitudes[j]! += Math.abs(value);
+      }
     }
     transpose(rows, transposed, numTokens, width);
     packTransposed(packed, 0, rows, { row: 0, column: 0, count: numTokens });

@@ -1,5 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import v8 from 'node:v8';
+import vm from 'node:vm';
 import { inverseFactor } from './factorize.ts';
 import { type Matrix, MatrixMath, packRows, packTransposed } from './matrix-math.ts';
 
@@ -101,6 +104,30 @@ for (const isReference of [false, true]) {
         assert.equal(u.values[(n - 1) * u.stride], 0);
       });
     }
+
+    it('gives memory back under the garbage collector without losing a product', async () => {
+      v8.setFlagsFromString('--expose-gc');
+      const collect = vm.runInNewContext('gc') as () => void;
+      // Two teams that take turns, as a model and the products on its inputs do.
+      using first = new MatrixMath(2, isReference);
+      using second = new MatrixMath(2, isReference);
+      for (let round = 0; round < 120; round++) {
+        const math = round % 2 === 0 ? first : second;
+        const [m, n, k] = [1 + (round % 17), 1 + ((round * 7) % 90), 1 + ((round * 31) % 200)];
+        using a = math.matrix(m, k);
+        using packed = math.packed(n, k);
+        using out = math.matrix(m, n);
+        a.values.fill(1 + (round % 3));
+        packed.values.fill(2);
+        math.multiply({ a, b: packed, m, n, k, out });
+        const expected = 2 * k * (1 + (round % 3));
+        assert.equal(out.values[(m - 1) * out.stride + n - 1], expected);
+        if (round % 10 !== 0) continue;
+        collect();
+        // Threads that have nothing to do come out of native code meanwhile.
+        await sleep(round % 40 === 0 ? 60 : 1);
+      }
+    });
 
     it('inverseFactor says when the matrix is not positive definite', () => {
       using math = new MatrixMath(1, isReference);

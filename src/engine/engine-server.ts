@@ -69,7 +69,9 @@ export class EngineServer {
       this.#core.submit(request);
       this.#loop.wake();
     } catch (error) {
-      const event = unservedFinish(request, 'error', faultOf(error));
+      const code = error instanceof HastenError ? error.code : 'internal';
+      const message = error instanceof Error ? error.message : String(error);
+      const event = unservedFinish(request, 'error', { code, message });
       this.#send({ type: 'events', events: [event] });
     }
   }
@@ -80,8 +82,10 @@ export class EngineServer {
       const value = await answerCall(this.#core, () => this.#loop.wake(), call);
       this.#send({ type: 'answer', callId, value });
     } catch (error) {
+      const code = error instanceof HastenError ? error.code : 'internal';
+      const message = error instanceof Error ? error.message : String(error);
       const param = error instanceof RequestError ? { param: error.param } : {};
-      this.#send({ type: 'refusal', callId, ...faultOf(error), ...param });
+      this.#send({ type: 'refusal', callId, code, message, ...param });
     }
   }
 
@@ -98,9 +102,4 @@ export class EngineServer {
     this.#port.close();
     this.#closed.resolve();
   }
-}
-
-function faultOf(error: unknown): { readonly code: string; readonly message: string } {
-  const code = error instanceof HastenError ? error.code : 'internal';
-  return { code, message: error instanceof Error ? error.message : String(error) };
 }

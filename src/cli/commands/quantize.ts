@@ -362,7 +362,7 @@ async function calibrate(
   const windows = await calibrationWindowsOf(model, flags);
   const output = resolve(flags.output);
   if (existsSync(output)) throw new UsageError(`--output ${flags.output}: is there already`);
-  const scheme = { bits, groupSize, symmetry, searchesRange: method === 'rtn' };
+  const scheme = { bits, groupSize, symmetry, searchesRange: method !== 'awq' };
   const files = source.files.map((file) => [file, statSync(file).size, statSync(file).mtimeMs]);
   const fingerprint = fingerprintOf({ files, windows, method, scheme });
   const state = new CompressionState(`${output}.state`, fingerprint);

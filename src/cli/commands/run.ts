@@ -8,11 +8,8 @@ import { InterruptHandler } from '../interrupt.ts';
 import { startModelWithProgress } from '../model-command.ts';
 import {
   addEngineOptions,
-  addGrammarOptions,
   addSamplingOptions,
   type EngineFlags,
-  type GrammarFlags,
-  grammarFromFlags,
   parseInteger,
   parseTokenIds,
   type SamplingFlags,
@@ -21,7 +18,7 @@ import {
 import { note, printJson, styledError, writeOut } from '../output.ts';
 import type { ProgramServices } from '../program.ts';
 
-interface RunFlags extends EngineFlags, SamplingFlags, GrammarFlags {
+interface RunFlags extends EngineFlags, SamplingFlags {
   readonly tokenIds?: number[];
   readonly prompt?: string;
   readonly chat?: string;
@@ -46,7 +43,7 @@ export function define(command: Command, { engineHost }: ProgramServices): void 
       parseInteger(1),
     )
     .option('--ignore-eos', 'end-of-text tokens neither end the answer nor are hidden', false);
-  addEngineOptions(addGrammarOptions(addSamplingOptions(command)))
+  addEngineOptions(addSamplingOptions(command))
     .option('--json', 'print one JSON object', false)
     .addHelpText(
       'after',
@@ -56,7 +53,6 @@ JSON: {"tokenIds":[…],"text":"…","finishReason":"stop|length",
 
 Examples:
   $ hasten run smollm2 --chat "Why is the sky blue?"
-  $ hasten run smollm2 --chat "Anna is 31." --json-schema '{"type":"object","properties":{"age":{"type":"integer"}},"required":["age"]}'
   $ hasten run smollm2 --prompt "The capital of France is" --max-tokens 8 --temperature 0
 `,
     )
@@ -70,7 +66,6 @@ async function run(spec: string, flags: RunFlags, host: EngineHost | undefined):
     throw new UsageError('--system goes with --chat only');
   }
   using interrupts = new InterruptHandler();
-  const grammar = await grammarFromFlags(flags);
   const { signal } = interrupts;
   await using model = await startModelWithProgress(spec, flags, { signal, maxSeqs: 1, host });
   const tokenIds = promptIds(model, flags);
@@ -79,7 +74,7 @@ async function run(spec: string, flags: RunFlags, host: EngineHost | undefined):
     maxTokens: flags.maxTokens ?? defaultMaxTokens(model, tokenIds.length),
     ignoreEos: flags.ignoreEos,
   };
-  const generation = model.generate({ tokenIds, sampling, grammar, signal });
+  const generation = model.generate({ tokenIds, sampling, signal });
   const outputIds: number[] = [];
   let text = '';
   for await (const part of generation) {
