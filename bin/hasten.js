@@ -55,12 +55,24 @@ function carriedNode() {
  */
 function onOrphaned(parent, callback) {
   if (process.platform === 'win32') return; // The parent's pid never changes there.
+  const npm = npmBehind(parent);
   const timer = setInterval(() => {
-    if (process.ppid === parent) return;
+    if (process.ppid === parent && (npm === undefined || npmBehind(parent) === npm)) return;
     clearInterval(timer);
     callback();
   }, PARENT_CHECK_MS);
   timer.unref();
+}
+
+/** The pid of what started a shell `sh`, as npm does to run a script: where npm is killed the shell waits on. undefined where that is not so. */
+function npmBehind(shell) {
+  try {
+    const stat = readFileSync(`/proc/${shell}/stat`, 'latin1');
+    const [, name, rest] = /\((.*)\) \S (.*)$/s.exec(stat);
+    return name === 'sh' || name === 'dash' ? Number(rest.split(' ', 1)[0]) : undefined;
+  } catch {
+    return undefined; // Only Linux tells.
+  }
 }
 
 /** What started this process and is to outlive it; undefined where a process may be left alone, as behind nohup. */

@@ -105,6 +105,17 @@ describe('the launcher', { skip }, () => {
     assert.match(seen.text, /SIGTERM/);
   });
 
+  test('under npm that is killed while its shell waits on, ends, too', {
+    skip: process.platform !== 'linux' && 'only Linux tells',
+  }, async () => {
+    const words = command().map((word) => `"${word}"`);
+    const line = ['sh', '-c', `sh -c '${words.join(' ')}; true'; true`];
+    const { parent, pid, seen } = await start(line, { npm_lifecycle_event: 'start' });
+    parent.kill('SIGKILL');
+    await eventually(() => !isAlive(pid));
+    assert.match(seen.text, /SIGTERM/);
+  });
+
   test('elsewhere, its shell may go', async () => {
     const quoted = command()
       .map((word) => `'${word}'`)
