@@ -2,7 +2,7 @@
  * hasten and llama.cpp side by side on the same GGUF files: prefill and decode speed, interleaved, several rounds, a fresh process each, beside
  * what the machine itself can do. Prints tables, then one line of JSON, and writes the section of docs/benchmarks.md.
  *
- *   node bench/compare.ts --smollm2 FILE [--model NAME=FILE ...] [--threads 1,2] [--rounds 3] [--avx2] [--native | --llama-bench PATH]
+ *   node bench/compare.ts --smollm2 FILE [--model NAME=FILE ...] [--threads 1,2] [--rounds 3] [--isa best,avx2] [--native | --llama-bench PATH]
  *
  * --quiet 0.05: a run during which others took more of the CPU time is made again, up to --attempts times.
  * --native compiles llama-bench for this machine first (minutes); --llama-bench takes one that is there. Without either, llama.cpp is npm's build.
@@ -31,8 +31,8 @@ const { values: options } = parseArgs({
     generate: { type: 'string', short: 'n', default: '128' },
     rounds: { type: 'string', default: '3' },
     repetitions: { type: 'string', short: 'r', default: '2' },
-    /** Both engines held to AVX2 as well. */
-    avx2: { type: 'boolean', default: false },
+    /** `avx2` holds both engines to AVX2; each list has a section of its own. */
+    isa: { type: 'string', default: 'best' },
     native: { type: 'boolean', default: false },
     'llama-bench': { type: 'string', default: process.env.LLAMA_BENCH },
     'no-npm': { type: 'boolean', default: false },
@@ -74,7 +74,7 @@ async function models(): Promise<ComparedModel[]> {
 
 async function engines(): Promise<Engine[]> {
   const list: Engine[] = [];
-  const isas = options.avx2 ? [undefined, 'avx2'] : [undefined];
+  const isas = options.isa.split(',').map((isa) => (isa === 'best' ? undefined : isa));
   const folder = options['no-npm'] ? null : await prebuiltLlama();
   const program = options.native ? await nativeLlamaBench() : options['llama-bench'];
   for (const isa of isas) {
@@ -117,5 +117,7 @@ const report: ComparisonReport = {
 const text = formatComparison(report);
 console.log(text);
 writeFileSync(join(benchFolder(), 'compare.json'), `${JSON.stringify(report, null, 1)}\n`);
-if (!options['no-doc']) writeSection('compare', text);
+if (!options['no-doc']) {
+  writeSection(options.isa === 'best' ? 'compare' : `compare#${options.isa}`, text);
+}
 console.log(JSON.stringify(report));

@@ -24,7 +24,7 @@ import { markdownTable, percent, significant } from './lib/table.ts';
 import { describeMachine, formatMachine } from './machine.ts';
 import { EVAL_SETS, type EvalSet, evalWindows } from './quality/eval-windows.ts';
 
-const FORMATS = ['f16', 'q8', 'q4'] as const satisfies readonly KvCacheType[];
+const FORMATS = ['f16', 'q8', 'k8v4', 'q4'] as const satisfies readonly KvCacheType[];
 const MAX_Q8_KLD = 0.002;
 const DECODE_TOKENS = 24;
 /** What the eval sets were made with. */
@@ -127,7 +127,8 @@ async function measureQuality(): Promise<FormatQuality[]> {
   const windows = evalWindows(set)
     .slice(0, Number(options.windows))
     .map((window) => window.tokenIds);
-  const of = { kvTypes: FORMATS, threads };
+  // f32 shows how far apart two caches are that differ by next to nothing.
+  const of = { kvTypes: ['f16', 'f32', ...FORMATS.slice(1)] as const, threads };
   return [
     ...(await formatQuality(description, windows, { ...of, precision: 'f32' })),
     ...(await formatQuality(description, windows, { ...of, precision: 'fast' })),

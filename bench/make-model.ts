@@ -2,6 +2,7 @@
  * Makes the model files that the benchmarks run on, once, in hasten's cache folder outside the checkout (or --out).
  *
  *   node bench/make-model.ts 1.1b-q4_0                     random weights, TinyLlama-1.1B's shape
+ *   node bench/make-model.ts glm4-9b-q4_0                  random weights, GLM-4-9B's shape, 5.3 GB
  *   node bench/make-model.ts smollm2-q4_0 --source FILE    SmolLM2's Q4_1 GGUF encoded again as Q4_0
  *   node bench/make-model.ts tiny-q4_0                     a few hundred kB, to try things
  */
@@ -9,10 +10,10 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { benchFolder } from './lib/paths.ts';
-import { SHAPE_1B, SHAPE_TINY, writeRandomModel } from './models/random-model.ts';
+import { SHAPE_1B, SHAPE_GLM4_9B, SHAPE_TINY, writeRandomModel } from './models/random-model.ts';
 import { requantizeGguf } from './models/requantize.ts';
 
-export const MADE_MODELS = ['1.1b-q4_0', 'smollm2-q4_0', 'tiny-q4_0'] as const;
+export const MADE_MODELS = ['1.1b-q4_0', 'glm4-9b-q4_0', 'smollm2-q4_0', 'tiny-q4_0'] as const;
 export type MadeModel = (typeof MADE_MODELS)[number];
 
 export interface MakeOptions {
@@ -32,6 +33,9 @@ export async function madeModel(name: MadeModel, options: MakeOptions = {}): Pro
   switch (name) {
     case '1.1b-q4_0':
       await writeRandomModel(path, SHAPE_1B);
+      break;
+    case 'glm4-9b-q4_0':
+      await writeRandomModel(path, SHAPE_GLM4_9B);
       break;
     case 'tiny-q4_0':
       await writeRandomModel(path, SHAPE_TINY);

@@ -45,6 +45,21 @@ test('an answer is stopped by a signal, or by leaving the loop', async () => {
   assert.equal((await left.result).finishReason, 'abort');
 });
 
+test('an answer has the form that is asked for', async () => {
+  await using model = await load('tiny', OPTIONS);
+  const schema = {
+    type: 'object',
+    properties: { sure: { type: 'boolean' }, n: { type: 'integer', minimum: 0, maximum: 99 } },
+    required: ['sure', 'n'],
+  };
+  const responseFormat = { type: 'json_schema', schema } as const;
+  const answer = JSON.parse(await model.chat(messages, { responseFormat }).text());
+  assert.equal(typeof answer.sure, 'boolean');
+  assert.ok(answer.n >= 0 && answer.n <= 99);
+  const wrong = model.complete('x', { responseFormat: { type: 'regex', regex: '(' } });
+  await assert.rejects(wrong.text(), { code: 'invalid_grammar', message: /not closed/ });
+});
+
 test('unknown options are refused, with those that there are', async () => {
   const wrong = { maxModelLength: 5 } as object;
   await assert.rejects(

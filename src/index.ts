@@ -18,6 +18,7 @@ export type {
   LoadOptions,
   LoadProgress,
   Model,
+  ResponseFormat,
 } from './app/library.ts';
 export type {
   FinishReason,

@@ -185,6 +185,26 @@ describe('hasten run', () => {
     assert.deepEqual((await json<Run>(...args)).tokenIds, (await json<Run>(...args)).tokenIds);
   });
 
+  test('answers in the form that is asked for', async () => {
+    const schemaFile = join(folder, 'schema.json');
+    writeFileSync(schemaFile, '{"enum": ["red", "green"]}');
+    const ebnfFile = join(folder, 'answer.gbnf');
+    writeFileSync(ebnfFile, 'root ::= "<" [0-9] ">"');
+    for (const [flags, text] of [
+      [['--json-schema', schemaFile], /^"(red|green)"$/],
+      [['--json-schema', '{"type": "boolean"}'], /^(true|false)$/],
+      [['--grammar', ebnfFile], /^<[0-9]>$/],
+      [['--regex', 'a{3}'], /^aaa$/],
+    ] as const) {
+      const { stdout, stderr } = await runHasten(['run', 'tiny', '--prompt', 'x', ...flags]);
+      assert.match(stdout.trim(), text, stderr);
+    }
+    const run = ['run', 'tiny', '--prompt', 'x'];
+    await failure(2, /at most one of/, ...run, '--regex', 'a', '--grammar', ebnfFile);
+    await failure(1, /parenthesis is not closed/, ...run, '--regex', '(a');
+    await failure(1, /cannot read/, ...run, '--json-schema', 'no-such-file');
+  });
+
   test('prints the text alone for people', async () => {
     const args = ['run', TINY, '--prompt', 'Hello', '--max-tokens', '9', '--temperature', '0'];
     const { stdout, stderr } = await runHasten(args);

@@ -21,9 +21,9 @@ const LIMITS = { maxTokens: 64, maxSeqs: 8, maxLogitRows: 64, maxModelLen: 64, n
 const TEXT = Array.from({ length: 40 }, (_, i) => (i * 17 + (i >> 2) * 5 + 3) % 61);
 
 /** Most that logits of a format lie apart from those of f32: random models of 4 layers, logits spread by 1 to 3 (measured 0.0066, 0.11, 2.1). */
-const FROM_F32 = { f32: 0, f16: 0.02, q8: 0.3, q4: 4 } as const;
+const FROM_F32 = { f32: 0, f16: 0.02, q8: 0.3, k8v4: 4, q4: 4 } as const;
 /** Of the two targets in one format: a value at a rounding edge gets another code. */
-const BETWEEN_TARGETS = { f32: 1e-5, f16: 2e-3, q8: 0.02, q4: 0.3 } as const;
+const BETWEEN_TARGETS = { f32: 1e-5, f16: 2e-3, q8: 0.02, k8v4: 0.3, q4: 0.3 } as const;
 
 for (const name of MODELS) {
   describe(`formats of the KV cache: ${name}`, () => {
@@ -65,7 +65,7 @@ for (const name of MODELS) {
       }
     }
 
-    for (const kvType of ['q8', 'q4'] as const) {
+    for (const kvType of ['q8', 'k8v4', 'q4'] as const) {
       const isa = X64_ISAS.find((x) => skipOf(x) === false) ?? X64_ISAS[0];
       const settings = { isa, precision: 'fast', threads: 2, kvType } as const;
 

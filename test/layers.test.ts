@@ -18,6 +18,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   loadgen: ['platform'],
   weights: ['tensor', 'platform'],
   tokenizer: ['platform'],
+  grammar: ['tokenizer', 'platform'],
   models: ['graph', 'weights', 'tensor', 'platform'],
   kernels: ['graph', 'tensor', 'platform'],
   targets: ['kernels', 'graph', 'weights', 'tensor', 'platform'],
@@ -30,15 +31,15 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     ...['runtime', 'compiler', 'targets', 'kernels', 'graph', 'tensor', 'platform'],
     ...['models', 'weights'],
   ],
-  engine: ['targets', 'platform'],
+  engine: ['grammar', 'targets', 'platform'],
   app: [
     ...['compress', 'engine', 'runtime', 'targets', 'graph', 'tensor', 'platform'],
-    ...['models', 'weights', 'tokenizer', 'hub'],
+    ...['models', 'weights', 'tokenizer', 'hub', 'grammar'],
   ],
-  server: ['app', 'engine', 'tokenizer', 'platform'],
+  server: ['app', 'engine', 'grammar', 'tokenizer', 'platform'],
   cli: [
     ...['server', 'app', 'engine', 'runtime', 'compiler', 'targets', 'graph', 'platform'],
-    ...['compress', 'models', 'tokenizer', 'hub', 'loadgen'],
+    ...['compress', 'models', 'tokenizer', 'hub', 'loadgen', 'grammar'],
   ],
 };
 

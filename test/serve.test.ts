@@ -49,6 +49,49 @@ describe('hasten serve', () => {
     assert.equal(completion.usage?.prompt_tokens, whole.usage?.prompt_tokens);
   });
 
+  test('answers in the form that is asked for, whole and streamed', async () => {
+    const schema = {
+      type: 'object',
+      properties: { mood: { enum: ['good', 'bad'] }, points: { type: 'integer', maximum: 99 } },
+      required: ['mood', 'points'],
+      additionalProperties: false,
+    };
+    const response_format = {
+      type: 'json_schema' as const,
+      json_schema: { name: 'review', schema, strict: true },
+    };
+    const whole = await client.chat.completions.create({ ...greedy, messages, response_format });
+    const text = whole.choices[0]?.message.content ?? '';
+    const answer = JSON.parse(text) as { mood: string; points: number };
+    assert.match(answer.mood, /^(good|bad)$/);
+    assert.ok(Number.isInteger(answer.points) && answer.points <= 99);
+    assert.equal(whole.choices[0]?.finish_reason, 'stop');
+    const stream = client.chat.completions.stream({ ...greedy, messages, response_format });
+    assert.equal(await stream.finalContent(), text);
+
+    const { output_text } = await client.responses.create({
+      ...greedy,
+      input: messages,
+      text: { format: { type: 'json_schema', name: 'review', schema } },
+    });
+    assert.equal(output_text, text);
+
+    const choices = await client.completions.create({
+      ...{ model: 'tiny', prompt: 'x', n: 3, temperature: 2, max_tokens: 30 },
+      ...{ structured_outputs: { choice: ['yes', 'no', 'perhaps'] } },
+    });
+    for (const { text } of choices.choices) assert.match(text, /^(yes|no|perhaps)$/);
+
+    const wrong = client.chat.completions.create({
+      ...{ ...greedy, messages, stream: true },
+      response_format: {
+        type: 'json_schema',
+        json_schema: { name: 'x', schema: { type: 'nothing' } },
+      },
+    });
+    await assert.rejects(wrong, { status: 400, param: 'response_format', message: /"nothing"/ });
+  });
+
   test('ends at the token limit of the model, and refuses prompts beyond it with the numbers', async () => {
     const full = await client.completions.create({
       ...greedy,

@@ -2,15 +2,18 @@ import assert from 'node:assert/strict';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, describe, it } from 'node:test';
+import { after, describe, it, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { verifyGraph } from '../../src/graph/verify.ts';
+import { loadModelDescription } from '../../src/models/load-model.ts';
+import { stepGraphOf } from '../../src/models/step-graph.ts';
 import { rowBytes } from '../../src/tensor/dtype.ts';
 import { decodeRow } from '../../src/tensor/rows.ts';
 import { tokenizerFromGguf } from '../../src/tokenizer/tokenizer.ts';
 import { openWeights } from '../../src/weights/weight-source.ts';
 import { modelWork } from '../compare/model-work.ts';
 import { RandomWords, randomBlocks } from './random-blocks.ts';
-import { SHAPE_TINY, writeRandomModel } from './random-model.ts';
+import { SHAPE_GLM4_TINY, SHAPE_TINY, writeRandomModel } from './random-model.ts';
 import { requantizeGguf } from './requantize.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'hasten-bench-'));
@@ -66,6 +69,17 @@ describe('writeRandomModel', () => {
     const q4 = (work.layerOps / 2 / 32) * 18;
     assert.equal(work.decodeBytes, q4 + norms + rowBytes('q6_k', 1024 * 256));
   });
+});
+
+test('a random GLM-4 is one that the readers know', async () => {
+  const path = join(folder, 'glm4.gguf');
+  await writeRandomModel(path, SHAPE_GLM4_TINY);
+  using model = loadModelDescription(path);
+  assert.equal(model.config.architecture, 'glm4');
+  assert.equal(model.config.layers[0]?.rope.rotaryDim, 64);
+  verifyGraph(stepGraphOf(model), 'model');
+  const work = modelWork(path);
+  assert.equal(work.layerOps, 2 * 2 * (2 * 256 * 512 + 2 * 256 * 256 + 3 * 512 * 256));
 });
 
 describe('requantizeGguf', () => {

@@ -185,6 +185,14 @@ const ROWS: readonly Row[] = [
         ],
       },
       {
+        ...{ title: 'Offload', description: 'KV blocks beyond the pool: in memory and on disk.' },
+        ...{ kind: 'timeseries', unit: 'short', width: 8 },
+        queries: [
+          { ...gauge('kv_offload_blocks'), legend: '{{instance}} {{tier}}' },
+          { ...gauge('kv_cache_pinned_blocks'), legend: '{{instance}} pinned' },
+        ],
+      },
+      {
         ...{ title: 'Preemptions', description: 'Requests that gave their blocks to others.' },
         ...{ kind: 'timeseries', unit: 'cps', width: 8 },
         queries: [

@@ -8,6 +8,8 @@ import { DEFAULT_SAMPLING_PARAMS } from '../engine/sampling-params.ts';
 import { EngineStartError } from './engine-host.ts';
 import type { EngineSetup } from './engine-setup.ts';
 import { EngineSupervisor, restartPauseMs, type SupervisorEvent } from './engine-supervisor.ts';
+import { OpenedModel } from './open-model.ts';
+import { tokenTextOf } from './token-text.ts';
 
 const TINY = fileURLToPath(new URL('../../assets/models/tiny', import.meta.url));
 const setup: EngineSetup = {
@@ -101,6 +103,37 @@ describe('an engine in a process of its own', () => {
     assert.ok(died?.type === 'died');
     assert.match(died.reason, /no progress for 1.5 s/);
     assert.throws(() => process.kill(before, 0), /ESRCH/);
+  });
+
+  test('killed under a grammar, goes on in the grammar, and compiles what was being compiled', async () => {
+    using opened = new OpenedModel(TINY);
+    const { tokenizer, eosTokenIds } = opened;
+    await using supervisor = new EngineSupervisor();
+    supervisor.open(setup);
+    const engine = await supervisor.connect({
+      ...{ defaults: DEFAULT_SAMPLING_PARAMS, eosTokenIds },
+      tokenText: tokenTextOf(tokenizer!),
+    });
+    const request = {
+      promptTokenIds: [1, 6, 7],
+      grammar: { type: 'regex', regex: '([a-z]{4}-){20}' } as const,
+      samplingParams: { seed: 3, maxTokens: 150 },
+    };
+    const undisturbed = await engine.submit(request).collect();
+    assert.match(undisturbed.text, /^([a-z]{4}-){20}$/);
+    const handle = engine.submit(request);
+    let numTokens = 0;
+    let text = '';
+    for await (const event of handle) {
+      text += event.text;
+      if (++numTokens === 30) process.kill(supervisor.pid!, 'SIGKILL');
+    }
+    assert.equal(text, undisturbed.text);
+    const other = { ...request, grammar: { type: 'choice', choice: ['one', 'two'] } as const };
+    const waiting = engine.submit(other).collect();
+    process.kill(supervisor.pid!, 'SIGKILL');
+    assert.match((await waiting).text, /^(one|two)$/);
+    assert.equal(supervisor.numRestarts, 2);
   });
 
   test('says why a model cannot be loaded, without trying again', async () => {

@@ -205,6 +205,7 @@ export class EngineSupervisor implements EngineKeeper {
 /** A copy that is no shared memory, which cannot be sent to another process. */
 function ownText({ tokenText, eosTokenIds }: ModelText): ModelText {
   if (tokenText === null) return { tokenText, eosTokenIds };
-  const { offsets, bytes } = tokenText;
-  return { tokenText: { offsets: offsets.slice(), bytes: bytes.slice() }, eosTokenIds };
+  const { offsets, bytes, isSpecial } = tokenText;
+  const own = { offsets: offsets.slice(), bytes: bytes.slice(), isSpecial: isSpecial.slice() };
+  return { tokenText: own, eosTokenIds };
 }

@@ -4,6 +4,7 @@ import type { EngineCalls } from '../engine/engine-calls.ts';
 import type { EngineStats } from '../engine/engine-stats.ts';
 import type { EngineEvent, FinishEvent, TokenEvent } from '../engine/events.ts';
 import type { RequestHandle } from '../engine/request-handle.ts';
+import { GRAMMAR_FAULT, GrammarError } from '../grammar/errors.ts';
 import { HastenError, InternalError } from '../platform/errors.ts';
 import { ChatTemplate } from '../tokenizer/chat-template.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
@@ -236,6 +237,7 @@ class EngineGeneration implements Generation {
 function resultOf({ reason, stopReason, usage, timings, error }: FinishEvent): GenerationResult {
   if (reason === 'error') {
     if (error === undefined) throw new InternalError('a request failed without saying why');
+    if (error.code === GRAMMAR_FAULT) throw new GrammarError(error.message);
     throw new GenerationError(error.code, error.message);
   }
   return {

@@ -2,6 +2,7 @@
 import { resolve } from 'node:path';
 import { POOLINGS, type Pooling, unitVector } from '../engine/pooling.ts';
 import type { SamplingParamsInput } from '../engine/sampling-params.ts';
+import type { GrammarInput } from '../grammar/grammar-spec.ts';
 import { LOAD_FORMATS, type LoadFormat } from '../models/load-format.ts';
 import { HastenError } from '../platform/errors.ts';
 import {
@@ -46,7 +47,7 @@ export interface LoadOptions {
   readonly maxModelLen?: number;
   /** Bytes for keys and values of all running sequences. */
   readonly kvCacheMemoryBytes?: number;
-  /** How keys and values are kept: auto (f16, the default), f16, f32, q8 or q4. */
+  /** How keys and values are kept: auto (f16, the default), f16, f32, q8, k8v4 or q4. */
   readonly kvCacheType?: KvCacheType;
   /** Answers that are generated side by side; further ones wait. Default 16. */
   readonly maxSeqs?: number;
@@ -73,9 +74,14 @@ export interface ChatMessage {
 
 /** Sampling, and what else belongs to one answer; what is left out comes from the model's generation_config. */
 export interface AnswerOptions extends SamplingParamsInput {
+  /** What the answer may be: JSON of a schema, a pattern, one of a list, an EBNF. Its `result` rejects if the grammar cannot be used. */
+  readonly responseFormat?: ResponseFormat | undefined;
   /** Ends the answer at once; its result then has `finishReason: 'abort'`. */
   readonly signal?: AbortSignal;
 }
+
+/** The form of an answer. `schema` is a JSON schema, or the JSON text of one; `grammar` an EBNF that begins at the rule `root`. */
+export type ResponseFormat = Exclude<GrammarInput, { readonly type: 'tags' }>;
 
 export interface ChatOptions extends AnswerOptions {
   /** Variables for the chat template, such as `enable_thinking`. */
@@ -291,11 +297,14 @@ class LoadedModel implements Model {
     return this.#running[Symbol.asyncDispose]();
   }
 
-  #answer(tokenIds: readonly number[], { signal, ...sampling }: AnswerOptions): Answer {
+  #answer(
+    tokenIds: readonly number[],
+    { signal, responseFormat: grammar, ...sampling }: AnswerOptions,
+  ): Answer {
     if (signal !== undefined && !isSignal[1](signal)) {
       throw new OptionError('signal', `signal: expected ${isSignal[0]}`);
     }
-    return new GenerationAnswer(this.#running.generate({ tokenIds, sampling, signal }));
+    return new GenerationAnswer(this.#running.generate({ tokenIds, sampling, grammar, signal }));
   }
 }
 

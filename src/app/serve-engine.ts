@@ -6,6 +6,7 @@ import { EngineCore } from '../engine/engine-core.ts';
 import { EngineServer } from '../engine/engine-server.ts';
 import { EngineSetupError } from '../engine/errors.ts';
 import type { EnginePort } from '../engine/protocol.ts';
+import { GrammarPool } from '../grammar/grammar-pool.ts';
 import { loadModelDescription } from '../models/load-model.ts';
 import { HastenError } from '../platform/errors.ts';
 import { memoryInfo } from '../platform/topology.ts';
@@ -14,7 +15,7 @@ import type { ModelRunner, RunnerLimits } from '../targets/model-runner.ts';
 import type { HostMessage, ModelText } from './engine-host.ts';
 import type { EngineSetup } from './engine-setup.ts';
 import { kvFingerprint } from './kv-fingerprint.ts';
-import { decoderSource } from './token-text.ts';
+import { decoderSource, grammarVocabulary } from './token-text.ts';
 
 export interface ServedEngine {
   readonly setup: EngineSetup;
@@ -30,6 +31,7 @@ export async function serveEngine({ setup, text, port, tell }: ServedEngine): Pr
     using runner = opened.runner;
     using draftRunner = await openDraftRunner(setup, runner.limits, tell);
     const { tokenText, eosTokenIds } = await text;
+    using grammars = grammarsOf(await text, runner);
     const { offload, prefixCacheScope, warmUpMs } = setup;
     using core = new EngineCore({
       runner,
@@ -41,6 +43,7 @@ export async function serveEngine({ setup, text, port, tell }: ServedEngine): Pr
       offload,
       prefixCacheScope,
       kvFingerprint: opened.fingerprint,
+      grammars: grammars ?? undefined,
     });
     if (warmUpMs !== undefined) {
       tell({ type: 'progress', progress: { phase: 'warming up', done: 0, total: 0 } });
@@ -54,6 +57,16 @@ export async function serveEngine({ setup, text, port, tell }: ServedEngine): Pr
     tell({ type: 'failed', code: isOurs ? error.code : 'internal', message });
     port.close();
   }
+}
+
+/** null: the model's tokens have no text. */
+function grammarsOf(
+  { tokenText, eosTokenIds }: ModelText,
+  { limits }: ModelRunner,
+): GrammarPool | null {
+  if (tokenText === null) return null;
+  const vocabulary = grammarVocabulary(tokenText, limits.vocabSize, eosTokenIds);
+  return new GrammarPool(vocabulary, limits.maxLogitRows);
 }
 
 async function openRunner(

@@ -7,6 +7,7 @@ import type { EngineStats } from '../engine/engine-stats.ts';
 import type { Pooling } from '../engine/pooling.ts';
 import type { Priority } from '../engine/priority.ts';
 import type { SamplingParamsInput } from '../engine/sampling-params.ts';
+import type { GrammarInput } from '../grammar/grammar-spec.ts';
 import type { ToolStyle } from './tool-prompt.ts';
 
 export type FinishReason = 'stop' | 'length' | 'abort';
@@ -65,6 +66,8 @@ export interface GenerationRequest {
   readonly tenant?: string;
   /** Only requests with the same salt share cached prefixes. */
   readonly cacheSalt?: string | undefined;
+  /** What the answer may be. */
+  readonly grammar?: GrammarInput | undefined;
 }
 
 export interface EmbeddingRequest extends Omit<GenerationRequest, 'sampling'> {

@@ -3,6 +3,7 @@
  * longer than starting an engine, so only one thread does it.
  */
 import type { DecoderSource } from '../engine/sequence.ts';
+import type { GrammarVocabulary } from '../grammar/vocabulary.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { Utf8DecoderStream } from '../tokenizer/utf8-decoder-stream.ts';
 
@@ -11,6 +12,8 @@ export interface TokenText {
   /** Where each token's bytes begin, i32 `[vocabSize + 1]`. */
   readonly offsets: Int32Array;
   readonly bytes: Uint8Array;
+  /** 1 for control tokens, u8 `[vocabSize]`. */
+  readonly isSpecial: Uint8Array;
 }
 
 export function tokenTextOf(tokenizer: Tokenizer): TokenText {
@@ -21,10 +24,28 @@ export function tokenTextOf(tokenizer: Tokenizer): TokenText {
   }
   const bytes = new Uint8Array(new SharedArrayBuffer(offsets[vocabSize]!));
   for (let id = 0; id < vocabSize; id++) bytes.set(tokenizer.tokenBytes(id), offsets[id]);
-  return { offsets, bytes };
+  const isSpecial = new Uint8Array(new SharedArrayBuffer(vocabSize));
+  for (let id = 0; id < vocabSize; id++) isSpecial[id] = tokenizer.isSpecial(id) ? 1 : 0;
+  return { offsets, bytes, isSpecial };
 }
 
 const NO_BYTES = new Uint8Array();
+
+/** What grammars need of a text: the model may have more logits than its tokenizer has tokens, or the other way round. */
+export function grammarVocabulary(
+  text: TokenText,
+  vocabSize: number,
+  eosTokenIds: readonly number[],
+): GrammarVocabulary {
+  const numTokens = Math.min(vocabSize, text.offsets.length - 1);
+  return {
+    offsets: text.offsets.subarray(0, numTokens + 1),
+    bytes: text.bytes,
+    isSpecial: text.isSpecial,
+    vocabSize,
+    eosTokenIds: eosTokenIds.filter((id) => id < vocabSize),
+  };
+}
 
 /** Text of output, which continues a prompt: special tokens shown, no space taken away. Ids without a token have no text. */
 export function decoderSource(text: TokenText | null): DecoderSource {

@@ -4,6 +4,7 @@
 import { readFile } from 'node:fs/promises';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { SamplingParamsInput } from '../engine/sampling-params.ts';
+import type { GrammarInput } from '../grammar/grammar-spec.ts';
 import type { LoadFormat } from '../models/load-format.ts';
 import type { LoadModelOptions } from '../models/load-model.ts';
 import {
@@ -14,7 +15,7 @@ import {
   TARGET_NAMES,
   type TargetName,
 } from '../runtime/runner-options.ts';
-import { CommandError } from './errors.ts';
+import { CommandError, UsageError } from './errors.ts';
 
 /** How a model is opened and run; every command that computes takes these. */
 export interface EngineFlags {
@@ -60,7 +61,7 @@ export function addEngineOptions(command: Command, except: { threads?: false } =
     .option('--kv-cache-memory <size>', 'memory of the KV cache, such as 512MB', parseBytes)
     .option(
       '--kv-cache-type <type>',
-      'keys and values as f16, q8 (half of that), q4 (a quarter) or f32',
+      'keys and values as f16, q8 (half of that), k8v4, q4 (a quarter) or f32',
       parseKvCacheType,
       'auto' as const,
     )
@@ -115,6 +116,33 @@ export function addSamplingOptions(command: Command): Command {
       parseNumber(-2, 2),
     )
     .option('--stop <text>', 'end before this text; may be given again', collect);
+}
+
+/** What the answer may be. */
+export interface GrammarFlags {
+  readonly jsonSchema?: string;
+  readonly grammar?: string;
+  readonly regex?: string;
+}
+
+export function addGrammarOptions(command: Command): Command {
+  return command
+    .option('--json-schema <file|json>', 'the answer is JSON of this schema')
+    .option('--grammar <file>', 'the answer is what this EBNF (GBNF) takes, from its rule root')
+    .option('--regex <pattern>', 'the answer matches this pattern');
+}
+
+/** @throws {UsageError} if more than one is given; {CommandError} if a file cannot be read */
+export async function grammarFromFlags(flags: GrammarFlags): Promise<GrammarInput | undefined> {
+  const { jsonSchema, grammar, regex } = flags;
+  if ([jsonSchema, grammar, regex].filter((flag) => flag !== undefined).length > 1) {
+    throw new UsageError('expected at most one of --json-schema, --grammar and --regex');
+  }
+  if (regex !== undefined) return { type: 'regex', regex };
+  if (grammar !== undefined) return { type: 'grammar', grammar: await readTextFile(grammar) };
+  if (jsonSchema === undefined) return undefined;
+  const isJson = /^\s*\{/.test(jsonSchema);
+  return { type: 'json_schema', schema: isJson ? jsonSchema : await readTextFile(jsonSchema) };
 }
 
 /** The sampling flags that were given, as the engine takes them. */
@@ -188,7 +216,9 @@ export function parseBytes(text: string): number {
 function parseKvCacheType(text: string): KvCacheType {
   const type = kvCacheTypeOf(text);
   if (type === null) {
-    throw new InvalidArgumentError('Expected auto, f16, f32, q8 (q8_0, int8) or q4 (q4_0, int4).');
+    throw new InvalidArgumentError(
+      'Expected auto, f16, f32, q8 (q8_0, int8), k8v4 or q4 (q4_0, int4).',
+    );
   }
   return type;
 }

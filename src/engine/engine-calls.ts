@@ -2,19 +2,22 @@
  * What is asked of an engine beside requests, as plain data that may cross a process border, and how an engine answers it.
  */
 
+import { type GrammarInput, type GrammarSpec, parseGrammarSpec } from '../grammar/grammar-spec.ts';
 import type { EngineCore } from './engine-core.ts';
 import type { PrefixShare, PrefixText } from './prefix-keeper.ts';
 
 export type EngineCall =
   | { readonly name: 'pinPrefix'; readonly text: PrefixText }
   | { readonly name: 'saveSession'; readonly path: string; readonly text: PrefixText }
-  | { readonly name: 'restoreSession'; readonly path: string; readonly share: PrefixShare };
+  | { readonly name: 'restoreSession'; readonly path: string; readonly share: PrefixShare }
+  | { readonly name: 'compileGrammar'; readonly grammar: GrammarSpec };
 
 /** By call: what it gives. */
 export interface EngineCallResults {
   pinPrefix: number;
   saveSession: number;
   restoreSession: Int32Array;
+  compileGrammar: null;
 }
 
 /** Calls as functions; an engine of any kind has them. */
@@ -41,6 +44,13 @@ export interface EngineCalls {
    * @throws {KvSessionError} if the file is damaged or of another model
    */
   restoreSession(path: string, share?: PrefixShare): Promise<Int32Array>;
+  /**
+   * Finds out whether a grammar can be used, and keeps it ready for requests.
+   *
+   * @throws {GrammarError} if it has not the shape of one; any error with code `invalid_grammar` if it cannot be compiled
+   * @throws {RequestError} if the model's tokens have no text
+   */
+  compileGrammar(grammar: GrammarInput): Promise<void>;
 }
 
 /** The calls as functions over something that carries them. */
@@ -56,6 +66,9 @@ export function engineCalls(
     saveSession: (path, { tokenIds, ...share }) =>
       call({ name: 'saveSession', path, text: { ...share, tokenIds: Int32Array.from(tokenIds) } }),
     restoreSession: (path, share = {}) => call({ name: 'restoreSession', path, share }),
+    compileGrammar: async (grammar) => {
+      await call({ name: 'compileGrammar', grammar: parseGrammarSpec(grammar) });
+    },
   };
 }
 
@@ -78,6 +91,8 @@ export function answerCall(
     }
     case 'restoreSession':
       return core.prefixes.restore(call.path, call.share);
+    case 'compileGrammar':
+      return core.compile(call.grammar).then(() => null);
     default:
       call satisfies never;
       throw new Error('unknown call');

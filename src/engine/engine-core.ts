@@ -6,6 +6,8 @@
  * Between them requests may come and go; what is in the step keeps its blocks until `finish`.
  */
 
+import { type GrammarPool, NO_DRAFTS } from '../grammar/grammar-pool.ts';
+import type { GrammarSpec } from '../grammar/grammar-spec.ts';
 import { HastenError, InternalError } from '../platform/errors.ts';
 import type { ModelRunner, StepTicket } from '../targets/model-runner.ts';
 import { BlockManager } from './block-manager.ts';
@@ -28,7 +30,7 @@ import { type PrefixCacheScope, PrefixKeeper, type PrefixText } from './prefix-k
 import { DEFAULT_PRIORITY_OPTIONS, type PriorityOptions } from './priority.ts';
 import { RandomStream, randomUnit } from './random.ts';
 import { type PreparedRequest, prepareRequest } from './request.ts';
-import { Sampler } from './sampler.ts';
+import { isGreedy, Sampler } from './sampler.ts';
 import { Scheduler, type SchedulerOutput } from './scheduler.ts';
 import { type DecoderSource, Sequence } from './sequence.ts';
 import { SlicedLogits } from './sliced-logits.ts';
@@ -63,6 +65,8 @@ export interface EngineCoreOptions {
   readonly draftRunner?: ModelRunner | null;
   /** Most tokens of one draft; how many of them are worth it is found out. */
   readonly maxDraftTokens?: number | undefined;
+  /** Made and disposed of by the caller. Without it requests with a grammar are refused. */
+  readonly grammars?: GrammarPool | undefined;
   /** Milliseconds from any origin; for tests. */
   readonly now?: () => number;
 }
@@ -82,6 +86,10 @@ export class EngineCore implements Disposable {
   readonly #row: SlicedLogits;
   readonly #sampler: Sampler;
   readonly #sequences = new Map<string, Sequence>();
+  readonly #grammars: GrammarPool | null;
+  /** Those of them that the scheduler gets when their grammar is compiled. */
+  readonly #opening = new Set<Sequence>();
+  #onWork: () => void = () => {};
   #events: EngineEvent[] = [];
   /** The step between `begin` and `finish`. */
   #inFlight: SchedulerOutput | null = null;
@@ -113,10 +121,14 @@ export class EngineCore implements Disposable {
       store: this.#store,
     });
     this.#pacer = new PrefillPacer({ ...DEFAULT_PREFILL_PACER_OPTIONS, ...options.pacing });
+    this.#grammars = options.grammars ?? null;
     this.#speculator =
       options.speculation === 'off'
         ? null
-        : new Speculator(this.#draftSource(options), limits.maxLogitRows, options.maxDraftTokens);
+        : new Speculator(this.#draftSource(options), limits.maxLogitRows, {
+            maxDraftTokens: options.maxDraftTokens,
+            check: (sequence) => this.#checkDrafts(sequence),
+          });
     this.#scheduler = new Scheduler({
       limits,
       blocks: this.#blocks,
@@ -148,7 +160,7 @@ export class EngineCore implements Disposable {
 
   /** Whether `begin` would find something to do. */
   get hasWork(): boolean {
-    return this.#sequences.size > 0;
+    return this.#sequences.size > this.#opening.size;
   }
 
   /**
@@ -161,6 +173,7 @@ export class EngineCore implements Disposable {
   }
 
   #add(prepared: PreparedRequest, listener: ((event: EngineEvent) => void) | null): void {
+    if (prepared.grammar !== null) this.#requireGrammars();
     if (this.#sequences.has(prepared.requestId)) {
       throw new RequestError('requestId', `requestId: "${prepared.requestId}" is already in use`);
     }
@@ -168,7 +181,47 @@ export class EngineCore implements Disposable {
     const sequence = new Sequence(prepared, this.#tokenizer, this.#now(), root);
     sequence.listener = listener;
     this.#sequences.set(sequence.requestId, sequence);
-    this.#scheduler.add(sequence);
+    if (prepared.grammar === null) this.#scheduler.add(sequence);
+    else void this.#openGrammar(sequence, prepared.grammar);
+  }
+
+  /** @param listener called when work or events have come without a call from outside */
+  onWork(listener: () => void): void {
+    this.#onWork = listener;
+  }
+
+  /**
+   * Compiles a grammar, so that requests find it compiled.
+   *
+   * @throws {GrammarError} if it is not sound, or takes too long
+   * @throws {RequestError} if the model's tokens have no text
+   */
+  async compile(grammar: GrammarSpec): Promise<void> {
+    const grammars = this.#requireGrammars();
+    grammars.close(await grammars.open(grammar));
+  }
+
+  async #openGrammar(sequence: Sequence, grammar: GrammarSpec): Promise<void> {
+    const grammars = this.#requireGrammars();
+    this.#opening.add(sequence);
+    try {
+      const session = await grammars.open(grammar);
+      if (sequence.isFinished) {
+        grammars.close(session);
+      } else {
+        sequence.grammar = session;
+        this.#scheduler.add(sequence);
+      }
+    } catch (error) {
+      if (!sequence.isFinished) this.#fail(sequence, error);
+    }
+    this.#opening.delete(sequence);
+    this.#onWork();
+  }
+
+  #requireGrammars(): GrammarPool {
+    if (this.#grammars !== null) return this.#grammars;
+    throw new RequestError('grammar', 'grammar: the tokens of this model have no text');
   }
 
   /**
@@ -216,6 +269,7 @@ export class EngineCore implements Disposable {
     try {
       if (output.numCopies > 0) this.#runner.copyBlocks(output.copies, output.numCopies);
       fillBatch(this.#runner.batch, output, this.#blocks.blockSize);
+      this.#askForMasks(output);
       this.#submittedMs = this.#now();
       return this.#runner.submit();
     } catch (error) {
@@ -227,12 +281,14 @@ export class EngineCore implements Disposable {
   /** Ends the requests of the step under way: it cannot be finished. */
   failStep(error: unknown): void {
     const output = this.#takeInFlight();
+    this.#grammars?.wait();
     for (let s = 0; s < output.numSequences; s++) this.#fail(output.sequences[s]!, error);
   }
 
   /** Takes the results of the step: its ticket must be done. */
   finish(): void {
     const output = this.#takeInFlight();
+    this.#grammars?.wait();
     const nowMs = this.#now();
     const stepMs = nowMs - this.#stepStartMs;
     const computeMs = nowMs - this.#submittedMs;
@@ -379,9 +435,9 @@ export class EngineCore implements Disposable {
     return numAccepted;
   }
 
-  /** Draws the next token of a sequence from row `rowIndex` of the step and acts on it. Returns the token. */
-  #takeToken(sequence: Sequence, rowIndex: number, nowMs: number): number {
-    const { params } = sequence;
+  /** Draws the next token of a sequence from row `rowIndex` of the step and acts on it. Returns the token; `null` if none may come. */
+  #takeToken(sequence: Sequence, rowIndex: number, nowMs: number): number | null {
+    const { params, grammar } = sequence;
     const row = this.#row;
     row.load(
       this.#runner.logits(rowIndex),
@@ -390,12 +446,18 @@ export class EngineCore implements Disposable {
     );
     const top =
       params.logprobs !== null && params.logprobs > 0 ? topLogprobs(row, params.logprobs) : null;
+    if (grammar !== null && !row.mask(this.#grammars!.mask(grammar, rowIndex), isGreedy(params))) {
+      row.restore();
+      this.#finishSequence(sequence, 'stop');
+      return null;
+    }
     sequence.penalties?.apply(row);
     const unit = randomUnit(params.seed, sequence.numOutputTokens, RandomStream.sample);
     const tokenId = this.#sampler.draw(params, unit);
     row.restore();
 
-    if (!params.ignoreEos && this.#eosTokenIds.has(tokenId)) {
+    // Under a grammar it comes only where the text may end, and nothing may come after it.
+    if ((!params.ignoreEos || grammar !== null) && this.#eosTokenIds.has(tokenId)) {
       this.#finishSequence(sequence, 'stop');
       return tokenId;
     }
@@ -434,6 +496,8 @@ export class EngineCore implements Disposable {
   ): void {
     if (sequence.isFinished) throw new InternalError(`"${sequence.requestId}" finished twice`);
     sequence.isFinished = true;
+    this.#opening.delete(sequence);
+    if (sequence.grammar !== null) this.#grammars?.close(sequence.grammar);
     this.#scheduler.remove(sequence);
     this.#sequences.delete(sequence.requestId);
     this.#totals.numFinished[reason]++;
@@ -469,6 +533,30 @@ export class EngineCore implements Disposable {
     else sequence.listener(event);
   }
 
+  /** Lets the grammars find out, while the step runs, which tokens may come at each of its rows. */
+  #askForMasks(output: SchedulerOutput): void {
+    const grammars = this.#grammars;
+    if (grammars === null) return;
+    let row = 0;
+    for (let s = 0; s < output.numSequences; s++) {
+      const sequence = output.sequences[s]!;
+      if (!catchesUp(sequence, output.numNewTokens[s]!)) continue;
+      const { grammar, outputIds } = sequence;
+      if (grammar !== null) {
+        const drafts = draftsOf(sequence, output.numDrafts[s]!);
+        grammars.ask({ session: grammar, output: outputIds, drafts, row });
+      }
+      row += 1 + output.numDrafts[s]!;
+    }
+    grammars.send();
+  }
+
+  #checkDrafts(sequence: Sequence): number {
+    const { grammar, outputIds, numDrafts } = sequence;
+    if (grammar === null || this.#grammars === null) return numDrafts;
+    return this.#grammars.check(grammar, outputIds, draftsOf(sequence, numDrafts));
+  }
+
   #isInFlight(sequence: Sequence): boolean {
     const output = this.#inFlight;
     if (output === null) return false;
@@ -495,4 +583,8 @@ function storeOf(runner: ModelRunner, { memoryBytes, disk }: OffloadOptions): Kv
   const tier =
     disk === undefined ? null : new KvDiskTier({ ...disk, blockBytes: runner.kvBlockBytes });
   return new KvStore(runner, memoryBytes, tier);
+}
+
+function draftsOf({ drafts }: Sequence, numDrafts: number): Int32Array {
+  return drafts === null || numDrafts === 0 ? NO_DRAFTS : drafts.subarray(0, numDrafts);
 }

@@ -69,9 +69,7 @@ export class EngineServer {
       this.#core.submit(request);
       this.#loop.wake();
     } catch (error) {
-      const code = error instanceof HastenError ? error.code : 'internal';
-      const message = error instanceof Error ? error.message : String(error);
-      const event = unservedFinish(request, 'error', { code, message });
+      const event = unservedFinish(request, 'error', faultOf(error));
       this.#send({ type: 'events', events: [event] });
     }
   }
@@ -82,10 +80,8 @@ export class EngineServer {
       const value = await answerCall(this.#core, () => this.#loop.wake(), call);
       this.#send({ type: 'answer', callId, value });
     } catch (error) {
-      const code = error instanceof HastenError ? error.code : 'internal';
-      const message = error instanceof Error ? error.message : String(error);
       const param = error instanceof RequestError ? { param: error.param } : {};
-      this.#send({ type: 'refusal', callId, code, message, ...param });
+      this.#send({ type: 'refusal', callId, ...faultOf(error), ...param });
     }
   }
 
@@ -102,4 +98,9 @@ export class EngineServer {
     this.#port.close();
     this.#closed.resolve();
   }
+}
+
+function faultOf(error: unknown): { readonly code: string; readonly message: string } {
+  const code = error instanceof HastenError ? error.code : 'internal';
+  return { code, message: error instanceof Error ? error.message : String(error) };
 }

@@ -121,7 +121,7 @@ test('a kill in the middle leaves no half file', () =>
     const module = fileURLToPath(new URL('./kv-session.ts', import.meta.url));
     const script = `
       import { writeKvSession } from ${JSON.stringify(module)};
-      const format = { fingerprint: 'a model', blockSize: 4, blockBytes: 65536 };
+      const format = { fingerprint: 'a model', blockSize: 4, blockBytes: 1024 };
       let index = 0;
       await writeKvSession(process.argv[1], format, new Int32Array(400_000), () => {
         if (++index === 20) process.stdout.write('begun');

@@ -4,6 +4,8 @@
  */
 
 import { randomUUID } from 'node:crypto';
+import { GrammarError } from '../grammar/errors.ts';
+import { type GrammarInput, type GrammarSpec, parseGrammarSpec } from '../grammar/grammar-spec.ts';
 import type { RunnerLimits } from '../targets/model-runner.ts';
 import { RequestError, RequestTooLongError } from './errors.ts';
 import { POOLINGS, type Pooling } from './pooling.ts';
@@ -34,6 +36,8 @@ export interface EngineRequest {
   readonly pooling?: Pooling | null;
   /** Only requests with the same salt share cached prefixes. Default: the one that all share who name none. */
   readonly cacheSalt?: string | undefined;
+  /** What the output may be; default: anything. */
+  readonly grammar?: GrammarInput | null;
 }
 
 /** A checked request with nothing left open: plain data that gives the same text wherever it runs. */
@@ -47,6 +51,7 @@ export interface PreparedRequest {
   readonly tenant: string;
   readonly pooling: Pooling | null;
   readonly cacheSalt: string;
+  readonly grammar: GrammarSpec | null;
 }
 
 /** What a request is held against. */
@@ -65,6 +70,7 @@ const REQUEST_KEYS: ReadonlySet<string> = new Set<keyof EngineRequest>([
   'tenant',
   'pooling',
   'cacheSalt',
+  'grammar',
 ]);
 
 /**
@@ -152,7 +158,18 @@ export function prepareRequest(
     tenant,
     pooling,
     cacheSalt,
+    grammar: grammarOf(request.grammar),
   };
+}
+
+function grammarOf(input: EngineRequest['grammar']): GrammarSpec | null {
+  if (input === undefined || input === null) return null;
+  try {
+    return parseGrammarSpec(input);
+  } catch (error) {
+    if (!(error instanceof GrammarError)) throw error;
+    throw new RequestError('grammar', `grammar: ${error.message}`);
+  }
 }
 
 function tokenIdsOf(param: string, ids: ArrayLike<number>, vocabSize: number): Int32Array {

@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import { SamplingError } from './errors.ts';
 import { logprobOf, topLogprobs } from './logprobs.ts';
 import { Penalties } from './penalties.ts';
-import { Sampler } from './sampler.ts';
+import { isGreedy, Sampler } from './sampler.ts';
 import { DEFAULT_SAMPLING_PARAMS, type SamplingParams } from './sampling-params.ts';
 import { SlicedLogits } from './sliced-logits.ts';
 import {
@@ -250,5 +250,52 @@ test('logprobs are the log-softmax of the row', () => {
       }
       assert.ok(Math.abs(logprobOf(row, 0) - expected[0]!) < 1e-5);
     }),
+  );
+});
+
+test('under a mask, draws as if the other tokens had no probability, and gives the row back as it was', () => {
+  fc.assert(
+    fc.property(
+      logitsArbitrary,
+      fc.constantFrom(8, 16, 64, 256),
+      fc.infiniteStream(fc.nat({ max: 99 })),
+      fc.constantFrom(2, 20, 50, 90, 100),
+      fc.constantFrom<Partial<SamplingParams>>(
+        { temperature: 0 },
+        { temperature: 1 },
+        { temperature: 0.6, topP: 0.9 },
+        { temperature: 1.4, topK: 5 },
+        { temperature: 1, minP: 0.1 },
+        { temperature: 1, repetitionPenalty: 1.3, logitBias: { 0: 3 } },
+      ),
+      fc.double({ min: 0, max: 0.999, noNaN: true }),
+      (logits, sliceSize, chances, percent, some, unit) => {
+        const words = new Int32Array(Math.ceil(logits.length / 32));
+        const left = Float32Array.from(logits, (logit, id) => {
+          if (chances.next().value! >= percent) return Number.NEGATIVE_INFINITY;
+          words[id >> 5]! |= 1 << (id & 31);
+          return logit;
+        });
+        const params = paramsOf(some);
+        const before = plain(logits);
+        const row = rowOf(logits, sliceSize);
+        const isAnyLeft = row.mask(words, isGreedy(params));
+        assert.equal(
+          isAnyLeft,
+          words.some((word) => word !== 0),
+        );
+        if (left.some((logit) => logit > Number.NEGATIVE_INFINITY)) {
+          Penalties.of(params, Int32Array.of(0))?.apply(row);
+          const token = new Sampler(row).draw(params, unit);
+          const penalised = referencePenalties(left, params, [0], []);
+          assertSameDraw(token, penalised, sliceSize, params, unit);
+        }
+        row.restore();
+        assert.deepEqual(plain(row.logits), before);
+        assert.equal(row.logits, logits);
+        assert.deepEqual(row.max, rowOf(logits, sliceSize).max);
+      },
+    ),
+    { numRuns: 500 },
   );
 });

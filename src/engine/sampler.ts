@@ -30,6 +30,11 @@ export interface DrawParams {
   readonly minP: number;
 }
 
+/** Whether a draw needs no weights: the largest logit it is. */
+export function isGreedy({ temperature, topK }: DrawParams): boolean {
+  return temperature < GREEDY_TEMPERATURE || topK === 1;
+}
+
 export class Sampler {
   readonly #row: SlicedLogits;
   readonly #wideNucleus: WideNucleus;
@@ -57,7 +62,7 @@ export class Sampler {
    */
   draw(params: DrawParams, unit: number): number {
     const { temperature, topK, topP, minP } = params;
-    if (temperature < GREEDY_TEMPERATURE || topK === 1) return this.#row.argmax();
+    if (isGreedy(params)) return this.#row.argmax();
     this.#origin = this.#row.largest();
     this.#inverseTemperature = 1 / temperature;
     if (topK > 0 || minP > 0) return this.#drawAmongFew(topK, topP, minP, temperature, unit);

@@ -3,6 +3,7 @@
  * or decode state: `numComputedTokens` catches up with `numTokens`, and whenever it has, the next token can be drawn.
  */
 
+import type { GrammarSession } from '../grammar/grammar-host.ts';
 import { BlockTable } from './block-manager.ts';
 import type { Drafter } from './draft-source.ts';
 import { RequestError } from './errors.ts';
@@ -58,6 +59,8 @@ export class Sequence {
   /** Tokens that may follow, i32 [MAX_DRAFT_TOKENS], of which the next step checks `numDrafts`. */
   drafts: Int32Array | null = null;
   numDrafts = 0;
+  /** What the output may be; opened by the engine before the scheduler gets the sequence. */
+  grammar: GrammarSession | null = null;
 
   /** Prompt tokens found in the prefix cache when it was first taken in; `null` before that. */
   numCachedTokens: number | null = null;
@@ -126,6 +129,11 @@ export class Sequence {
   /** Tokens whose keys and values may come from a cache: their hidden states do not. */
   get maxCachedTokens(): number {
     return this.pooler?.pooling === 'mean' ? this.pooler.numPooled : this.numTokens;
+  }
+
+  /** The output so far; valid until the next token. */
+  get outputIds(): Int32Array {
+    return this.tokens.ids.subarray(this.numPromptTokens, this.tokens.length);
   }
 
   /** Takes a token into the output. Returns the text that it released, and the stop string that it completed. */

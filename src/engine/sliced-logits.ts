@@ -79,6 +79,10 @@ export class SlicedLogits {
   readonly #editedIds: Int32Array;
   readonly #rawLogits: Float32Array;
   #numEdits = 0;
+  /** The runner's row while a masked copy stands in for it. */
+  #unmasked: Float32Array | null = null;
+  /** The copy, f32 [vocabSize]; made when first needed. */
+  #masked: Float32Array | null = null;
 
   /** Negated sort keys of slices not ranked yet, smallest (so largest maximum) first. */
   readonly #sliceHeap: Float64Array;
@@ -119,6 +123,7 @@ export class SlicedLogits {
    */
   load(logits: Float32Array, sliceMax: Float32Array, sliceExpSum: Float32Array): void {
     this.logits = logits;
+    this.#unmasked = null;
     for (let s = 0; s < this.numSlices; s++) {
       const max = sliceMax[s]!;
       if (Number.isNaN(max)) {
@@ -196,8 +201,81 @@ export class SlicedLogits {
     this.expSum[s] = max === Number.NEGATIVE_INFINITY ? 0 : this.weightOfSlice(s, max, 1);
   }
 
-  /** Undoes every `set` since `load`, statistics included. */
+  /**
+   * Leaves only some tokens in the row until `restore`: all others get -Infinity. To be called before any `set`.
+   *
+   * @param words    bit i is token i, i32 [ceil(vocabSize / 32)]
+   * @param isGreedy sums of the slices are not wanted
+   * @returns false if no token is left
+   */
+  mask(words: Int32Array, isGreedy: boolean): boolean {
+    const from = this.logits;
+    this.#masked ??= new Float32Array(this.vocabSize);
+    const to = this.#masked.fill(Number.NEGATIVE_INFINITY);
+    this.#unmasked = from;
+    this.logits = to;
+    this.#sliceHeapLength = -1;
+    let isAnyLeft = false;
+    for (let s = 0; s < this.numSlices; s++) {
+      const start = s * this.sliceSize;
+      const end = this.sliceEnd(s);
+      let numLeft = 0;
+      let max = Number.NEGATIVE_INFINITY;
+      for (let i = start; i < end; i++) {
+        const word = words[i >> 5]!;
+        if (word === 0) {
+          i |= 31; // None of this word.
+        } else if (((word >>> (i & 31)) & 1) === 1) {
+          const logit = from[i]!;
+          to[i] = logit;
+          if (logit > max) max = logit;
+          numLeft++;
+        }
+      }
+      if (numLeft > 0) isAnyLeft = true;
+      if (numLeft === end - start) continue;
+      const oldMax = this.max[s]!;
+      this.max[s] = max;
+      if (!isGreedy) this.expSum[s] = this.#maskedSum(s, numLeft, oldMax, from);
+    }
+    return isAnyLeft;
+  }
+
+  /** Sum of exp(logit - max) over what is left of slice s, from what is left or from what is gone, whichever is less. */
+  #maskedSum(s: number, numLeft: number, oldMax: number, from: Float32Array): number {
+    const max = this.max[s]!;
+    if (max === Number.NEGATIVE_INFINITY) return 0;
+    const start = s * this.sliceSize;
+    const end = this.sliceEnd(s);
+    const to = this.logits;
+    if (max === oldMax && 2 * numLeft > end - start) {
+      let gone = 0;
+      for (let i = start; i < end; i++) {
+        if (to[i] === Number.NEGATIVE_INFINITY) gone += weightExp(from[i]! - max);
+      }
+      const left = this.expSum[s]! - gone;
+      if (left > 0.25 * this.expSum[s]!) return left; // Else what is left is rounding.
+    }
+    let sum = 0;
+    for (let i = start; i < end; i++) {
+      if (to[i]! > Number.NEGATIVE_INFINITY) sum += weightExp(to[i]! - max);
+    }
+    return sum;
+  }
+
+  /** Undoes `mask` and every `set` since `load`, statistics included. */
   restore(): void {
+    if (this.#unmasked !== null) {
+      this.logits = this.#unmasked;
+      this.#unmasked = null;
+      this.max.set(this.#rawMax);
+      this.expSum.set(this.#rawExpSum);
+      this.#isTouched.fill(0);
+      this.#numEdits = 0;
+      this.#numTouchedSlices = 0;
+      this.#sliceHeapLength = -1;
+      return;
+    }
     if (this.#numEdits === 0) return;
     for (let e = this.#numEdits - 1; e >= 0; e--) {
       this.logits[this.#editedIds[e]!] = this.#rawLogits[e]!;

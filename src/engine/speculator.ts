@@ -25,6 +25,9 @@ const MAX_READING_STEPS = 1000;
 const FIRST_READING_STEPS = 16;
 const READING_STEP_SHARE = 0.5;
 
+/** How many of a sequence's drafts its grammar lets come. */
+export type DraftCheck = (sequence: Sequence) => number;
+
 /** Sums since the engine started. */
 export interface SpeculationStats {
   /** Drafts checked, and tokens in them. */
@@ -37,6 +40,7 @@ export interface SpeculationStats {
 
 export class Speculator {
   readonly #source: DraftSource;
+  readonly #check: DraftCheck | null;
   readonly #cost: StepCost;
   readonly #totals = { numDrafts: 0, numDraftTokens: 0, numAcceptedTokens: 0 };
   readonly #acceptedPerPos = new Int32Array(MAX_DRAFT_TOKENS);
@@ -56,9 +60,16 @@ export class Speculator {
   /**
    * @param maxRows        most rows of logits that a step can have
    * @param maxDraftTokens most tokens of one draft
+   * @param check          cuts the drafts of sequences that have a grammar
    */
-  constructor(source: DraftSource, maxRows: number, maxDraftTokens: number = MAX_DRAFT_TOKENS) {
+  constructor(
+    source: DraftSource,
+    maxRows: number,
+    options: { readonly maxDraftTokens?: number | undefined; readonly check?: DraftCheck } = {},
+  ) {
+    const { maxDraftTokens = MAX_DRAFT_TOKENS, check = null } = options;
     this.#source = source;
+    this.#check = check;
     this.#cost = new StepCost(maxRows);
     this.#maxDraftTokens = Math.min(maxDraftTokens, MAX_DRAFT_TOKENS);
   }
@@ -172,7 +183,9 @@ export class Speculator {
     let numTried = 0;
     for (let i = 0; i < numOrders; i++) {
       const { numTokens, maxTokens } = this.#orders[i]!;
-      this.#candidates[i]!.numDrafts = numTokens;
+      const sequence = this.#candidates[i]!;
+      sequence.numDrafts = numTokens;
+      if (sequence.grammar !== null) sequence.numDrafts = this.#check?.(sequence) ?? 0;
       // One that ended early has tried a token in vain.
       const tried = Math.min(numTokens + 1, maxTokens);
       longest = Math.max(longest, tried);

@@ -18,6 +18,7 @@ export class StepLoop {
   constructor(core: EngineCore, onEvents: (events: EngineEvent[]) => void) {
     this.#core = core;
     this.#onEvents = onEvents;
+    core.onWork(() => this.wake());
   }
 
   /** Call after each `submit` and `abort`. */
@@ -29,7 +30,7 @@ export class StepLoop {
 
   /** Settles when there is nothing left to do. */
   idle(): Promise<void> {
-    if (!this.#isAwake) return Promise.resolve();
+    if (!this.#isAwake && this.#core.numUnfinished === 0) return Promise.resolve();
     this.#idle ??= Promise.withResolvers();
     return this.#idle.promise;
   }
@@ -63,6 +64,7 @@ export class StepLoop {
       return;
     }
     this.#isAwake = false;
+    if (this.#core.numUnfinished > 0) return; // They wait for something: `onWork` goes on.
     this.#idle?.resolve();
     this.#idle = null;
   }

@@ -5,7 +5,7 @@
 import { KV_CODES, LARGEST_KV, type QuantizedKvType, rotationSize } from '../tensor/kv-row.ts';
 import type { KernelBuilder } from './builder.ts';
 import type { Address, Scalar, Vector } from './kernel-ir.ts';
-import type { KvType } from './kv-layout.ts';
+import type { KvElement } from './kv-layout.ts';
 import { absF } from './math.ts';
 
 /** The smallest f16 above zero. */
@@ -15,14 +15,14 @@ const SWAPS = { 1: 'f32.swap1', 2: 'f32.swap2', 4: 'f32.swap4', 8: 'f32.swap8' }
 /** A vector of the cache as f32; codes are not scaled. `isHighHalf`: of bytes that two codes share. */
 export function loadKv(
   k: KernelBuilder,
-  kvType: KvType,
+  element: KvElement,
   address: Address,
   isHighHalf: boolean,
 ): Vector {
-  if (kvType === 'f16') return k.load(address, 'f16');
-  if (kvType === 'f32') return k.load(address);
+  if (element === 'f16') return k.load(address, 'f16');
+  if (element === 'f32') return k.load(address);
   const code = k.load(address, 'i8');
-  if (kvType === 'q4') {
+  if (element === 'q4') {
     if (!isHighHalf) k.shift('i32.shl', code, 28, code);
     k.shift('i32.sar', code, isHighHalf ? 4 : 28, code);
   }
@@ -90,7 +90,7 @@ function rotateWithinVectors(k: KernelBuilder, headDim: number, head: Scalar, si
 export const SCALE_SCRATCH_BYTES = 64;
 
 /**
- * Codes of the `headDim` f32 at `from`, which are bounded (and for q4 rotated) already: `codes` is called with each vector of them, i32, zero behind `count`
+ * Codes of the `headDim` f32 at `from`, which are bounded and rotated already: `codes` is called with each vector of them, i32, zero behind `count`
  * dimensions. The scale is left as f16 at `scale` (SCALE_SCRATCH_BYTES).
  */
 export function quantizeHead(

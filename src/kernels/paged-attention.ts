@@ -13,7 +13,7 @@
  * exponential is one of 2; with m a whole number what is known so far is only ever scaled by powers of two, which is exact.
  *
  * Quantized keys and values are read as codes: the scales of 16 tokens are a vector, which the finished dots of keys are multiplied by, and which goes into
- * p after its sum was taken. For rotated types the queries are rotated too, and what comes out is rotated back once, behind the last span.
+ * p after its sum was taken. These are of rotated heads: the queries are rotated too, and what comes out is rotated back once, behind the last span.
  *
  * One answer bit for bit (docs/architecture.md, principle 5): boundaries do not depend on the tile, tokens are summed in ascending order, and a token that a row does
  * not see has p exactly 0; a KV tile that a row does not see at all leaves (m, l, o) as they are. So a row does not depend on its tile, chunk or batch.
@@ -40,7 +40,6 @@ import type { KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.t
 import { loadKv, rotateHead } from './kv-elements.ts';
 import {
   isQuantizedKv,
-  isRotatedKv,
   KV_BLOCK_SIZE,
   KV_SCALE_BYTES,
   type KvShape,
@@ -48,6 +47,7 @@ import {
   keyBytes,
   keyHeadBytes,
   keyPlace,
+  kvElements,
   kvScalesBytes,
   valueBlockBytes,
   valueHeadBytes,
@@ -356,7 +356,7 @@ class PagedAttention {
     const { headDim, kvType } = this.#shape;
     const from = this.#query.get();
     const to = this.#scratchAt(this.#q);
-    const turns = isRotatedKv(kvType) ? rotationSize(headDim) : 1;
+    const turns = isQuantizedKv(kvType) ? rotationSize(headDim) : 1;
     const scale = k.splatF32((this.#shape.scale * Math.LOG2E) / turns);
     k.loop(
       this.#numTokens.get(),
@@ -369,7 +369,7 @@ class PagedAttention {
       },
       { countIsPositive: true },
     );
-    if (!isRotatedKv(kvType)) return;
+    if (!isQuantizedKv(kvType)) return;
     const head = this.#scratchAt(this.#q);
     k.loop(
       k.mul(this.#numTokens.get(), this.#group),
@@ -507,7 +507,7 @@ class PagedAttention {
           const key = Array.from({ length: vectors }, (_, v) => {
             const { offsetBytes, isHighHalf } = keyPlace(kvType, d, tokenOf(v));
             const address = k.at(keyOf(v), this.#scalesBytes + offsetBytes, offset);
-            return loadKv(k, kvType, address, isHighHalf);
+            return loadKv(k, kvElements(kvType).keys, address, isHighHalf);
           });
           for (let r = 0; r < rows; r++) {
             const factor = k.broadcast(k.at(query, 4 * (r * headDim + d)));
@@ -626,7 +626,8 @@ class PagedAttention {
     const vectors = Math.ceil(numVectors / Math.ceil(numVectors / this.#tile.vectors));
     // As many passes per iteration as end on a whole group of dimensions that share bytes.
     const columns = vectors * k.lanes;
-    const passes = this.#shape.kvType === 'q4' ? Math.max(1, 32 / greatestPower2(columns)) : 1;
+    const isPaired = kvElements(this.#shape.kvType).values === 'q4';
+    const passes = isPaired ? Math.max(1, 32 / greatestPower2(columns)) : 1;
     const iterations = Math.floor(numVectors / (vectors * passes));
     const outputs = { start: this.#scratchAt(this.#o), rowBytes: 4 * this.#rowElements };
     const states = { start: this.#scratchAt(this.#states), rowBytes: STATE.bytes };
@@ -686,7 +687,7 @@ class PagedAttention {
         }
         const loaded = places.map(({ offsetBytes, isHighHalf }) => {
           const address = k.at(value, t * this.#valueStep + this.#scalesBytes + offsetBytes);
-          return loadKv(k, kvType, address, isHighHalf);
+          return loadKv(k, kvElements(kvType).values, address, isHighHalf);
         });
         for (let r = 0; r < rows; r++) {
           const factor = k.broadcast(k.at(p, r * STATE.bytes + 4 * t));
@@ -770,7 +771,7 @@ class PagedAttention {
       () => {
         const out = k.copy(row);
         k.loop(this.#group, () => {
-          finishHead(k, { headDim, output, isRotated: isRotatedKv(kvType) }, state, out);
+          finishHead(k, { headDim, output, isRotated: isQuantizedKv(kvType) }, state, out);
           k.addTo(out, outputHeadBytes(headDim, output));
           k.addTo(state, spanStateBytes(headDim));
         });

@@ -1,13 +1,15 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { decodeKvHead, encodeKvHead } from '../tensor/kv-row.ts';
+import { decodeKvHead, encodeKvHead, type QuantizedKvType } from '../tensor/kv-row.ts';
 import { KernelShapeError } from './errors.ts';
 import {
   isQuantizedKv,
   KV_TYPES,
+  type KvElement,
   type KvType,
   keyBlockBytes,
   keyPlace,
+  kvElements,
   valueBlockBytes,
   valuePlace,
   valueRowBytes,
@@ -101,6 +103,7 @@ function storedHeads(
   head: number,
 ): { key: Head; value: Head } {
   const { headDim, kvType } = shape;
+  const element = kvElements(kvType);
   const view = (bytes: Uint8Array) => new DataView(bytes.buffer, bytes.byteOffset);
   const keys = view(keyCache!);
   const values = view(valueCache!);
@@ -112,13 +115,13 @@ function storedHeads(
     key: {
       scale: scaleOf(keys, keyAt.scale),
       elements: range(headDim).map((d) =>
-        kvElement(kvType, keys, keyAt.elements, keyPlace(kvType, d, slot & 15)),
+        kvElement(element.keys, keys, keyAt.elements, keyPlace(kvType, d, slot & 15)),
       ),
     },
     value: {
       scale: scaleOf(values, valueAt.scale),
       elements: range(headDim).map((d) =>
-        kvElement(kvType, values, valueAt.elements, valuePlace(kvType, d)),
+        kvElement(element.values, values, valueAt.elements, valuePlace(kvType, d)),
       ),
     },
   };
@@ -126,16 +129,16 @@ function storedHeads(
 
 /** The values that a head stands for. */
 function meaningOf({ kvType }: RopeKvStoreShape, { scale, elements }: Head): Float64Array {
-  if (isQuantizedKv(kvType)) return decodeKvHead(kvType, Int8Array.from(elements), scale);
+  if (isQuantizedKv(kvType)) return decodeKvHead(Int8Array.from(elements), scale);
   return Float64Array.from(elements);
 }
 
 /** How far the stored values of a head may lie from the exact ones: half a step, spread by the rotation, or the rounding of the type. */
-function toleranceOf(shape: RopeKvStoreShape, { scale }: Head): number {
-  if (shape.kvType === 'f16') return 2e-3;
-  if (shape.kvType === 'f32') return 1e-5;
+function toleranceOf(element: KvElement, { scale }: Head): number {
+  if (element === 'f16') return 2e-3;
+  if (element === 'f32') return 1e-5;
   // A value of q4 may be up to half a step beyond the highest code, and all errors may add up.
-  const steps = shape.kvType === 'q8' ? 0.51 : 1.01;
+  const steps = element === 'q8' ? 0.51 : 1.01;
   return steps * Math.abs(scale) + 1e-6;
 }
 
@@ -161,11 +164,17 @@ function checkShape(shape: RopeKvStoreShape): void {
           const wanted = rotate(sources.k.subarray(at, at + headDim), rope, POSITIONS[t]!);
           meaningOf(shape, key).forEach((y, d) => {
             const error = Math.abs(y - wanted[d]!);
-            assert.ok(error < toleranceOf(shape, key), `${name}: key[${t}, ${h}, ${d}]: ${error}`);
+            assert.ok(
+              error < toleranceOf(kvElements(shape.kvType).keys, key),
+              `${name}: key[${t}, ${h}, ${d}]: ${error}`,
+            );
           });
           meaningOf(shape, value).forEach((y, d) => {
             const error = Math.abs(y - sources.v[at + d]!);
-            assert.ok(error < toleranceOf(shape, value), `${name}: value[${t}, ${h}, ${d}]`);
+            assert.ok(
+              error < toleranceOf(kvElements(shape.kvType).values, value),
+              `${name}: value[${t}, ${h}, ${d}]`,
+            );
           });
         }
       }
@@ -201,7 +210,10 @@ function assertUntouched(
       const view = new DataView(row.buffer, row.byteOffset);
       const padded = Math.ceil(shape.headDim / 16) * 16;
       for (let d = shape.headDim; d < padded; d++) {
-        assert.equal(kvElement(shape.kvType, view, 0, valuePlace(shape.kvType, d)), 0);
+        assert.equal(
+          kvElement(kvElements(shape.kvType).values, view, 0, valuePlace(shape.kvType, d)),
+          0,
+        );
       }
     }
   }
@@ -254,7 +266,8 @@ test('values beyond f16 and NaN are stored as finite ones', () => {
 
 test('quantized heads have the codes and scales of their definition, whatever the values', () => {
   const bad = [1e6, -1e6, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, Number.NaN];
-  for (const kvType of ['q8', 'q4'] as const) {
+  for (const kvType of ['q8', 'k8v4', 'q4'] as const) {
+    const element = kvElements(kvType);
     for (const headDim of [8, 24, 64, 80]) {
       const shape = { numHeads: 1, numKvHeads: 1, headDim, rope: null, kvType } as const;
       const sources = randomSources(shape);
@@ -274,12 +287,14 @@ test('quantized heads have the codes and scales of their definition, whatever th
         chunks: [0, 1, 2],
         onResult: (buffers, { name }) => {
           for (const t of range(ROWS)) {
-            const codes = new Int8Array(headDim);
-            const scale = encodeKvHead(kvType, row(t), codes);
+            const encoded = (type: QuantizedKvType): Head => {
+              const codes = new Int8Array(headDim);
+              return { scale: encodeKvHead(type, row(t), codes), elements: [...codes] };
+            };
             const { key, value } = storedHeads(shape, buffers, SLOTS[t]!, 0);
             const what = `${name}, ${kvType}, ${headDim}, row ${t}`;
-            assert.deepEqual(key, { scale, elements: [...codes] }, what);
-            assert.deepEqual(value, key, what);
+            assert.deepEqual(key, encoded(element.keys), what);
+            assert.deepEqual(value, encoded(element.values), what);
           }
         },
       });

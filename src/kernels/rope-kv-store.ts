@@ -4,20 +4,22 @@
  * RoPE: Su et al. 2021, arXiv:2104.09864. Paged KV cache: Kwon et al. 2023, arXiv:2309.06180.
  * Every value is computed from its own token alone, one product and one fused step, so splitting rows changes no bit.
  */
-
+import type { QuantizedKvType } from '../tensor/kv-row.ts';
 import { KernelBuilder } from './builder.ts';
 import { KernelShapeError, requireCount } from './errors.ts';
 import type { KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.ts';
 import { boundHead, quantizeHead, rotateHead, SCALE_SCRATCH_BYTES } from './kv-elements.ts';
 import {
+  type FloatKvType,
   isQuantizedKv,
-  isRotatedKv,
   KV_BLOCK_SIZE,
   KV_SCALE_BYTES,
   type KvShape,
+  type KvType,
   keyBlockBytes,
   keyBytes,
   keyHeadBytes,
+  kvElements,
   kvScalesBytes,
   valueBlockBytes,
   valueHeadBytes,
@@ -176,7 +178,7 @@ function storeFloats(
 function storeCodes(
   k: KernelBuilder,
   shape: KvShape,
-  kvType: 'q8' | 'q4',
+  kvType: Exclude<KvType, FloatKvType>,
   keyRow: number,
   values: Scalar,
   locate: LocateToken,
@@ -187,6 +189,7 @@ function storeCodes(
   const scale = k.at(k.scratch, k.reserveScratch(SCALE_SCRATCH_BYTES));
   const codeAt = (d: number) => k.at(k.scratch, codeRow + d);
   const scalesBytes = kvScalesBytes(kvType);
+  const elements = kvElements(kvType);
 
   // Where the next head comes from and goes to: in memory, as the row's own pointers fill the registers.
   const nextFrom = k.slot();
@@ -198,7 +201,7 @@ function storeCodes(
     from: Scalar,
     scales: Scalar,
     codes: Scalar,
-    headBytes: number,
+    { element, headBytes }: { element: QuantizedKvType; headBytes: number },
     body: (to: Scalar) => void,
   ): void => {
     nextFrom.set(from);
@@ -207,8 +210,8 @@ function storeCodes(
     const oneHead = (): void => {
       const head = k.pointer(k.at(k.scratch, boundedHead));
       boundHead(k, headDim, nextFrom.get(), head);
-      if (isRotatedKv(kvType)) rotateHead(k, headDim, head);
-      quantizeHead(k, kvType, { headDim, from: head, scale }, (d, code) =>
+      rotateHead(k, headDim, head);
+      quantizeHead(k, element, { headDim, from: head, scale }, (d, code) =>
         k.store(codeAt(d), code, 'i8'),
       );
       k.storeScalar(16, k.at(nextScale.get()), k.loadScalar(16, scale));
@@ -224,12 +227,13 @@ function storeCodes(
   const keyScales = k.add(keyPlaces.block, k.mul(keyPlaces.inBlock, KV_SCALE_BYTES));
   const keyCodes = k.add(k.add(keyPlaces.block, keyPlaces.inBlock), scalesBytes);
   const keys = k.pointer(k.at(k.scratch, keyRow));
-  forEachStoredHead(keys, keyScales, keyCodes, keyHeadBytes(shape), (to) => {
+  const ofKeys = { element: elements.keys, headBytes: keyHeadBytes(shape) };
+  forEachStoredHead(keys, keyScales, keyCodes, ofKeys, (to) => {
     const code = k.pointer(codeAt(0));
     k.loop(headDim / SCATTER_UNROLL, () => {
-      for (let i = 0; i < SCATTER_UNROLL; i += kvType === 'q4' ? 2 : 1) {
+      for (let i = 0; i < SCATTER_UNROLL; i += elements.keys === 'q4' ? 2 : 1) {
         const target = k.at(to, keyBytes(kvType, i));
-        if (kvType === 'q8') k.storeScalar(8, target, k.loadScalar(8, k.at(code, i)));
+        if (elements.keys === 'q8') k.storeScalar(8, target, k.loadScalar(8, k.at(code, i)));
         else {
           const pair = k.loadScalar(16, k.at(code, i));
           k.storeScalar(8, target, k.add(k.and(pair, 15), k.and(k.shr(pair, 4), 0xf0)));
@@ -244,7 +248,8 @@ function storeCodes(
   const valueScales = k.add(block, k.mul(inBlock, KV_SCALE_BYTES));
   const valueCodes = k.add(block, k.mul(inBlock, valueRowBytes(shape)));
   k.addTo(valueCodes, scalesBytes);
-  forEachStoredHead(values, valueScales, valueCodes, valueHeadBytes(shape), (to) => {
+  const ofValues = { element: elements.values, headBytes: valueHeadBytes(shape) };
+  forEachStoredHead(values, valueScales, valueCodes, ofValues, (to) => {
     const codes = (d: number): Vector => {
       const count = Math.min(k.lanes, headDim - d);
       return count > 0 ? k.load(codeAt(d), 'i8', count) : k.zero();
@@ -253,7 +258,7 @@ function storeCodes(
       const { offsetBytes, isHighHalf } = valuePlace(kvType, d);
       if (isHighHalf) continue;
       let bytes = codes(d);
-      if (kvType === 'q4') {
+      if (elements.values === 'q4') {
         const low = k.binary('bits.and', bytes, k.splatBits(15));
         bytes = k.binary('bits.or', low, k.shift('i32.shl', codes(d + 16), 4));
       }

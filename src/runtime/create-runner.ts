@@ -3,7 +3,7 @@
  * the targets.
  */
 import type { Plan } from '../compiler/plan.ts';
-import { KV_BLOCK_SIZE } from '../kernels/kv-layout.ts';
+import { KV_BLOCK_SIZE, kvElements } from '../kernels/kv-layout.ts';
 import { allocate } from '../platform/native-memory.ts';
 import type { ModelRunner } from '../targets/model-runner.ts';
 import type { X64Isa } from '../targets/x64/isa.ts';
@@ -147,7 +147,7 @@ async function packedInMemory(
 
 async function createReferenceRunner(options: RunnerOptions): Promise<ModelRunner> {
   // Loaded only where it is used: it costs start-up time.
-  const [{ ReferenceRunner }, { kvHeadBytes }, { lowerModel }] = await Promise.all([
+  const [{ ReferenceRunner }, { kvRowBytes }, { lowerModel }] = await Promise.all([
     import('../targets/reference/reference-runner.ts'),
     import('../targets/reference/kv-rows.ts'),
     import('./compile-model.ts'),
@@ -155,7 +155,9 @@ async function createReferenceRunner(options: RunnerOptions): Promise<ModelRunne
   const { config, source, kvCacheType = 'auto' } = options;
   const kvType = kvCacheType === 'auto' ? 'f32' : kvCacheType;
   const { numKvHeads, headDim } = config;
-  const budget = budgetOf(options, KV_BLOCK_SIZE * 2 * numKvHeads * kvHeadBytes(kvType, headDim));
+  const { keys, values } = kvElements(kvType);
+  const tokenBytes = numKvHeads * (kvRowBytes(keys, headDim) + kvRowBytes(values, headDim));
+  const budget = budgetOf(options, KV_BLOCK_SIZE * tokenBytes);
   return new ReferenceRunner({
     graph: lowerModel(options).graph,
     weights: source,

@@ -84,6 +84,45 @@ describe('calls of functions in chat', () => {
     await assert.rejects(asked, /there is no tool "other"/);
   });
 
+  test('have a form where they must be made or the function is strict, and only there', async () => {
+    const strict = [{ ...TOOLS[0]!, function: { ...TOOLS[0]!.function, strict: true } }];
+    const base = { model: 'echo', messages: QUESTION, max_tokens: 4 };
+    const cases = [
+      [{ tools: TOOLS }, undefined],
+      [{ tools: TOOLS, tool_choice: 'required' }, 'tags'],
+      [{ tools: strict }, 'tags'],
+      [{ tools: strict, tool_choice: 'none' }, undefined],
+      [{ tools: strict, response_format: { type: 'json_object' } }, 'json_object'],
+      [{ guided_choice: ['a'] }, 'choice'],
+    ] as const;
+    for (const [extra, type] of cases) {
+      await using server = await scripted('text');
+      const { status } = await server.post('/v1/chat/completions', { ...base, ...extra });
+      assert.equal(status, 200);
+      assert.equal(server.model.requests[0]?.grammar?.type, type, JSON.stringify(extra));
+    }
+  });
+
+  test('of strict functions whose schema cannot be kept to are refused, of others left free', async () => {
+    await using server = await startTestServer(new EchoModel({ grammarFault: 'too odd' }));
+    const ask = async (strict: boolean) => {
+      const tools = [{ ...TOOLS[0]!, function: { ...TOOLS[0]!.function, strict } }];
+      const body = { model: 'echo', messages: QUESTION, tools, tool_choice: 'required' };
+      return await fetch(`${server.url}/v1/chat/completions`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify({ ...body, max_tokens: 4, stream: true }),
+      });
+    };
+    assert.equal((await ask(false)).status, 200);
+    const refused = await ask(true);
+    assert.equal(refused.status, 400);
+    const { error } = (await refused.json()) as { error: object };
+    const message = 'tools: too odd';
+    const expected = { message, param: 'tools', code: 'invalid_grammar' };
+    assert.deepEqual(error, { ...expected, type: 'invalid_request_error' });
+  });
+
   test('and their results reach the template, arguments as objects', async () => {
     await using server = await scripted('It rains.');
     const call = { id: 'c1', type: 'function' as const };

@@ -10,6 +10,7 @@ import {
   RequestError,
   RequestTooLongError,
 } from '../engine/errors.ts';
+import { GrammarError } from '../grammar/errors.ts';
 import { HastenError } from '../platform/errors.ts';
 import { ChatTemplateError } from '../tokenizer/errors.ts';
 
@@ -85,7 +86,10 @@ export function toApiError(error: unknown): ApiError {
   if (error instanceof NoChatTemplateError || error instanceof NoTokenizerError) {
     return new ApiError(400, error.message, { code: error.code, cause: error });
   }
-  if (error instanceof EngineCallError && CALLERS_FAULTS.has(error.code)) {
+  const isCallersFault =
+    error instanceof GrammarError ||
+    (error instanceof EngineCallError && CALLERS_FAULTS.has(error.code));
+  if (isCallersFault) {
     return new ApiError(400, error.message, { code: error.code, cause: error });
   }
   if (error instanceof GenerationError) {

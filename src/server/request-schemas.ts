@@ -8,6 +8,7 @@
 import * as z from 'zod';
 import { PRIORITIES } from '../engine/priority.ts';
 import { badRequest } from './errors.ts';
+import { grammarFields } from './response-format.ts';
 
 const MAX_CHOICES = 64;
 const MAX_PROMPTS = 256;
@@ -41,6 +42,7 @@ const shared = {
   user: z.string().optional(),
   priority: z.enum(PRIORITIES).optional(),
   cache_salt: cacheSaltSchema.optional(),
+  ...grammarFields,
 };
 
 export const messageSchema = z.looseObject({
@@ -54,6 +56,7 @@ export const toolSchema = z.looseObject({
     name: z.string().min(1),
     description: z.string().optional(),
     parameters: z.unknown().optional(),
+    strict: z.boolean().nullish(),
   }),
 });
 
@@ -132,8 +135,6 @@ const HARMLESS = new Set([
 /** Known fields that change the answer in a way that is not there yet, unless they hold one of the given values. */
 const REFUSED: Readonly<Record<string, (value: unknown) => boolean>> = {
   functions: (value) => Array.isArray(value) && value.length === 0,
-  response_format: (value) =>
-    typeof value === 'object' && (value as { type?: unknown }).type === 'text',
   audio: () => false,
   modalities: (value) => JSON.stringify(value) === '["text"]',
   use_beam_search: (value) => value === false,

@@ -23,6 +23,17 @@ const item = z.union(
   'expected a message, a function_call or a function_call_output',
 );
 
+/** `response_format` without its inner level. */
+const textFormat = z.discriminatedUnion('type', [
+  z.looseObject({ type: z.literal('text') }),
+  z.looseObject({ type: z.literal('json_object') }),
+  z.looseObject({
+    type: z.literal('json_schema'),
+    name: z.string().optional(),
+    schema: z.record(z.string(), z.unknown()),
+  }),
+]);
+
 const responsesSchema = z.object({
   model: z.string().optional(),
   input: z.union([z.string(), z.array(item).min(1)], 'expected a string or a list of items'),
@@ -41,6 +52,7 @@ const responsesSchema = z.object({
         name: z.string().min(1),
         description: z.string().optional(),
         parameters: z.unknown().optional(),
+        strict: z.boolean().nullish(),
       }),
     )
     .optional(),
@@ -55,6 +67,7 @@ const responsesSchema = z.object({
     .optional(),
   parallel_tool_calls: z.boolean().optional(),
   include: z.array(z.string()).optional(),
+  text: z.looseObject({ format: textFormat.optional() }).optional(),
 });
 
 export type ResponsesRequest = z.infer<typeof responsesSchema>;

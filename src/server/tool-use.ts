@@ -1,9 +1,12 @@
 /** What a request says of functions: which there are, and whether the model may, must or must not call them. */
 import { randomUUID } from 'node:crypto';
 import type { TextModel } from '../app/text-model.ts';
+import { type CallableTool, toolGrammar } from '../app/tool-grammar.ts';
 import { toolCallStart } from '../app/tool-prompt.ts';
 import type { SamplingParamsInput } from '../engine/sampling-params.ts';
+import type { GrammarInput } from '../grammar/grammar-spec.ts';
 import { badRequest } from './errors.ts';
+import { compileOrRefuse, isGrammarFault } from './response-format.ts';
 import { type ParsedPiece, TOOL_CALL_END, ToolCallParser } from './tool-call-parser.ts';
 
 /** A function as templates are told of it, the OpenAI form. */
@@ -13,6 +16,8 @@ export interface ToolDefinition {
     readonly name: string;
     readonly description?: string | undefined;
     readonly parameters?: unknown;
+    /** The arguments must be as the schema says, though the model is free to call or not. */
+    readonly strict?: boolean | null | undefined;
   };
 }
 
@@ -27,17 +32,23 @@ export class ToolUse {
   /** Ends an answer that is to be one call and nothing else. */
   readonly stop: string | undefined;
 
+  /** What the answer may be, if that can be kept to. */
+  readonly #grammar: GrammarInput | null;
+
   private constructor(
     tools: readonly ToolDefinition[],
+    grammar: GrammarInput | null,
     start?: string | undefined,
     stop?: string | undefined,
   ) {
     this.tools = tools;
+    this.#grammar = grammar;
     this.start = start;
     this.stop = stop;
   }
 
   /**
+   * @param isParallel whether several calls are welcome
    * @returns null if nothing may be called
    * @throws {ApiError} 400 if a function must be called that there is not
    */
@@ -45,21 +56,47 @@ export class ToolUse {
     tools: readonly ToolDefinition[] | undefined,
     choice: ToolChoice,
     model: Pick<TextModel, 'toolStyle'>,
+    isParallel = true,
   ): ToolUse | null {
     if (tools === undefined || tools.length === 0) {
       if (choice === 'auto' || choice === 'none') return null;
       throw badRequest('tool_choice', 'tool_choice: there are no tools to call');
     }
     if (choice === 'none') return null;
-    if (choice === 'auto') return new ToolUse(tools);
+    if (choice === 'auto') {
+      const isFree = !tools.some(isStrict);
+      const callable = tools.map((tool) => callableOf(tool, !isStrict(tool)));
+      const grammar = isFree
+        ? null
+        : toolGrammar(model.toolStyle, callable, { start: null, isParallel });
+      return new ToolUse(tools, grammar);
+    }
     const only = tools.length === 1 ? tools[0]!.function.name : null;
     const name = choice === 'required' ? only : choice.name;
     if (name !== null && !tools.some((tool) => tool.function.name === name)) {
       throw badRequest('tool_choice', `tool_choice: there is no tool "${name}"`);
     }
-    const isOneCall = name !== null && model.toolStyle === 'hermes';
+    const isOneCall = choice !== 'required' || !isParallel;
     const start = toolCallStart(model.toolStyle, name);
-    return new ToolUse(tools, start, isOneCall ? TOOL_CALL_END : undefined);
+    const callable = tools.map((tool) => callableOf(tool, false));
+    const grammar = toolGrammar(model.toolStyle, callable, { start, isParallel: !isOneCall });
+    const endsAtCall = isOneCall && name !== null && model.toolStyle === 'hermes';
+    return new ToolUse(tools, grammar, start, endsAtCall ? TOOL_CALL_END : undefined);
+  }
+
+  /**
+   * The form that the answer is to have, compiled. A schema that cannot be kept to is passed over where the tool is not `strict`.
+   * @throws {ApiError} 400 if it is
+   */
+  async grammar(model: Pick<TextModel, 'calls'>): Promise<GrammarInput | undefined> {
+    if (this.#grammar === null) return undefined;
+    try {
+      await compileOrRefuse('tools', this.#grammar, model);
+      return this.#grammar;
+    } catch (error) {
+      if (this.tools.some(isStrict) || !isGrammarFault(error)) throw error;
+      return undefined;
+    }
   }
 
   createParser(): ToolCallParser {
@@ -67,6 +104,17 @@ export class ToolUse {
     if (this.start !== undefined) parser.push(this.start);
     return parser;
   }
+}
+
+function isStrict(tool: ToolDefinition): boolean {
+  return tool.function.strict === true;
+}
+
+function callableOf(
+  { function: { name, parameters } }: ToolDefinition,
+  isAny: boolean,
+): CallableTool {
+  return { name, parameters: isAny ? null : (parameters ?? null) };
 }
 
 export interface ToolCall {

@@ -1,11 +1,11 @@
 /**
  * The quantized formats of keys and values: how the values of one token and head become codes and one scale, and back.
  *
- *     q8   scale = f16(largest magnitude / 127),  codes -127..127
- *     q4   the head is rotated; scale = f16(value of the largest magnitude / -8),  codes -8..7
+ *     q8   scale = f16(largest magnitude / 127),            codes -127..127
+ *     q4   scale = f16(value of the largest magnitude / -8),  codes -8..7
  *
- * The rotation is the Walsh-Hadamard transform H over each `rotationSize` values: it spreads what stands out in a few dimensions over all of them, so
- * that 16 levels with one scale serve a head. H is its own inverse up to the factor n = rotationSize, a power of two: codes are of H x, not divided, so
+ * both of the rotated head. The rotation is the Walsh-Hadamard transform H over each `rotationSize` values: it spreads what stands out in a few dimensions over all of them, so
+ * that one scale serves a head (the mean KL divergence of q8 is a quarter of what it is without). H is its own inverse up to the factor n = rotationSize, a power of two: codes are of H x, not divided, so
  * q · k = (H q) · (H k) / n and x = H (H x) / n.
  *
  * Rotation before rounding: Ashkboos et al. 2024, "QuaRot", arXiv:2404.00456.
@@ -65,7 +65,7 @@ export function encodeKvHead(
   codes: Int8Array,
 ): number {
   const x = Float32Array.from(values, finite);
-  if (type === 'q4') rotateHead(x);
+  rotateHead(x);
   let low = 0;
   let high = 0;
   for (const value of x) {
@@ -87,12 +87,10 @@ export function encodeKvHead(
 }
 
 /** The values that codes and scale stand for, in f64. */
-export function decodeKvHead(type: QuantizedKvType, codes: Int8Array, scale: number): Float64Array {
+export function decodeKvHead(codes: Int8Array, scale: number): Float64Array {
   const values = Float64Array.from(codes, (code) => code * scale);
-  if (type === 'q4') {
-    rotateHead(values);
-    const size = rotationSize(values.length);
-    for (let i = 0; i < values.length; i++) values[i]! /= size;
-  }
+  rotateHead(values);
+  const size = rotationSize(values.length);
+  for (let i = 0; i < values.length; i++) values[i]! /= size;
   return values;
 }

@@ -8,8 +8,11 @@ import { InterruptHandler } from '../interrupt.ts';
 import { startModelWithProgress } from '../model-command.ts';
 import {
   addEngineOptions,
+  addGrammarOptions,
   addSamplingOptions,
   type EngineFlags,
+  type GrammarFlags,
+  grammarFromFlags,
   parseInteger,
   parseTokenIds,
   type SamplingFlags,
@@ -18,7 +21,7 @@ import {
 import { note, printJson, styledError, writeOut } from '../output.ts';
 import type { ProgramServices } from '../program.ts';
 
-interface RunFlags extends EngineFlags, SamplingFlags {
+interface RunFlags extends EngineFlags, SamplingFlags, GrammarFlags {
   readonly tokenIds?: number[];
   readonly prompt?: string;
   readonly chat?: string;
@@ -43,7 +46,7 @@ export function define(command: Command, { engineHost }: ProgramServices): void 
       parseInteger(1),
     )
     .option('--ignore-eos', 'end-of-text tokens neither end the answer nor are hidden', false);
-  addEngineOptions(addSamplingOptions(command))
+  addEngineOptions(addGrammarOptions(addSamplingOptions(command)))
     .option('--json', 'print one JSON object', false)
     .addHelpText(
       'after',
@@ -53,6 +56,7 @@ JSON: {"tokenIds":[…],"text":"…","finishReason":"stop|length",
 
 Examples:
   $ hasten run smollm2 --chat "Why is the sky blue?"
+  $ hasten run smollm2 --chat "Anna is 31." --json-schema '{"type":"object","properties":{"age":{"type":"integer"}},"required":["age"]}'
   $ hasten run smollm2 --prompt "The capital of France is" --max-tokens 8 --temperature 0
 `,
     )
@@ -66,6 +70,7 @@ async function run(spec: string, flags: RunFlags, host: EngineHost | undefined):
     throw new UsageError('--system goes with --chat only');
   }
   using interrupts = new InterruptHandler();
+  const grammar = await grammarFromFlags(flags);
   const { signal } = interrupts;
   await using model = await startModelWithProgress(spec, flags, { signal, maxSeqs: 1, host });
   const tokenIds = promptIds(model, flags);
@@ -74,7 +79,7 @@ async function run(spec: string, flags: RunFlags, host: EngineHost | undefined):
     maxTokens: flags.maxTokens ?? defaultMaxTokens(model, tokenIds.length),
     ignoreEos: flags.ignoreEos,
   };
-  const generation = model.generate({ tokenIds, sampling, signal });
+  const generation = model.generate({ tokenIds, sampling, grammar, signal });
   const outputIds: number[] = [];
   let text = '';
   for await (const part of generation) {

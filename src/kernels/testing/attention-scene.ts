@@ -4,12 +4,13 @@ import {
   isQuantizedKv,
   KV_BLOCK_SIZE,
   KV_SCALE_BYTES,
+  type KvElement,
   type KvPlace,
   type KvShape,
-  type KvType,
   keyBlockBytes,
   keyHeadBytes,
   keyPlace,
+  kvElements,
   kvScalesBytes,
   valueBlockBytes,
   valueHeadBytes,
@@ -47,22 +48,22 @@ interface StoredHead {
   readonly meaning: ArrayLike<number>;
 }
 
-function storedHead(kvType: KvType, values: Float32Array): StoredHead {
-  if (isQuantizedKv(kvType)) {
+function storedHead(element: KvElement, values: Float32Array): StoredHead {
+  if (element === 'q8' || element === 'q4') {
     const elements = new Int8Array(values.length);
-    const scale = encodeKvHead(kvType, values, elements);
-    return { elements, scale, meaning: decodeKvHead(kvType, elements, scale) };
+    const scale = encodeKvHead(element, values, elements);
+    return { elements, scale, meaning: decodeKvHead(elements, scale) };
   }
-  const elements = kvType === 'f16' ? new Float16Array(values) : values;
+  const elements = element === 'f16' ? new Float16Array(values) : values;
   return { elements, scale: 1, meaning: elements };
 }
 
 /** Writes an element; `at` is the place of the first one of its head (keys) or token (values). */
-function setElement(kvType: KvType, view: DataView, at: number, place: KvPlace, value: number) {
+function setElement(element: KvElement, view: DataView, at: number, place: KvPlace, value: number) {
   const offset = at + place.offsetBytes;
-  if (kvType === 'f16') view.setFloat16(offset, value, true);
-  else if (kvType === 'f32') view.setFloat32(offset, value, true);
-  else if (kvType === 'q8') view.setInt8(offset, value);
+  if (element === 'f16') view.setFloat16(offset, value, true);
+  else if (element === 'f32') view.setFloat32(offset, value, true);
+  else if (element === 'q8') view.setInt8(offset, value);
   else {
     const before = view.getUint8(offset);
     const [kept, shift] = place.isHighHalf ? [0x0f, 4] : [0xf0, 0];
@@ -71,12 +72,12 @@ function setElement(kvType: KvType, view: DataView, at: number, place: KvPlace, 
 }
 
 /** Reads what `setElement` wrote. */
-export function kvElement(kvType: KvType, view: DataView, at: number, place: KvPlace): number {
+export function kvElement(element: KvElement, view: DataView, at: number, place: KvPlace): number {
   const offset = at + place.offsetBytes;
-  if (kvType === 'f16') return view.getFloat16(offset, true);
-  if (kvType === 'f32') return view.getFloat32(offset, true);
+  if (element === 'f16') return view.getFloat16(offset, true);
+  if (element === 'f32') return view.getFloat32(offset, true);
   const byte = view.getInt8(offset);
-  if (kvType === 'q8') return byte;
+  if (element === 'q8') return byte;
   return place.isHighHalf ? byte >> 4 : (byte << 28) >> 28;
 }
 
@@ -103,15 +104,16 @@ export function scene(shape: PagedAttentionShape, sequences: readonly Sequence[]
   const { numHeads, numKvHeads, headDim, kvType, queryTokens, window } = shape;
   const numTokens = sequences.reduce((sum, s) => sum + s.queryLen, 0);
   const q = randomF32(numTokens * numHeads * headDim, seed, 2);
-  const heads = (salt: number): StoredHead[][] =>
+  const element = kvElements(kvType);
+  const heads = (salt: number, of: KvElement): StoredHead[][] =>
     sequences.map(({ contextLen }, s) => {
       const row = randomF32(contextLen * numKvHeads * headDim, seed + salt + 7 * s);
       return range(contextLen * numKvHeads).map((i) =>
-        storedHead(kvType, row.subarray(i * headDim, (i + 1) * headDim)),
+        storedHead(of, row.subarray(i * headDim, (i + 1) * headDim)),
       );
     });
-  const keyHeads = heads(100);
-  const valueHeads = heads(200);
+  const keyHeads = heads(100, element.keys);
+  const valueHeads = heads(200, element.values);
   const meanings = (of: StoredHead[][]): Float64Array[] =>
     of.map((stored) => {
       const all = new Float64Array(stored.length * headDim);
@@ -140,8 +142,8 @@ export function scene(shape: PagedAttentionShape, sequences: readonly Sequence[]
       }
       const garbage = isQuantizedKv(kvType) ? -5 : Number.NaN;
       for (const d of range(headDim)) {
-        setElement(kvType, keyView, key.elements, keyPlace(kvType, d, slot & 15), garbage);
-        setElement(kvType, valueView, value.elements, valuePlace(kvType, d), garbage);
+        setElement(element.keys, keyView, key.elements, keyPlace(kvType, d, slot & 15), garbage);
+        setElement(element.values, valueView, value.elements, valuePlace(kvType, d), garbage);
       }
     }
   }
@@ -164,9 +166,9 @@ export function scene(shape: PagedAttentionShape, sequences: readonly Sequence[]
         }
         for (const d of range(headDim)) {
           const keyAt = keyPlace(kvType, d, t & 15);
-          setElement(kvType, keyView, key.elements, keyAt, storedKey.elements[d]!);
+          setElement(element.keys, keyView, key.elements, keyAt, storedKey.elements[d]!);
           const valueAt = valuePlace(kvType, d);
-          setElement(kvType, valueView, value.elements, valueAt, storedValue.elements[d]!);
+          setElement(element.values, valueView, value.elements, valueAt, storedValue.elements[d]!);
         }
       }
     }

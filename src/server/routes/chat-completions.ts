@@ -14,6 +14,7 @@ import { badRequest } from '../errors.ts';
 import { samplingOf, standingOf } from '../generation-options.ts';
 import { chatLogprobs } from '../logprobs.ts';
 import { type ChatRequest, contentText, parseChatRequest } from '../request-schemas.ts';
+import { compiledGrammar, grammarOf } from '../response-format.ts';
 import { timingsOf } from '../timings.ts';
 import { type ToolCall, type ToolChoice, ToolUse, withToolStop } from '../tool-use.ts';
 import { usageOf } from '../usage.ts';
@@ -24,7 +25,12 @@ export const chatCompletionsRoute: Route = (server, { served, enter }) => {
     const { request: body, unknownFields } = parseChatRequest(request.body);
     warnOfUnknownFields(request, unknownFields);
     const { model, name } = served.use(body.model);
-    const tools = ToolUse.of(body.tools, toolChoiceOf(body.tool_choice), model);
+    const tools = ToolUse.of(
+      body.tools,
+      toolChoiceOf(body.tool_choice),
+      model,
+      body.parallel_tool_calls,
+    );
     const tokenIds = model.encodeChat(chatTurns(body.messages), {
       addGenerationPrompt: body.add_generation_prompt,
       variables: body.chat_template_kwargs,
@@ -36,12 +42,17 @@ export const chatCompletionsRoute: Route = (server, { served, enter }) => {
       logprobs: body.logprobs ? (body.top_logprobs ?? 0) : null,
     };
     const numChoices = body.n ?? 1;
+    const asked = grammarOf(body);
     using scope = enter(request, reply, numChoices);
+    const grammar = (await compiledGrammar(asked, model)) ?? (await tools?.grammar(model));
     const { signal } = scope;
     const standing = standingOf(request, body);
     const answers = Array.from({ length: numChoices }, (_, choice) => {
       const sampling = withToolStop(samplingOf(body, limits, choice), tools);
-      return new Answer(model.generate({ ...standing, tokenIds, sampling, signal }), tools);
+      return new Answer(
+        model.generate({ ...standing, tokenIds, sampling, grammar, signal }),
+        tools,
+      );
     });
     const shapes = new ChatShapes(name, body);
     if (body.stream) {

@@ -14,6 +14,7 @@ import { badRequest } from '../errors.ts';
 import { samplingOf, standingOf } from '../generation-options.ts';
 import { completionLogprobs } from '../logprobs.ts';
 import { type CompletionRequest, parseCompletionRequest, textsOf } from '../request-schemas.ts';
+import { compiledGrammar, grammarOf } from '../response-format.ts';
 import { timingsOf } from '../timings.ts';
 import { usageOf } from '../usage.ts';
 import { type Route, warnOfUnknownFields } from './context.ts';
@@ -32,13 +33,15 @@ export const completionsRoute: Route = (server, { served, enter }) => {
       maxTokens: body.max_tokens ?? DEFAULT_MAX_TOKENS,
       logprobs: body.logprobs ?? null,
     };
+    const asked = grammarOf(body);
     using scope = enter(request, reply, prompts.length * choicesPerPrompt);
+    const grammar = await compiledGrammar(asked, model);
     const { signal } = scope;
     const standing = standingOf(request, body);
     const answers = prompts.flatMap(({ tokenIds }) =>
       Array.from({ length: choicesPerPrompt }, (_, choice) => {
         const sampling = samplingOf(body, limits, choice);
-        return new Answer(model.generate({ ...standing, tokenIds, sampling, signal }));
+        return new Answer(model.generate({ ...standing, tokenIds, sampling, grammar, signal }));
       }),
     );
     const echoes = prompts.flatMap(({ text }) =>

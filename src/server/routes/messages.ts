@@ -42,10 +42,16 @@ export const messagesRoute: Route = (server, { served, enter }) => {
       const standing = standingOf(request, {});
       using scope = enter(request, reply, 1);
       const { signal } = scope;
-      const answer = new Answer(
-        model.generate({ ...standing, tokenIds, sampling: withToolStop(sampling, tools), signal }),
-        tools,
-      );
+      const grammar = await tools?.grammar(model);
+      const bounded = withToolStop(sampling, tools);
+      const generation = model.generate({
+        ...standing,
+        tokenIds,
+        sampling: bounded,
+        grammar,
+        signal,
+      });
+      const answer = new Answer(generation, tools);
       const shape = new MessageShape(name, tokenIds.length);
       if (body.stream) {
         const onEnd = (result: GenerationResult) => noteFigures(reply, [result]);

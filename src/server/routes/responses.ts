@@ -10,6 +10,7 @@ import {
   streamEvents,
 } from '../answer.ts';
 import { samplingOf, standingOf } from '../generation-options.ts';
+import { type AskedGrammar, askedGrammar, compiledGrammar } from '../response-format.ts';
 import { parseResponsesRequest, type ResponsesRequest } from '../responses-schema.ts';
 import { type ToolCall, ToolUse, withToolStop } from '../tool-use.ts';
 import { chatTurns } from './chat-completions.ts';
@@ -21,17 +22,20 @@ export const responsesRoute: Route = (server, { served, enter }) => {
     warnOfUnknownFields(request, unknownFields);
     const { model, name } = served.use(body.model);
     const definitions = body.tools?.map(({ type, ...rest }) => ({ type, function: rest }));
-    const tools = ToolUse.of(definitions, choiceOf(body), model);
+    const tools = ToolUse.of(definitions, choiceOf(body), model, body.parallel_tool_calls);
     const tokenIds = model.encodeChat(turnsOf(body), {
       tools: tools?.tools,
       toolStart: tools?.start,
     });
     const limits = { maxTokens: body.max_output_tokens ?? null, logprobs: null };
+    const asked = textGrammar(body);
     using scope = enter(request, reply, 1);
+    const grammar = (await compiledGrammar(asked, model)) ?? (await tools?.grammar(model));
     const { signal } = scope;
     const sampling = withToolStop(samplingOf(body, limits, 0), tools);
     const standing = standingOf(request, body);
-    const answer = new Answer(model.generate({ ...standing, tokenIds, sampling, signal }), tools);
+    const generation = model.generate({ ...standing, tokenIds, sampling, grammar, signal });
+    const answer = new Answer(generation, tools);
     const shape = new ResponseShape(name, body);
     if (body.stream) {
       await streamEvents(
@@ -50,6 +54,13 @@ export const responsesRoute: Route = (server, { served, enter }) => {
 
 function choiceOf({ tool_choice: choice }: ResponsesRequest) {
   return typeof choice === 'object' ? { name: choice.name } : (choice ?? 'auto');
+}
+
+/** @throws {ApiError} 400 if it is not well formed */
+function textGrammar({ text }: ResponsesRequest): AskedGrammar | null {
+  const format = text?.format;
+  if (format === undefined || format.type === 'text') return null;
+  return askedGrammar('text.format', format);
 }
 
 /** Input items as chat messages. */
@@ -205,7 +216,8 @@ class ResponseShape {
   }
 
   #head(status: string) {
-    const { instructions, max_output_tokens, temperature, top_p, tools, tool_choice } = this.#body;
+    const { instructions, max_output_tokens, temperature, top_p, tools, tool_choice, text } =
+      this.#body;
     return {
       id: this.#id,
       object: 'response',
@@ -221,7 +233,7 @@ class ResponseShape {
       store: false,
       temperature: temperature ?? null,
       top_p: top_p ?? null,
-      text: { format: { type: 'text' } },
+      text: text ?? { format: { type: 'text' } },
       tool_choice: tool_choice ?? 'auto',
       tools: tools ?? [],
       truncation: 'disabled',

@@ -20,6 +20,7 @@ import { type EngineCall, engineCalls } from '../../engine/engine-calls.ts';
 import type { EngineStats } from '../../engine/engine-stats.ts';
 import { EngineCallError, RequestTooLongError } from '../../engine/errors.ts';
 import { parseSamplingParams, type SamplingParams } from '../../engine/sampling-params.ts';
+import { GrammarError } from '../../grammar/errors.ts';
 
 const VOCAB_SIZE = 256;
 const ECHO_STATS: EngineStats = {
@@ -54,6 +55,8 @@ const ECHO_STATS: EngineStats = {
 };
 
 export interface EchoModelOptions {
+  /** What is wrong with every grammar. */
+  readonly grammarFault?: string;
   /** Pause before each token. */
   readonly delayMs?: number;
   /** Thrown after this many tokens. */
@@ -82,6 +85,11 @@ export class EchoModel implements TextModel {
   readonly calls = engineCalls(async (call) => {
     this.engineCalls.push(call);
     if (call.name === 'pinPrefix') return call.text.tokenIds.length;
+    if (call.name === 'compileGrammar') {
+      const { grammarFault } = this.#options;
+      if (grammarFault !== undefined) throw new GrammarError(grammarFault);
+      return null;
+    }
     if (call.name === 'saveSession') {
       await mkdir(dirname(call.path), { recursive: true });
       await writeFile(call.path, Buffer.from(call.text.tokenIds as Int32Array));

@@ -2,12 +2,7 @@
  * Heads of keys or values in one of the formats of the KV cache, and the two things that attention does with one: a dot, and a weighted sum. Codes are read
  * as codes: nothing is kept decoded. Knows nothing of blocks; a row is one token of one head.
  */
-import {
-  isQuantizedKv,
-  isRotatedKv,
-  KV_SCALE_BYTES,
-  type KvType,
-} from '../../kernels/kv-layout.ts';
+import { KV_SCALE_BYTES, type KvElement } from '../../kernels/kv-layout.ts';
 import { encodeKvHead, LARGEST_KV, type QuantizedKvType } from '../../tensor/kv-row.ts';
 
 export interface KvRows {
@@ -24,16 +19,16 @@ export interface KvRows {
 }
 
 /** Bytes of a row. */
-export function kvHeadBytes(kvType: KvType, headDim: number): number {
-  if (kvType === 'f32') return 4 * headDim;
-  if (kvType === 'f16') return 2 * headDim;
-  return (kvType === 'q8' ? headDim : headDim / 2) + KV_SCALE_BYTES;
+export function kvRowBytes(element: KvElement, headDim: number): number {
+  if (element === 'f32') return 4 * headDim;
+  if (element === 'f16') return 2 * headDim;
+  return (element === 'q8' ? headDim : headDim / 2) + KV_SCALE_BYTES;
 }
 
-export function createKvRows(kvType: KvType, numRows: number, headDim: number): KvRows {
-  return isQuantizedKv(kvType)
-    ? new CodeRows(kvType, numRows, headDim)
-    : new FloatRows(kvType, numRows, headDim);
+export function createKvRows(element: KvElement, numRows: number, headDim: number): KvRows {
+  return element === 'q8' || element === 'q4'
+    ? new CodeRows(element, numRows, headDim)
+    : new FloatRows(element, numRows, headDim);
 }
 
 class FloatRows implements KvRows {
@@ -48,7 +43,7 @@ class FloatRows implements KvRows {
     this.#values = kvType === 'f32' ? new Float32Array(length) : new Float16Array(length);
     this.#headDim = headDim;
     this.#largest = kvType === 'f32' ? Number.POSITIVE_INFINITY : LARGEST_KV;
-    this.parts = [{ data: bytesOf(this.#values), bytesPerRow: kvHeadBytes(kvType, headDim) }];
+    this.parts = [{ data: bytesOf(this.#values), bytesPerRow: kvRowBytes(kvType, headDim) }];
   }
 
   store(row: number, source: Float32Array, offset: number): void {
@@ -76,7 +71,7 @@ class FloatRows implements KvRows {
 
 /** q8: a byte per code. q4: dimension 2i in the low half of byte i, 2i + 1 in the high half. */
 class CodeRows implements KvRows {
-  readonly isRotated: boolean;
+  readonly isRotated = true;
   readonly parts: KvRows['parts'];
   readonly #type: QuantizedKvType;
   readonly #headDim: number;
@@ -88,7 +83,6 @@ class CodeRows implements KvRows {
 
   constructor(type: QuantizedKvType, numRows: number, headDim: number) {
     this.#type = type;
-    this.isRotated = isRotatedKv(type);
     this.#headDim = headDim;
     this.#bytesPerRow = type === 'q8' ? headDim : headDim / 2;
     this.#codes = new Int8Array(numRows * this.#bytesPerRow);

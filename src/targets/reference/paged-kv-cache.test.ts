@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { KV_TYPES } from '../../kernels/kv-layout.ts';
-import { kvHeadBytes } from './kv-rows.ts';
+import { KV_TYPES, kvElements } from '../../kernels/kv-layout.ts';
+import { kvRowBytes } from './kv-rows.ts';
 import { PagedKvCache } from './paged-kv-cache.ts';
 
 test('a block read out and written elsewhere holds the same keys and values of every layer', () => {
@@ -22,8 +22,9 @@ test('a block read out and written elsewhere holds the same keys and values of e
       }
     }
     const bytes = new Uint8Array(cache.blockBytes);
-    const rowBytes = 2 * kvHeadBytes(kvType, 6) + kvHeadBytes(kvType, 10);
-    assert.equal(bytes.length, 4 * 2 * rowBytes);
+    const { keys, values } = kvElements(kvType);
+    const rowBytes = [keys, values].map((e) => 2 * kvRowBytes(e, 6) + kvRowBytes(e, 10));
+    assert.equal(bytes.length, 4 * (rowBytes[0]! + rowBytes[1]!));
     const blockOf = (block: number): Uint8Array => {
       cache.readBlock(block, bytes);
       return bytes.slice();

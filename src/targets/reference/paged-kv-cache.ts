@@ -4,7 +4,7 @@
  * Per layer, keys and values each: rows [numBlocks, numKvHeads, blockSize] of headDim elements. Slot = block id * blockSize + offset in the block.
  * Knows nothing of sequences; block tables say which blocks are whose.
  */
-import type { KvType } from '../../kernels/kv-layout.ts';
+import { type KvType, kvElements } from '../../kernels/kv-layout.ts';
 import { InternalError } from '../../platform/errors.ts';
 import { createKvRows, type KvRows } from './kv-rows.ts';
 
@@ -32,8 +32,11 @@ export class PagedKvCache {
   constructor(layouts: ReadonlyMap<number, KvLayout>, { numBlocks, blockSize, kvType }: KvPool) {
     this.blockSize = blockSize;
     for (const [layer, { numKvHeads, headDim }] of layouts) {
-      const rows = () => createKvRows(kvType, numBlocks * numKvHeads * blockSize, headDim);
-      this.#layers.set(layer, { numKvHeads, headDim, keys: rows(), values: rows() });
+      const elements = kvElements(kvType);
+      const numRows = numBlocks * numKvHeads * blockSize;
+      const keys = createKvRows(elements.keys, numRows, headDim);
+      const values = createKvRows(elements.values, numRows, headDim);
+      this.#layers.set(layer, { numKvHeads, headDim, keys, values });
     }
   }
 
