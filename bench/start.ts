@@ -9,6 +9,7 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { shownCommand } from './lib/command.ts';
@@ -26,24 +27,41 @@ interface TimedRun {
   /** From spawn to the first byte on stdout; for `--json` with one token, that is the token. */
   readonly firstOutputMs: number;
   readonly exitMs: number;
+  /** Most memory that was resident until the first output; mapped weights count. NaN where the system does not say. */
+  readonly peakBytes: number;
   readonly stdout: string;
+}
+
+/** VmHWM of a process; see proc_pid_status(5). */
+function peakMemory(pid: number): number {
+  try {
+    const [, kilobytes] =
+      /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
+    return 1024 * Number(kilobytes ?? Number.NaN);
+  } catch {
+    return Number.NaN;
+  }
 }
 
 async function timeRun(args: readonly string[]): Promise<TimedRun> {
   const begin = performance.now();
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
   let firstOutputMs = Number.NaN;
+  let peakBytes = Number.NaN;
   const stdout: Buffer[] = [];
   const stderr: Buffer[] = [];
   child.stdout.on('data', (part: Buffer) => {
-    if (stdout.length === 0) firstOutputMs = performance.now() - begin;
+    if (stdout.length === 0) {
+      firstOutputMs = performance.now() - begin;
+      peakBytes = peakMemory(child.pid!);
+    }
     stdout.push(part);
   });
   child.stderr.on('data', (part: Buffer) => stderr.push(part));
   const [code] = await once(child, 'close');
   const exitMs = performance.now() - begin;
   if (code !== 0) throw new Error(`${args.join(' ')}: exit code ${code}: ${Buffer.concat(stderr)}`);
-  return { firstOutputMs, exitMs, stdout: Buffer.concat(stdout).toString() };
+  return { firstOutputMs, exitMs, peakBytes, stdout: Buffer.concat(stdout).toString() };
 }
 
 export interface StartReport {
@@ -54,6 +72,8 @@ export interface StartReport {
   readonly nodeMs: number;
   readonly programMs: number;
   readonly promptMs: number;
+  readonly fileBytes: number;
+  readonly peakBytes: number;
   /** Share of all CPU time that others took meanwhile. */
   readonly foreignLoad: number;
   readonly isWithinBound: boolean;
@@ -83,6 +103,7 @@ async function measureStart(
   const nodeMs: number[] = [];
   const programMs: number[] = [];
   const loads: number[] = [];
+  const peaks: number[] = [];
   const round = async (isCounted: boolean): Promise<void> => {
     const node = await timeRun(['-e', '0']);
     const program = await timeRun([...WAYS.launcher!, '--version']);
@@ -91,7 +112,9 @@ async function measureStart(
       if (!isCounted) continue;
       firstToken[way] = [...(firstToken[way] ?? []), timed.firstOutputMs];
       const { timings } = JSON.parse(timed.stdout) as { timings: { ttftMs: number } };
-      if (way === 'launcher') promptMs.push(timings.ttftMs);
+      if (way !== 'launcher') continue;
+      promptMs.push(timings.ttftMs);
+      peaks.push(timed.peakBytes);
     }
     if (!isCounted) return;
     nodeMs.push(node.exitMs);
@@ -111,6 +134,8 @@ async function measureStart(
     nodeMs: median(nodeMs),
     programMs: median(programMs),
     promptMs: median(promptMs),
+    fileBytes: statSync(path).size,
+    peakBytes: Math.max(...peaks),
     foreignLoad: loads.reduce((a, b) => a + b, 0) / loads.length,
     isWithinBound: model !== 'smollm2' || summaries.launcher!.median < BOUND_MS,
   };
@@ -118,12 +143,14 @@ async function measureStart(
 
 function formatStart(reports: readonly StartReport[], numRuns: number, command: string): string {
   const ms = (value: number): string => `${value.toFixed(0)} ms`;
+  const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(0)} MB`;
   const rows = reports.flatMap((report) =>
     Object.entries(report.firstToken).map(([way, times]) => [
       ...[report.model, way, ms(times.median), `${ms(times.min)} … ${ms(times.max)}`],
       ...[ms(report.nodeMs), ms(Math.max(0, report.programMs - report.nodeMs))],
       ms(Math.max(0, times.median - report.programMs - report.promptMs)),
       ...[ms(report.promptMs), percent(report.foreignLoad)],
+      ...[mb(report.fileBytes), mb(report.peakBytes)],
     ]),
   );
   const verdicts = reports
@@ -134,7 +161,7 @@ function formatStart(reports: readonly StartReport[], numRuns: number, command: 
     });
   return [
     `\`${command}\``,
-    `From spawn to the first token of a 10-token prompt, medians of ${numRuns} runs, caches warm. "Node" is \`node -e 0\`; "program" is what \`hasten --version\` takes beyond it; "prompt" is the time from submission to the token; "model" is the rest: opening, planning, mapping, emitting code, starting threads. "Others" is the share of all CPU time that other processes took meanwhile.`,
+    `From spawn to the first token of a 10-token prompt, medians of ${numRuns} runs, caches warm. "Node" is \`node -e 0\`; "program" is what \`hasten --version\` takes beyond it; "prompt" is the time from submission to the token; "model" is the rest: opening, planning, mapping, emitting code, starting threads. "Others" is the share of all CPU time that other processes took meanwhile. "Peak memory" is what was resident until the token, mapped weights and KV cache included.`,
     markdownTable(
       [
         'model',
@@ -146,6 +173,8 @@ function formatStart(reports: readonly StartReport[], numRuns: number, command: 
         'model',
         'prompt',
         'others',
+        'file',
+        'peak memory',
       ],
       rows,
     ),
