@@ -6,10 +6,15 @@ import { DTYPES, type DType, rowBytes } from '../tensor/dtype.ts';
 import { canDecode, encodeRow, encodeRowWeighted } from '../tensor/rows.ts';
 import type { WeightSource } from '../weights/contract.ts';
 import { type GgufEntry, readGgufHeader } from '../weights/gguf-header.ts';
-import { type TensorToWrite, writeGguf } from '../weights/gguf-writer.ts';
+import { type GgufToWrite, type TensorToWrite, writeGguf } from '../weights/gguf-writer.ts';
 import { PositionedFile } from '../weights/positioned-file.ts';
 import { CompressError } from './errors.ts';
 import { matrixRows, matrixShape } from './matrix-rows.ts';
+
+/** As the writer takes them. */
+type MetadataValue =
+  GgufToWrite['metadata'] extends Iterable<readonly [string, infer V]> ? V : never;
+export type MetadataToWrite = ReadonlyMap<string, MetadataValue>;
 
 export interface QuantizeGgufOptions {
   /** The type of each tensor of the new file; what it returns for a tensor as it is stored leaves that tensor's bytes alone. */
@@ -20,6 +25,8 @@ export interface QuantizeGgufOptions {
   readonly importance?: ReadonlyMap<string, Float32Array>;
   /** Values that take the place of stored ones, f32 [rows, columns]: what a calibrated method made of them. */
   readonly replaced?: ReadonlyMap<string, Float32Array>;
+  /** All metadata, for a source that is no GGUF file; otherwise the file's own. */
+  readonly ownMetadata?: MetadataToWrite;
   /** Further metadata, in place of what the file says under the same key. */
   readonly metadata?: ReadonlyMap<string, GgufEntry>;
   onProgress?(doneBytes: number, totalBytes: number): void;
@@ -45,9 +52,7 @@ export async function quantizeGguf(
   options: QuantizeGgufOptions,
 ): Promise<QuantizedFile> {
   if (source.format !== 'gguf') {
-    throw new CompressError(
-      `${source.path}: is a safetensors model; a GGUF file is made from GGUF files only (llama.cpp's convert_hf_to_gguf.py makes one)`,
-    );
+    throw new CompressError(`${source.path}: is a safetensors model and was not converted`);
   }
   const { signal } = options;
   const chosen = [...source.tensors.values()].map((tensor) => ({
@@ -90,15 +95,20 @@ function typeBytes(dtype: DType, elements: number): number {
 
 function metadataOf(
   source: WeightSource,
-  { fileType, metadata }: QuantizeGgufOptions,
-): Map<string, GgufEntry> {
-  // With their stored types: a plain 100000 does not say that it is an f32.
-  using file = new PositionedFile(source.files[0]!);
-  const entries = new Map(readGgufHeader(file).entries);
-  for (const key of entries.keys()) if (key.startsWith('split.')) entries.delete(key);
+  { fileType, metadata, ownMetadata }: QuantizeGgufOptions,
+): GgufToWrite['metadata'] {
+  const entries = new Map<string, MetadataValue>(ownMetadata ?? storedMetadata(source));
   entries.set('general.file_type', { type: 'u32', value: fileType });
   entries.set('general.quantization_version', { type: 'u32', value: 2 });
   for (const [key, entry] of metadata ?? []) entries.set(key, entry);
+  return entries;
+}
+
+/** With their stored types: a plain 100000 does not say that it is an f32. */
+function storedMetadata(source: WeightSource): Map<string, GgufEntry> {
+  using file = new PositionedFile(source.files[0]!);
+  const entries = new Map(readGgufHeader(file).entries);
+  for (const key of entries.keys()) if (key.startsWith('split.')) entries.delete(key);
   return entries;
 }
 

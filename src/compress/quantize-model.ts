@@ -1,17 +1,20 @@
 /** A model on disk → a GGUF file of another type, by the rule of its file type. */
 import type { ModelConfig } from '../models/model-config.ts';
 import type { DType } from '../tensor/dtype.ts';
+import type { WeightSource } from '../weights/contract.ts';
 import type { GgufEntry } from '../weights/gguf-header.ts';
 import { openWeights } from '../weights/weight-source.ts';
 import { type FileTypeName, fileTypeId, mixedFileTypeId, recipeType } from './ggml-recipe.ts';
 import type { Imatrix } from './imatrix.ts';
-import { quantizeGguf } from './quantize-gguf.ts';
+import { type MetadataToWrite, quantizeGguf } from './quantize-gguf.ts';
 
 export interface QuantizeModelOptions {
   /** By the rule of a file type, or a type for each tensor by name; others stay as they are. */
   readonly types: FileTypeName | ReadonlyMap<string, DType>;
   /** What the error of each channel counts, and the name of the file that says so. */
   readonly imatrix?: Imatrix & { readonly file: string };
+  /** The model in GGUF's terms where it is no GGUF file, with all metadata. */
+  readonly converted?: { readonly source: WeightSource; readonly metadata: MetadataToWrite };
   readonly signal?: AbortSignal;
   onProgress?(doneBytes: number, totalBytes: number): void;
 }
@@ -31,9 +34,10 @@ export async function quantizeModel(
   modelPath: string,
   config: ModelConfig,
   outputPath: string,
-  { types, imatrix, signal, onProgress }: QuantizeModelOptions,
+  { types, imatrix, converted, signal, onProgress }: QuantizeModelOptions,
 ): Promise<QuantizeReport> {
-  using source = openWeights(modelPath);
+  using opened = converted === undefined ? openWeights(modelPath) : null;
+  const source = converted?.source ?? opened!;
   const model = {
     numLayers: config.numLayers,
     queriesPerKv: config.numHeads / config.numKvHeads,
@@ -46,6 +50,7 @@ export async function quantizeModel(
         ? recipeType(types, tensor, model)
         : (types.get(tensor.name) ?? tensor.dtype),
     fileType: typeof types === 'string' ? fileTypeId(types) : mixedFileTypeId([...types.values()]),
+    ...(converted && { ownMetadata: converted.metadata }),
     ...(imatrix && { importance: imatrix.importance, metadata: imatrixMetadata(imatrix) }),
     ...(signal && { signal }),
     ...(onProgress && { onProgress }),

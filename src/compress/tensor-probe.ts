@@ -11,11 +11,11 @@ import { resolveTarget } from '../runtime/create-runner.ts';
 import { NativeRunner } from '../runtime/native-runner.ts';
 import { packWeights } from '../runtime/packed-weights.ts';
 import { machineOf } from '../targets/x64/isa.ts';
-import { logSumExp, ReferenceRow } from './divergence.ts';
+import { logSumExp } from './divergence.ts';
 import { CompressError } from './errors.ts';
 import type { F32Weights } from './f32-weights.ts';
 
-/** Of the reference's logits that are kept; the positions that are looked at are chosen by it. */
+/** Of the model's predictions that are kept; the positions that are looked at are chosen by it. */
 const MAX_REFERENCE_BYTES = 256 << 20;
 
 export interface ProbeOptions {
@@ -35,8 +35,11 @@ export class TensorProbe implements Disposable {
   /** First command that reads each tensor. */
   readonly #firstUse = new Map<string, number>();
   readonly #numRows: number;
-  readonly #reference: Float32Array;
-  readonly #row: ReferenceRow;
+  /** Probabilities of the model as it is, f32 [rows, vocabSize]: kept so, each comparison needs one exponential per logit and not two. */
+  readonly #probabilities: Float32Array;
+  /** Of each row, the sum of its probabilities (1 but for rounding) and of p * log p. */
+  readonly #sums: Float64Array;
+  readonly #selfTerms: Float64Array;
   /** What is alive before `#position`. */
   #snapshot = new Map<number, Float32Array>();
   #position = 0;
@@ -79,12 +82,20 @@ export class TensorProbe implements Disposable {
       this.#load(index);
     }
     this.#findFirstUses();
-    this.#row = new ReferenceRow(vocabSize);
     this.#fillBatch(windows);
     this.#runner.submit();
-    this.#reference = new Float32Array(this.#numRows * vocabSize);
+    this.#probabilities = new Float32Array(this.#numRows * vocabSize);
+    this.#sums = new Float64Array(this.#numRows);
+    this.#selfTerms = new Float64Array(this.#numRows);
     for (let r = 0; r < this.#numRows; r++) {
-      this.#reference.set(this.#runner.logits(r), r * vocabSize);
+      const logits = this.#runner.logits(r);
+      const norm = logSumExp(logits);
+      const row = this.#probabilities.subarray(r * vocabSize, (r + 1) * vocabSize);
+      for (let i = 0; i < vocabSize; i++) {
+        row[i] = Math.exp(logits[i]! - norm);
+        this.#sums[r]! += row[i]!;
+      }
+      this.#selfTerms[r] = this.#expectedLogProbability(r, logits, norm);
     }
   }
 
@@ -121,14 +132,21 @@ export class TensorProbe implements Disposable {
   }
 
   #compare(): number {
-    const { vocabSize } = this.#plan;
     let sum = 0;
     for (let r = 0; r < this.#numRows; r++) {
       const logits = this.#runner.logits(r);
-      this.#row.set(this.#reference.subarray(r * vocabSize, (r + 1) * vocabSize));
-      sum += this.#row.divergence(logits, logSumExp(logits));
+      sum += this.#selfTerms[r]! - this.#expectedLogProbability(r, logits, logSumExp(logits));
     }
     return Math.max(0, sum / this.#numRows);
+  }
+
+  /** Sum of p * log softmax(logits), p of row r of the model as it is. */
+  #expectedLogProbability(r: number, logits: Float32Array, norm: number): number {
+    const { vocabSize } = this.#plan;
+    const at = r * vocabSize;
+    let sum = 0;
+    for (let i = 0; i < vocabSize; i++) sum += this.#probabilities[at + i]! * logits[i]!;
+    return sum - this.#sums[r]! * norm;
   }
 
   #load(index: number): void {

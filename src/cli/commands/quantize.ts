@@ -3,6 +3,7 @@ import { existsSync, statSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { allocationPage, placeOf } from '../../app/allocation-page.ts';
+import { convertedToGguf } from '../../app/convert-to-gguf.ts';
 import { OpenedModel } from '../../app/open-model.ts';
 import { compressLinears, METHODS, type Method } from '../../compress/calibrated.ts';
 import { CompressionState, fingerprintOf } from '../../compress/compression-state.ts';
@@ -118,7 +119,8 @@ export function define(command: Command): void {
       `
 Types that end in _s, _m and _l give more bits to the tensors that llama.cpp gives more to. A row that
 is no multiple of 256 takes the nearest type with blocks of 32. Weights that are quantized already
-are dequantized first, and lose a little more. --imatrix auto runs the calibration text first.
+are dequantized first, and lose a little more. A Hugging Face folder (Llama, Qwen2 or Qwen3 with byte-level
+BPE) is converted on the way, also to f16 or bf16. --imatrix auto runs the calibration text first.
 
 --target-bpw and --target-size choose a type for each tensor: they measure how predictions change with one
 tensor rounded at a time and spend bits where they save most. A search that was interrupted goes on.
@@ -167,9 +169,11 @@ async function toGguf(
   using model = new OpenedModel(path);
   const startMs = performance.now();
   const imatrix = await imatrixOf(model, flags, signal);
+  const converted = convertedToGguf(model);
   using progress = new ProgressReporter();
   const report = await quantizeModel(path, model.description.config, output, {
     types: fileType,
+    ...(converted && { converted }),
     ...(imatrix && { imatrix }),
     signal,
     onProgress: (done, total) =>
@@ -242,7 +246,7 @@ async function toMixedGguf(spec: string, flags: QuantizeFlags, signal: AbortSign
 function allocationTable({ tensors, predictedLoss }: MixedPlan): string {
   const placed = tensors.map((tensor) => ({ ...tensor, ...placeOf(tensor.name) }));
   const parts = [...new Set(placed.filter((t) => t.layer !== null).map((t) => t.part))];
-  const layers = [...new Set(placed.map((t) => t.layer))];
+  const layers = [...new Set(placed.map((t) => t.layer))].sort((a, b) => (a ?? -1) - (b ?? -1));
   const rows = layers.map((layer) => {
     const own = placed.filter((t) => t.layer === layer);
     const loss = own.reduce((sum, t) => sum + t.loss, 0);
