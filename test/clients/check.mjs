@@ -73,7 +73,9 @@ await check('ai: an object by schema', async () => {
   person.parse(object);
 });
 await check('ai: an object by schema, streamed', async () => {
-  person.parse(await streamObject({ model, schema: person, prompt: asked, temperature: 0 }).object);
+  const stream = streamObject({ model, schema: person, prompt: asked, temperature: 0 });
+  for await (const part of stream.partialObjectStream) assert.ok(typeof part === 'object');
+  person.parse(await stream.object);
 });
 
 const configuration = { baseURL };
