@@ -58,6 +58,24 @@ function sortHeapDescending(heap: Float64Array, length: number): void {
   }
 }
 
+function bitCount(word: number): number {
+  let bits = word - ((word >>> 1) & 0x55555555);
+  bits = (bits & 0x33333333) + ((bits >>> 2) & 0x33333333);
+  return Math.imul((bits + (bits >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;
+}
+
+/** Place of the lowest bit that is set. */
+function lowestBit(word: number): number {
+  return 31 - Math.clz32(word & -word);
+}
+
+/** The bits of word `w` that stand for ids from `start` to below `end`. */
+function rangeBits(w: number, start: number, end: number): number {
+  const low = Math.max(start - (w << 5), 0);
+  const high = end - (w << 5);
+  return (high >= 32 ? -1 : (1 << high) - 1) & (-1 << low);
+}
+
 export class SlicedLogits {
   readonly vocabSize: number;
   readonly sliceSize: number;
@@ -211,56 +229,74 @@ export class SlicedLogits {
   mask(words: Int32Array, isGreedy: boolean): boolean {
     const from = this.logits;
     this.#masked ??= new Float32Array(this.vocabSize);
-    const to = this.#masked.fill(Number.NEGATIVE_INFINITY);
+    this.#masked.set(from);
     this.#unmasked = from;
-    this.logits = to;
+    this.logits = this.#masked;
     this.#sliceHeapLength = -1;
     let isAnyLeft = false;
     for (let s = 0; s < this.numSlices; s++) {
       const start = s * this.sliceSize;
       const end = this.sliceEnd(s);
       let numLeft = 0;
-      let max = Number.NEGATIVE_INFINITY;
-      for (let i = start; i < end; i++) {
-        const word = words[i >> 5]!;
-        if (word === 0) {
-          i |= 31; // None of this word.
-        } else if (((word >>> (i & 31)) & 1) === 1) {
-          const logit = from[i]!;
-          to[i] = logit;
-          if (logit > max) max = logit;
-          numLeft++;
-        }
+      for (let w = start >> 5; w << 5 < end; w++) {
+        numLeft += bitCount(words[w]! & rangeBits(w, start, end));
       }
       if (numLeft > 0) isAnyLeft = true;
       if (numLeft === end - start) continue;
-      const oldMax = this.max[s]!;
-      this.max[s] = max;
-      if (!isGreedy) this.expSum[s] = this.#maskedSum(s, numLeft, oldMax, from);
+      if (2 * numLeft > end - start) this.#takeOut(s, words, from, isGreedy);
+      else this.#leaveIn(s, words, from, isGreedy);
     }
     return isAnyLeft;
   }
 
-  /** Sum of exp(logit - max) over what is left of slice s, from what is left or from what is gone, whichever is less. */
-  #maskedSum(s: number, numLeft: number, oldMax: number, from: Float32Array): number {
-    const max = this.max[s]!;
-    if (max === Number.NEGATIVE_INFINITY) return 0;
+  /** Masks a slice of which most is left: goes through what is not. */
+  #takeOut(s: number, words: Int32Array, from: Float32Array, isGreedy: boolean): void {
     const start = s * this.sliceSize;
     const end = this.sliceEnd(s);
     const to = this.logits;
-    if (max === oldMax && 2 * numLeft > end - start) {
-      let gone = 0;
-      for (let i = start; i < end; i++) {
-        if (to[i] === Number.NEGATIVE_INFINITY) gone += weightExp(from[i]! - max);
+    const max = this.max[s]!;
+    let isMaxGone = false;
+    let gone = 0;
+    for (let w = start >> 5; w << 5 < end; w++) {
+      let bits = ~words[w]! & rangeBits(w, start, end);
+      for (; bits !== 0; bits &= bits - 1) {
+        const id = (w << 5) + lowestBit(bits);
+        const logit = from[id]!;
+        to[id] = Number.NEGATIVE_INFINITY;
+        if (logit === max) isMaxGone = true;
+        if (!isGreedy) gone += weightExp(logit - max);
       }
-      const left = this.expSum[s]! - gone;
-      if (left > 0.25 * this.expSum[s]!) return left; // Else what is left is rounding.
     }
+    const left = this.expSum[s]! - gone;
+    // Where most of the sum is gone, what is left of it is rounding.
+    if (isMaxGone || (!isGreedy && !(left > 0.25 * this.expSum[s]!))) this.#rescan(s);
+    else this.expSum[s] = left;
+  }
+
+  /** Masks a slice of which little is left: goes through that. */
+  #leaveIn(s: number, words: Int32Array, from: Float32Array, isGreedy: boolean): void {
+    const start = s * this.sliceSize;
+    const end = this.sliceEnd(s);
+    const to = this.logits.fill(Number.NEGATIVE_INFINITY, start, end);
+    let max = Number.NEGATIVE_INFINITY;
+    for (let w = start >> 5; w << 5 < end; w++) {
+      let bits = words[w]! & rangeBits(w, start, end);
+      for (; bits !== 0; bits &= bits - 1) {
+        const id = (w << 5) + lowestBit(bits);
+        const logit = from[id]!;
+        to[id] = logit;
+        if (logit > max) max = logit;
+      }
+    }
+    this.max[s] = max;
+    this.expSum[s] = 0;
+    if (isGreedy || max === Number.NEGATIVE_INFINITY) return;
     let sum = 0;
-    for (let i = start; i < end; i++) {
-      if (to[i]! > Number.NEGATIVE_INFINITY) sum += weightExp(to[i]! - max);
+    for (let w = start >> 5; w << 5 < end; w++) {
+      let bits = words[w]! & rangeBits(w, start, end);
+      for (; bits !== 0; bits &= bits - 1) sum += weightExp(to[(w << 5) + lowestBit(bits)]! - max);
     }
-    return sum;
+    this.expSum[s] = sum;
   }
 
   /** Undoes `mask` and every `set` since `load`, statistics included. */

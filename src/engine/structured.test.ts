@@ -114,6 +114,21 @@ describe('a model that says anything, under a schema', () => {
     });
   }
 
+  it('does not go on with white space for ever', async () => {
+    const likesSpace = (logits: Float32Array): void => {
+      for (const id of [9, 10, 32]) logits[id]! += 30;
+    };
+    await using engine = engineOf({ editLogits: likesSpace });
+    const schema = { type: 'object', properties: { a: { type: 'boolean' } }, required: ['a'] };
+    const grammar: GrammarInput = { type: 'json_schema', schema };
+    const samplingParams = { temperature: 0, maxTokens: 1000 };
+    const { text, reason } = await run(engine, { grammar, samplingParams });
+    assert.equal(reason, 'stop');
+    assert.equal(typeof JSON.parse(text).a, 'boolean');
+    assert.match(text, /\s{64}/);
+    assert.doesNotMatch(text, /\s{67}/);
+  });
+
   it('answers with an object of any kind', async () => {
     await using engine = engineOf({ editLogits: endsStrings });
     for (let seed = 0; seed < 6; seed++) {

@@ -18,8 +18,6 @@ import { loadXGrammar, type XGrammar } from './xgrammar-module.ts';
 
 /** Compiled grammars kept for the next request. */
 const MAX_CACHED = 64;
-/** Most space characters in a row between the parts of JSON: enough for indented text, and no model can go on with them for ever. */
-const MAX_SPACES = 32;
 
 /** The grammar cannot be compiled; the message is for its author. */
 export class CompileError extends Error {}
@@ -89,7 +87,7 @@ export class MatcherFactory {
   #compileSpec(spec: GrammarSpec): Promise<CompiledGrammar> {
     const compiler = this.#compiler;
     const schema = (text: string, isStrict: boolean): Promise<CompiledGrammar> =>
-      compiler.compileJSONSchema(text, true, -1, undefined, isStrict, MAX_SPACES);
+      compiler.compileJSONSchema(text, true, -1, undefined, isStrict);
     switch (spec.type) {
       case 'json_object':
         return schema('{"type":"object"}', false);

@@ -10,6 +10,7 @@ import {
 } from 'node:worker_threads';
 import type { GrammarMatcher } from '@mlc-ai/web-xgrammar';
 import { CompileError, MatcherFactory } from './compiler.ts';
+import { SpaceGuard } from './space-guard.ts';
 import { maskWords } from './vocabulary.ts';
 import {
   CONTROL,
@@ -19,13 +20,22 @@ import {
   type WorkerMessage,
 } from './worker-protocol.ts';
 
+interface OpenText {
+  readonly matcher: GrammarMatcher;
+  /** Where only some white space is welcome. */
+  readonly isGuarded: boolean;
+  /** Bytes of it that the text ends with. */
+  numSpaces: number;
+}
+
 class GrammarWorker {
   readonly #port: MessagePort;
   readonly #control: Int32Array;
   readonly #masks: Int32Array;
   readonly #words: number;
   readonly #factory: MatcherFactory;
-  readonly #matchers = new Map<number, GrammarMatcher>();
+  readonly #guard: SpaceGuard;
+  readonly #texts = new Map<number, OpenText>();
 
   constructor(port: MessagePort, data: GrammarWorkerData, factory: MatcherFactory) {
     this.#port = port;
@@ -33,6 +43,7 @@ class GrammarWorker {
     this.#masks = data.masks;
     this.#words = maskWords(data.vocabulary.vocabSize);
     this.#factory = factory;
+    this.#guard = new SpaceGuard(data.vocabulary);
   }
 
   async run(): Promise<never> {
@@ -49,8 +60,8 @@ class GrammarWorker {
       case 'open':
         return await this.#open(message);
       case 'close':
-        this.#matchers.get(message.sessionId)?.dispose();
-        this.#matchers.delete(message.sessionId);
+        this.#texts.get(message.sessionId)?.matcher.dispose();
+        this.#texts.delete(message.sessionId);
         return;
       case 'fill':
       case 'check':
@@ -63,7 +74,9 @@ class GrammarWorker {
   async #open({ sessionId, spec }: HostMessage & { type: 'open' }): Promise<void> {
     Atomics.store(this.#control, CONTROL.current, sessionId);
     try {
-      this.#matchers.set(sessionId, await this.#factory.open(spec));
+      const matcher = await this.#factory.open(spec);
+      const isGuarded = spec.type === 'json_object' || spec.type === 'json_schema';
+      this.#texts.set(sessionId, { matcher, isGuarded, numSpaces: 0 });
       this.#tell({ type: 'opened', sessionId });
     } catch (error) {
       const isCompileError = error instanceof CompileError;
@@ -83,17 +96,15 @@ class GrammarWorker {
         const [sessionId, row, numTokens, numDrafts] = rows.subarray(at, at + 4);
         const tokensEnd = at + 4 + numTokens!;
         Atomics.store(this.#control, CONTROL.current, sessionId!);
-        const matcher = this.#matchers.get(sessionId!);
-        if (matcher === undefined) throw new Error('the session is not open');
+        const text = this.#texts.get(sessionId!);
+        if (text === undefined) throw new Error('the session is not open');
         for (const token of rows.subarray(at + 4, tokensEnd)) {
-          if (!matcher.acceptToken(token)) throw new Error(`token ${token} is refused`);
+          if (!text.matcher.acceptToken(token)) throw new Error(`token ${token} is refused`);
+          text.numSpaces = this.#guard.after(token, text.numSpaces);
         }
         at = tokensEnd + numDrafts!;
-        result = await this.#walk(
-          matcher,
-          rows.subarray(tokensEnd, at),
-          type === 'fill' ? row! : null,
-        );
+        const drafts = rows.subarray(tokensEnd, at);
+        result = await this.#walk(text, drafts, type === 'fill' ? row! : null);
       }
     } catch {
       result = JOB_FAILED;
@@ -109,16 +120,20 @@ class GrammarWorker {
    * @param row where the first mask goes; `null` for nowhere
    * @returns how many drafts may come
    */
-  async #walk(matcher: GrammarMatcher, drafts: Int32Array, row: number | null): Promise<number> {
+  async #walk(text: OpenText, drafts: Int32Array, row: number | null): Promise<number> {
+    const { matcher, isGuarded } = text;
+    let { numSpaces } = text;
     let numAccepted = 0;
     for (;;) {
       // A matcher that has taken an end of text must not be asked.
       const mask = matcher.isTerminated() ? null : await matcher.getNextTokenBitmask();
+      if (mask !== null && isGuarded) this.#guard.apply(mask, numSpaces);
       if (row !== null) this.#store(mask, row + numAccepted);
       const draft = drafts[numAccepted];
       // What has no text must not even be offered.
       if (mask === null || draft === undefined || !isSet(mask, draft)) break;
       if (!matcher.acceptToken(draft)) break;
+      numSpaces = this.#guard.after(draft, numSpaces);
       numAccepted++;
     }
     if (numAccepted > 0) matcher.rollBack(numAccepted);
