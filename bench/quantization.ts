@@ -8,7 +8,7 @@
  * latency    tokens a second of the 1.1B shape by format
  *
  * --python PATH: a Python with torch, transformers and gguf, for the peer's row of `formats` (bench/quantization/transformers_load.py says what it needs).
- * --tokens: of calibration text. --windows: of 512 tokens, scored. Rows that are finished are kept in bench/results and not measured again; --fresh
+ * --scale: of the number of requests in `formats`. --tokens: of calibration text. --windows: of 512 tokens, scored. Rows that are finished are kept in bench/results and not measured again; --fresh
  * begins anew. --no-doc leaves the document alone.
  */
 import { rmSync } from 'node:fs';
@@ -35,6 +35,7 @@ const { values: options } = parseArgs({
     tokens: { type: 'string', default: '16384' },
     windows: { type: 'string', default: '13' },
     threads: { type: 'string', default: '2' },
+    scale: { type: 'string', default: '1' },
     fresh: { type: 'boolean', default: false },
     'no-doc': { type: 'boolean', default: false },
   },
@@ -76,7 +77,12 @@ async function run(part: Part): Promise<{ rows: unknown; text: string }> {
       return { rows, text: formatMethods(rows) };
     }
     case 'formats': {
-      const formats = { ...plan, model: models[0]!, python: options.python ?? null };
+      const formats = {
+        ...plan,
+        model: models[0]!,
+        python: options.python ?? null,
+        scale: Number(options.scale),
+      };
       const rows = await measureFormats(formats, store);
       return { rows, text: formatFormats(rows, formats) };
     }

@@ -27,6 +27,8 @@ export interface FormatsPlan {
   readonly evalWindows: number;
   /** Interpreter of a Python with torch, transformers and gguf; null without. */
   readonly python: string | null;
+  /** Of the number of requests. */
+  readonly scale: number;
 }
 
 export interface FormatRow {
@@ -73,13 +75,13 @@ export async function madeFormat(path: string, type: FileTypeName): Promise<stri
 
 export async function measureFormats(plan: FormatsPlan, store: RowStore): Promise<FormatRow[]> {
   const rows: FormatRow[] = [];
-  const { model, threads } = plan;
+  const { model, threads, scale } = plan;
   const key = (name: string): string =>
-    `formats ${JSON.stringify({ name, threads, set: model.set })}`;
+    `formats ${JSON.stringify({ name, threads, scale, set: model.set })}`;
   const exact = await madeFormat(model.path, 'f32');
   if (plan.python !== null) {
     const { python } = plan;
-    rows.push(await store.ensure(key(PEER), () => transformersRow(python, exact, threads)));
+    rows.push(await store.ensure(key(PEER), () => transformersRow(python, exact, plan)));
   }
   for (const format of FORMATS) {
     const { name } = format;
@@ -87,7 +89,7 @@ export async function measureFormats(plan: FormatsPlan, store: RowStore): Promis
     rows.push(
       await store.ensure(key(name), async () => {
         console.error(`${name}: speed`);
-        const speed = await serverSpeed(path, format, threads);
+        const speed = await serverSpeed(path, format, plan);
         console.error(`${name}: quality`);
         const quality = name === OWN ? null : await qualityOf(path, exact, format, plan);
         return { name, ...speed, quality };
@@ -100,7 +102,7 @@ export async function measureFormats(plan: FormatsPlan, store: RowStore): Promis
 async function serverSpeed(
   modelPath: string,
   { precision, loadIn }: Format,
-  threads: number,
+  { threads, scale }: FormatsPlan,
 ): Promise<Omit<FormatRow, 'name' | 'quality'>> {
   const { clients, ...work } = FORMAT_LOAD;
   const server = hastenServer(hastenVersion(), [
@@ -113,10 +115,10 @@ async function serverSpeed(
     });
     const load = { ...work, url: running.url, sharedTokens: 0, requestRate: null };
     const alone = await runServeLoad({
-      ...{ ...load, clients: 1, numRequests: REQUESTS.alone, seed: 1 },
+      ...{ ...load, clients: 1, numRequests: Math.ceil(scale * REQUESTS.alone), seed: 1 },
     });
     const saturated = await runServeLoad({
-      ...{ ...load, clients, numRequests: REQUESTS.saturated, seed: 2 },
+      ...{ ...load, clients, numRequests: Math.ceil(scale * REQUESTS.saturated), seed: 2 },
     });
     return { alone, saturated };
   });
@@ -148,13 +150,13 @@ async function qualityOf(
 async function transformersRow(
   python: string,
   modelPath: string,
-  threads: number,
+  { threads, scale }: FormatsPlan,
 ): Promise<FormatRow> {
   console.error(`${PEER}: speed`);
   const script = fileURLToPath(new URL('./transformers_load.py', import.meta.url));
   const job = {
     ...{ folder: dirname(modelPath), file: basename(modelPath), threads },
-    ...{ ...FORMAT_LOAD, alone: REQUESTS.alone / 4, batches: 1 },
+    ...{ ...FORMAT_LOAD, alone: Math.ceil((scale * REQUESTS.alone) / 4), batches: 1 },
   };
   const { value, foreignLoad } = await withForeignLoad(
     async () => lastJson(await runChild(python, [script, JSON.stringify(job)])) as PeerAnswer,
