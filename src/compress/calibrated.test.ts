@@ -48,6 +48,14 @@ describe('compressing linears with a calibration text', () => {
       );
       assert.deepEqual([...first.result.matrices.keys()].sort(), linears.sort());
       assert.deepEqual(second.result.matrices, first.result.matrices);
+      for (const name of linears) {
+        // Values of layers that are done are not kept, only their codes.
+        assert.ok(!first.weights.replaced.has(name), name);
+        const whole = first.weights.readF32(name);
+        const { rows, columns } = first.result.matrices.get(name)!;
+        const some = first.weights.readRows(name, 1, rows - 1);
+        assert.deepEqual(new Float32Array(some.buffer), whole.slice(columns, -columns));
+      }
     });
   }
 

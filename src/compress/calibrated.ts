@@ -8,6 +8,7 @@
  * A layer that is done can be kept in a state folder; a later call with the same fingerprint goes on after it.
  */
 import type { ModelConfig } from '../models/model-config.ts';
+import { rowsOf } from '../tensor/quantized-matrix.ts';
 import { NearestRounder, searchClipping, searchScales } from './awq.ts';
 import type { CompressionState, LayerState } from './compression-state.ts';
 import { CompressError } from './errors.ts';
@@ -143,6 +144,7 @@ class LayerCompressor {
         await state?.save(layer.index, done);
       }
       if (method !== 'rtn') this.#walker.moveTo(layer.end);
+      this.#dropValues(layer);
       const seconds = (performance.now() - startMs) / 1000;
       const report = {
         ...{ layer: layer.index, numLayers: layers.length, seconds },
@@ -165,6 +167,16 @@ class LayerCompressor {
         return this.#awq(layer);
       default:
         return this.#options.method satisfies never;
+    }
+  }
+
+  /** A layer that has been passed needs its codes only. */
+  #dropValues(layer: WalkedLayer): void {
+    const { weights } = this.#options;
+    for (const { tensor } of layer.sites.flatMap(({ parts }) => parts)) {
+      const matrix = this.#matrices.get(tensor);
+      if (matrix?.rows === matrixShape(weights, tensor).rows)
+        weights.replaceByCodes(tensor, matrix);
     }
   }
 
@@ -194,17 +206,10 @@ class LayerCompressor {
 
   #put(site: LinearSite, matrix: QuantizedMatrix): void {
     this.#walker.writeWeight(site, dequantize(matrix));
-    const numGroups = matrix.columns / matrix.groupSize;
     let row = 0;
     for (const { tensor, rowStart, rowEnd } of site.parts) {
       const end = row + rowEnd - rowStart;
-      const part: QuantizedMatrix = {
-        ...matrix,
-        rows: rowEnd - rowStart,
-        codes: matrix.codes.subarray(row * matrix.columns, end * matrix.columns),
-        scales: matrix.scales.subarray(row * numGroups, end * numGroups),
-        zeros: matrix.zeros.subarray(row * numGroups, end * numGroups),
-      };
+      const part = rowsOf(matrix, row, end);
       const before = this.#matrices.get(tensor);
       this.#matrices.set(tensor, before === undefined ? part : stacked(before, part));
       row = end;

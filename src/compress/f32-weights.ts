@@ -1,5 +1,6 @@
 /** A weight source seen through f32: every float or quantized tensor as its decoded values, some of them replaced. What calibration and comparisons run on. */
 import { DTYPES } from '../tensor/dtype.ts';
+import { dequantize, type QuantizedMatrix, rowsOf } from '../tensor/quantized-matrix.ts';
 import { decodeRow } from '../tensor/rows.ts';
 import type { GgufValue, WeightSource, WeightTensor } from '../weights/contract.ts';
 import { CompressError } from './errors.ts';
@@ -14,6 +15,8 @@ export class F32Weights implements WeightSource {
   readonly metadata: ReadonlyMap<string, GgufValue>;
   readonly #source: WeightSource;
   readonly #replaced = new Map<string, Float32Array>();
+  /** Likewise replaced, kept as codes: an eighth of the memory of their values at 4 bits. */
+  readonly #quantized = new Map<string, QuantizedMatrix>();
 
   /** Does not take `source` over: closing is left to its owner. */
   constructor(source: WeightSource) {
@@ -34,25 +37,35 @@ export class F32Weights implements WeightSource {
     this.sizeBytes = [...tensors.values()].reduce((sum, tensor) => sum + tensor.sizeBytes, 0);
   }
 
-  /** Names of tensors that have been replaced, with their values. */
+  /** Names of tensors that have been replaced by values, with these. */
   get replaced(): ReadonlyMap<string, Float32Array> {
     return this.#replaced;
   }
 
   /** From now on `values` stand for the tensor; they are not copied. */
   replace(name: string, values: Float32Array): void {
-    const tensor = this.tensors.get(name);
-    if (tensor === undefined || 4 * values.length !== tensor.sizeBytes) {
-      throw new CompressError(`tensor "${name}": ${values.length} values do not fit it`, {
-        tensor: name,
-      });
-    }
+    this.#checkFits(name, values.length);
+    this.#quantized.delete(name);
     this.#replaced.set(name, values);
+  }
+
+  /** From now on the values of `matrix` stand for the tensor; it is not copied. */
+  replaceByCodes(name: string, matrix: QuantizedMatrix): void {
+    this.#checkFits(name, matrix.codes.length);
+    this.#replaced.delete(name);
+    this.#quantized.set(name, matrix);
+  }
+
+  #checkFits(name: string, elements: number): void {
+    const tensor = this.tensors.get(name);
+    if (tensor !== undefined && 4 * elements === tensor.sizeBytes) return;
+    throw new CompressError(`tensor "${name}": ${elements} values do not fit it`, { tensor: name });
   }
 
   /** The stored values stand for the tensor again. */
   restore(name: string): void {
     this.#replaced.delete(name);
+    this.#quantized.delete(name);
   }
 
   readRows(name: string, rowStart = 0, rowEnd?: number, into?: Uint8Array): Uint8Array {
@@ -63,8 +76,11 @@ export class F32Weights implements WeightSource {
     const end = rowEnd ?? numRows;
     const elements = (end - rowStart) * width;
     const given = this.#replaced.get(name);
+    const codes = this.#quantized.get(name);
     let values: Float32Array;
-    if (given === undefined) {
+    if (codes !== undefined) {
+      values = dequantize(rowsOf(codes, rowStart, end));
+    } else if (given === undefined) {
       values = new Float32Array(elements);
       const { dtype } = this.#source.tensors.get(name)!;
       decodeRow(dtype, this.#source.readRows(name, rowStart, end), 0, values, elements);
@@ -78,6 +94,8 @@ export class F32Weights implements WeightSource {
   }
 
   readF32(name: string): Float32Array {
+    const codes = this.#quantized.get(name);
+    if (codes !== undefined) return dequantize(codes);
     const given = this.#replaced.get(name);
     return given === undefined ? this.#source.readF32(name) : given.slice();
   }

@@ -27,3 +27,16 @@ export function dequantize(matrix: QuantizedMatrix, into?: Float32Array): Float3
   }
   return out;
 }
+
+/** Rows [start, end) of a matrix; shares its memory. */
+export function rowsOf(matrix: QuantizedMatrix, start: number, end: number): QuantizedMatrix {
+  const { columns, groupSize, codes, scales, zeros } = matrix;
+  const numGroups = columns / groupSize;
+  return {
+    ...matrix,
+    rows: end - start,
+    codes: codes.subarray(start * columns, end * columns),
+    scales: scales.subarray(start * numGroups, end * numGroups),
+    zeros: zeros.subarray(start * numGroups, end * numGroups),
+  };
+}
