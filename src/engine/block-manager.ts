@@ -221,12 +221,14 @@ export class BlockManager {
    * @param maxTokens look at no more of them
    * @param match     gets the result
    * @param root      only content of this root counts
+   * @param hasStore  whether to look there, too
    */
   findPrefix(
     tokens: TokenSpan,
     maxTokens: number,
     match: PrefixMatch,
     root: PrefixRoot = SHARED_ROOT,
+    hasStore = true,
   ): void {
     match.numBlocks = 0;
     match.numPooled = 0;
@@ -253,7 +255,7 @@ export class BlockManager {
         if (this.#refCounts[id] === 0) match.numFree++;
         seal = this.#seals[id]!;
       } else {
-        const stored = this.#storedContent(key, tokens, index, seal);
+        const stored = hasStore ? this.#storedContent(key, tokens, index, seal) : null;
         if (stored === null) return;
         match.isStored[index] = 1;
         seal = stored.seal;

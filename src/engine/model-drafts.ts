@@ -122,12 +122,14 @@ export class ModelDraftSource implements DraftSource {
   draft(orders: readonly DraftOrder[], numOrders: number): void {
     const active = this.#active;
     active.length = 0;
-    for (let i = 0; i < numOrders && active.length < this.#maxRows; i++) {
+    for (let i = 0; i < numOrders; i++) {
       const order = orders[i]!;
       const drafter = order.drafter as ModelDrafter;
       order.numTokens = 0;
+      if (active.length === this.#maxRows) continue;
+      if (!this.#takeRoom(drafter, drafter.tokens.length + order.maxTokens)) continue;
       drafter.expect(order.into);
-      if (this.#takeRoom(drafter, drafter.tokens.length + order.maxTokens)) active.push(order);
+      active.push(order);
     }
     for (let depth = 0; active.length > 0; depth++) {
       const startMs = this.#now();

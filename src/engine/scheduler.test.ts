@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { BlockManager } from './block-manager.ts';
+import { BlockManager, BlockTable } from './block-manager.ts';
 import { PrefillPacer } from './prefill-pacer.ts';
 import { DEFAULT_PRIORITY_OPTIONS } from './priority.ts';
 import { type EngineRequest, prepareRequest } from './request.ts';
@@ -195,4 +195,29 @@ test('displacing is not begun where it would not make room', () => {
   assert.deepEqual(step(), { high: 1, low: 1 });
   assert.equal(low.numPreemptions, 0);
   assert.equal(scheduler.numWaiting, 1);
+});
+
+test('what is taken in and displaced in one step leaves no copy behind: that of the other is made', () => {
+  const { blocks, add, scheduler } = setUp({ maxSeqs: 1 });
+  const texts = [range(0, 8), range(20, 8)];
+  const cached = texts.map((ids) => {
+    const table = new BlockTable();
+    blocks.grow(table, 8);
+    blocks.seal(table, { ids: Int32Array.from(ids), length: 8 }, 8);
+    return table;
+  });
+  for (const table of cached) blocks.releaseAll(table);
+  // It has climbed back while it waited, so it is first; once it runs it is as far down as before, and the other takes its place.
+  const sunk = add('sunk', texts[0]!, 5, { priority: 'high' });
+  scheduler.remove(sunk);
+  sunk.sink = 2;
+  scheduler.add(sunk);
+  const fresh = add('fresh', texts[1]!, 5, { priority: 'high' });
+  const output = scheduler.schedule(25_000);
+  assert.deepEqual([output.numPreempted, output.numSequences], [1, 1]);
+  assert.equal(output.sequences[0], fresh);
+  assert.deepEqual(
+    [...output.copies.subarray(0, 2 * output.numCopies)],
+    [cached[1]!.ids[1], fresh.blockTable.ids[1]],
+  );
 });

@@ -308,6 +308,7 @@ export class Scheduler {
   /** Preemption by recompute: what it has computed survives only as far as the prefix cache keeps it. */
   #preempt(sequence: Sequence): void {
     this.#running.splice(this.#running.indexOf(sequence), 1);
+    this.#dropCopy(sequence);
     this.#blocks.releaseAll(sequence.blockTable);
     sequence.drafter?.drop();
     sequence.numComputedTokens = 0;
@@ -437,7 +438,9 @@ export class Scheduler {
     const blocks = this.#blocks;
     const match = this.#match;
     const maxFound = Math.min(maxCached, sequence.maxCachedTokens);
-    blocks.findPrefix(sequence.tokens, maxFound, match, blockTable.root);
+    // Copies are made when the step is decided, stored content is written at once: it could take a block that is still to be copied.
+    const hasStore = this.#output.numCopies === 0;
+    blocks.findPrefix(sequence.tokens, maxFound, match, blockTable.root, hasStore);
     const numCopies = match.numBlocks * blocks.blockSize === numTokens ? 1 : 0;
     const numNew = blocks.blocksFor(numTokens) - match.numPooled + numCopies;
     // One block is left for the growth of each running sequence, lest it be preempted at once.
@@ -452,6 +455,19 @@ export class Scheduler {
     sequence.numComputedTokens = Math.min(numCached, numTokens - 1);
     if (numCached === numTokens) this.#copyBlock(sequence, numBlocks - 1);
     return true;
+  }
+
+  /** A sequence that is sent back in the step that took it in needs no copy: its block is another's. */
+  #dropCopy({ blockTable }: Sequence): void {
+    const output = this.#output;
+    const { copies, numCopies } = output;
+    const own = blockTable.ids.subarray(0, blockTable.numBlocks);
+    for (let c = 0; c < numCopies; c++) {
+      if (!own.includes(copies[2 * c + 1]!)) continue;
+      copies.copyWithin(2 * c, 2 * c + 2, 2 * numCopies);
+      output.numCopies--;
+      return;
+    }
   }
 
   #copyBlock(sequence: Sequence, index: number): void {
