@@ -9,7 +9,7 @@
  *
  * --python PATH: a Python with torch, transformers and gguf, for the peer's row of `formats` (bench/quantization/transformers_load.py says what it needs).
  * --scale: of the number of requests in `formats`. --tokens: of calibration text. --windows: of 512 tokens, scored. Rows that are finished are kept in bench/results and not measured again; --fresh
- * begins anew. --no-doc leaves the document alone.
+ * begins anew. --models-folder: of bench/make-model.ts's files, for `latency`. --no-doc leaves the document alone.
  */
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
@@ -37,6 +37,7 @@ const { values: options } = parseArgs({
     threads: { type: 'string', default: '2' },
     scale: { type: 'string', default: '1' },
     fresh: { type: 'boolean', default: false },
+    'models-folder': { type: 'string' },
     'no-doc': { type: 'boolean', default: false },
   },
 });
@@ -87,7 +88,7 @@ async function run(part: Part): Promise<{ rows: unknown; text: string }> {
       return { rows, text: formatFormats(rows, formats) };
     }
     case 'latency': {
-      const rows = await measureLatency(threads, store);
+      const rows = await measureLatency(threads, store, options['models-folder']);
       return { rows, text: formatLatency(rows, threads) };
     }
     default:

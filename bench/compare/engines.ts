@@ -35,10 +35,11 @@ export interface Engine {
 
 const NODE_FLAGS = ['--disable-warning=ExperimentalWarning'];
 
-export function hastenEngine(isa?: string): Engine {
+/** @param extra further flags of `hasten bench` */
+export function hastenEngine(isa?: string, extra: readonly string[] = []): Engine {
   return {
     name: 'hasten',
-    setting: '',
+    setting: extra.join(' '),
     isa,
     version: hastenVersion(),
     async run(job) {
@@ -47,6 +48,7 @@ export function hastenEngine(isa?: string): Engine {
         ...['-p', `${job.promptTokens}`, '-n', `${job.generatedTokens}`],
         ...['-t', `${job.threads}`, '-r', `${job.repetitions}`],
         ...(isa === undefined ? [] : ['--target', isa]),
+        ...extra,
       ];
       const answer = lastJson(await runChild(process.execPath, args)) as {
         rows: { test: string; threads: number; tokensPerSecond: number }[];

@@ -1,4 +1,6 @@
 /** Tokens a second of the 1.1B shape by weight format: how near to its size a format's speed comes. */
+import { OpenedModel } from '../../src/app/open-model.ts';
+import type { FileTypeName } from '../../src/compress/ggml-recipe.ts';
 import { hastenEngine } from '../compare/engines.ts';
 import { modelWork } from '../compare/model-work.ts';
 import { withForeignLoad } from '../lib/foreign-load.ts';
@@ -9,7 +11,8 @@ import type { RowStore } from './row-store.ts';
 
 export interface LatencyRow {
   readonly name: string;
-  readonly fileBytes: number;
+  /** Of the weights as they are run. */
+  readonly sizeBytes: number;
   readonly prefill: number;
   readonly decode: number;
   readonly foreignLoad: number;
@@ -17,29 +20,39 @@ export interface LatencyRow {
 
 /** What the others are held to. */
 const BASE = 'f16';
-const TYPES = [BASE, 'q8_0', 'q4_k_s', 'q4_0'] as const;
-const DECODE_GOAL = 2.5;
+const FORMATS: readonly { name: string; type: FileTypeName; extra?: readonly string[] }[] = [
+  { name: BASE, type: BASE },
+  { name: 'q8_0', type: 'q8_0' },
+  { name: 'q4_k_s', type: 'q4_k_s' },
+  { name: 'q4_0', type: 'q4_0' },
+  { name: 'nf4', type: BASE, extra: ['--load-in-4bit', 'nf4'] },
+];
+/** Of f16's speed, and of Q4_0's. */
+const GOALS = { q4: 2.5, nf4: 0.8 } as const;
 
-export async function measureLatency(threads: number, store: RowStore): Promise<LatencyRow[]> {
-  const made = await madeModel('1.1b-q4_0');
+/** @param folder of made models; the benchmarks' own where left out */
+export async function measureLatency(
+  threads: number,
+  store: RowStore,
+  folder?: string,
+): Promise<LatencyRow[]> {
+  const made = await madeModel('1.1b-q4_0', { ...(folder && { folder }) });
   const rows: LatencyRow[] = [];
-  for (const type of TYPES) {
-    const row = await store.ensure(`latency ${JSON.stringify({ type, threads })}`, async () => {
+  for (const { name, type, extra } of FORMATS) {
+    const row = await store.ensure(`latency ${JSON.stringify({ name, threads })}`, async () => {
       const modelPath = type === 'q4_0' ? made : await madeFormat(made, type);
-      console.error(`1.1B ${type}`);
-      const work = modelWork(modelPath);
+      console.error(`1.1B ${name}`);
       const { value, foreignLoad } = await withForeignLoad(() =>
-        hastenEngine().run({
-          ...{ modelPath, vocabSize: work.vocabSize, threads },
+        hastenEngine(undefined, extra).run({
+          ...{ modelPath, vocabSize: modelWork(modelPath).vocabSize, threads },
           ...{ promptTokens: 512, generatedTokens: 64, repetitions: 3 },
         }),
       );
       const { pp512, tg64 } = value;
       if (pp512 === undefined || tg64 === undefined) throw new Error('no rates');
-      return {
-        ...{ name: type, fileBytes: work.fileBytes },
-        ...{ prefill: pp512, decode: tg64, foreignLoad },
-      };
+      using model = new OpenedModel(modelPath, { ...(extra && { loadIn: 'nf4' }) });
+      const { sizeBytes } = model.description.weights;
+      return { name, sizeBytes, prefill: pp512, decode: tg64, foreignLoad };
     });
     rows.push(row);
   }
@@ -49,20 +62,23 @@ export async function measureLatency(threads: number, store: RowStore): Promise<
 export function formatLatency(rows: readonly LatencyRow[], threads: number): string {
   const base = rows.find(({ name }) => name === BASE)!;
   const table = markdownTable(
-    ['weights', 'file', 'prefill 512', 'decode', 'of f16', 'file of f16', 'others'],
+    ['weights', 'size', 'prefill 512', 'decode', 'of F16', 'size of F16', 'others'],
     rows.map((row) => [
-      ...[row.name.toUpperCase(), `${(row.fileBytes / 1e6).toFixed(0)} MB`],
+      ...[row.name.toUpperCase(), `${(row.sizeBytes / 1e6).toFixed(0)} MB`],
       ...[`${significant(row.prefill)} t/s`, `${significant(row.decode)} t/s`],
       `${(row.decode / base.decode).toFixed(2)}x`,
-      `${(row.fileBytes / base.fileBytes).toFixed(2)}x`,
+      `${(row.sizeBytes / base.sizeBytes).toFixed(2)}x`,
       percent(row.foreignLoad),
     ]),
   );
-  const q4 = rows.find(({ name }) => name === 'q4_0')!;
-  const gain = q4.decode / base.decode;
+  const decodeOf = (name: string): number => rows.find((row) => row.name === name)!.decode;
+  const gain = decodeOf('q4_0') / base.decode;
+  const share = decodeOf('nf4') / decodeOf('q4_0');
+  const verdict = (value: number, goal: number): string =>
+    `${value.toFixed(2)}x (goal ${goal}x: ${value >= goal ? 'reached' : '**missed**'})`;
   return [
     `Random weights in TinyLlama-1.1B's shape, ${threads} threads, \`hasten bench\`.`,
     table,
-    `Q4_0 decodes ${gain.toFixed(2)}x as fast as our own f16 (goal ${DECODE_GOAL}x: ${gain >= DECODE_GOAL ? 'reached' : '**missed**'}).`,
+    `Decoding, Q4_0 over our own F16: ${verdict(gain, GOALS.q4)}; NF4 over Q4_0: ${verdict(share, GOALS.nf4)}.`,
   ].join('\n\n');
 }
