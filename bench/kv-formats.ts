@@ -159,12 +159,17 @@ interface WorkRow {
   readonly goal: string;
 }
 
-/** Median latency over the rounds, one warm-up before. */
-function repeated(count: number, run: () => EngineRun): EngineRun {
-  run();
-  const runs = Array.from({ length: count }, run);
-  const middle = median(runs.map(({ meanLatencyMs }) => meanLatencyMs));
-  return { ...runs[0]!, meanLatencyMs: middle };
+/** Runs in turn, the order reversed each round, one warm-up of each before; median latencies. */
+function inTurn(count: number, runs: readonly (() => EngineRun)[]): EngineRun[] {
+  const first = runs.map((run) => run());
+  const latencies = runs.map(() => [] as number[]);
+  for (let round = 0; round < count; round++) {
+    const order = runs.map((_, i) => i);
+    for (const i of round % 2 === 0 ? order : order.toReversed()) {
+      latencies[i]!.push(runs[i]!().meanLatencyMs);
+    }
+  }
+  return first.map((run, i) => ({ ...run, meanLatencyMs: median(latencies[i]!) }));
 }
 
 async function measureWork(): Promise<WorkRow[]> {
@@ -183,7 +188,10 @@ async function measureWork(): Promise<WorkRow[]> {
   const order = timeBlockOrders(f16!, orderContexts, 10 * rounds);
   console.error('mixed lengths');
   const plain = { concurrency: CONCURRENCY, hasPrefixCache: false };
-  const mixed = runners.map((runner) => repeated(times, () => runEngine(runner, MIXED, plain)));
+  const mixed = inTurn(
+    times,
+    runners.map((runner) => () => runEngine(runner, MIXED, plain)),
+  );
   const reserved = mixed[0]!.peakSequences * MAX_MODEL_LEN * tokenBytes;
   const contiguous = { memoryBytes: reserved, latencyMs: order.contiguousMs };
   const step = `a decode step of ${CONCURRENCY} sequences`;
@@ -219,9 +227,11 @@ async function measureWork(): Promise<WorkRow[]> {
 
   console.error('shared prefixes');
   const cached = { concurrency: CONCURRENCY, hasPrefixCache: true };
-  const off = repeated(times, () => runEngine(f16!, SHARED, plain));
-  const on = repeated(times, () => runEngine(f16!, SHARED, cached));
-  if (on.digest !== off.digest) throw new Error('the prefix cache changed a text');
+  const [off, on] = inTurn(
+    times,
+    [plain, cached].map((options) => () => runEngine(f16!, SHARED, options)),
+  );
+  if (!off || !on || on.digest !== off.digest) throw new Error('the prefix cache changed a text');
   const without = { memoryBytes: off.peakBlocks * blockBytes, latencyMs: off.meanLatencyMs };
   rows.push(
     {
