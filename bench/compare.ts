@@ -34,6 +34,8 @@ const { values: options } = parseArgs({
     /** `avx2` holds both engines to AVX2; each list has a section of its own. */
     isa: { type: 'string', default: 'best' },
     native: { type: 'boolean', default: false },
+    /** llama.cpp's setting: both are tried, and the better one counts. */
+    'flash-attn': { type: 'string', default: 'off,on' },
     'llama-bench': { type: 'string', default: process.env.LLAMA_BENCH },
     'no-npm': { type: 'boolean', default: false },
     'no-hasten': { type: 'boolean', default: false },
@@ -79,7 +81,7 @@ async function engines(): Promise<Engine[]> {
   const program = options.native ? await nativeLlamaBench() : options['llama-bench'];
   for (const isa of isas) {
     if (!options['no-hasten']) list.push(hastenEngine(isa));
-    for (const flashAttention of [false, true]) {
+    for (const flashAttention of options['flash-attn'].split(',').map((value) => value === 'on')) {
       if (folder !== null) list.push(npmLlamaEngine(folder, flashAttention, isa));
       if (program && isa === undefined) list.push(llamaBenchEngine(program, flashAttention));
     }

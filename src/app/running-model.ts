@@ -39,11 +39,18 @@ export class RunningModel extends EngineTextModel implements AsyncDisposable {
     const { samplingDefaults } = opened.description;
     const tokenText = tokenizer === null ? null : tokenTextOf(tokenizer);
     if (options.draftPath !== undefined) assertSameVocabulary(tokenText, options.draftPath);
-    const engine = await host.connect({
+    const connecting = host.connect({
       tokenText,
       eosTokenIds,
       defaults: { ...DEFAULT_SAMPLING_PARAMS, ...samplingDefaults },
     });
+    try {
+      tokenizer?.prepareEncoding(); // While the engine makes use of the text.
+    } catch (error) {
+      connecting.catch(() => {}); // Whoever started it ends it.
+      throw error;
+    }
+    const engine = await connecting;
     return new RunningModel({ ...options, engine, tokenizer }, host, samplingDefaults);
   }
 

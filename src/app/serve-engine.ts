@@ -2,10 +2,12 @@
  * The inside of an engine that lives on a thread or in a process of its own: opens the model it is told of, waits for what its owner knows of
  * the model's text, then serves its port until the other end closes it. Knows nothing of what carries the messages.
  */
+import { setImmediate } from 'node:timers/promises';
 import { EngineCore } from '../engine/engine-core.ts';
 import { EngineServer } from '../engine/engine-server.ts';
 import { EngineSetupError } from '../engine/errors.ts';
 import type { EnginePort } from '../engine/protocol.ts';
+import { touch } from '../engine/warm-up.ts';
 import { GrammarPool } from '../grammar/grammar-pool.ts';
 import { loadModelDescription } from '../models/load-model.ts';
 import { HastenError } from '../platform/errors.ts';
@@ -30,6 +32,8 @@ export async function serveEngine({ setup, text, port, tell }: ServedEngine): Pr
     const opened = await openRunner(setup, tell);
     using runner = opened.runner;
     using draftRunner = await openDraftRunner(setup, runner.limits, tell);
+    // The tokenizer takes longer to read than most models take to map.
+    if (opened.isNative && !(await isThere(text))) await touch(runner);
     const { tokenText, eosTokenIds } = await text;
     using grammars = grammarsOf(await text, runner);
     const { offload, prefixCacheScope, warmUpMs } = setup;
@@ -59,6 +63,11 @@ export async function serveEngine({ setup, text, port, tell }: ServedEngine): Pr
   }
 }
 
+/** Whether a promise has settled, once messages that lie ready were taken. */
+async function isThere(promise: Promise<unknown>): Promise<boolean> {
+  return await Promise.race([promise.then(() => true), setImmediate(false)]);
+}
+
 /** null: the model's tokens have no text. */
 function grammarsOf(
   { tokenText, eosTokenIds }: ModelText,
@@ -69,10 +78,17 @@ function grammarsOf(
   return new GrammarPool(vocabulary, limits.maxLogitRows);
 }
 
+interface OpenedRunner {
+  readonly runner: ModelRunner;
+  /** Not the reference target, which takes its time for every token. */
+  readonly isNative: boolean;
+  readonly fingerprint: () => string;
+}
+
 async function openRunner(
   setup: EngineSetup,
   tell: (message: HostMessage) => void,
-): Promise<{ readonly runner: ModelRunner; readonly fingerprint: () => string }> {
+): Promise<OpenedRunner> {
   const { path, loadIn, maxModelLen, drafts: _, ...options } = setup;
   assertOffloadFits(setup.offload);
   // Closed again at once: a runner keeps its own packed weights.
@@ -91,7 +107,8 @@ async function openRunner(
   });
   const { precision, kvCacheType = 'auto' } = setup;
   const layout = [kind, precision, kvCacheType];
-  return { runner, fingerprint: kvFingerprint({ source, config, layout }) };
+  const fingerprint = kvFingerprint({ source, config, layout });
+  return { runner, isNative: kind === 'x64', fingerprint };
 }
 
 /** Memory for it is taken as it is needed, so that it is not there would be found out too late. */

@@ -19,11 +19,10 @@ export interface TokenText {
 export function tokenTextOf(tokenizer: Tokenizer): TokenText {
   const { vocabSize } = tokenizer;
   const offsets = new Int32Array(new SharedArrayBuffer(4 * (vocabSize + 1)));
-  for (let id = 0; id < vocabSize; id++) {
-    offsets[id + 1] = offsets[id]! + tokenizer.tokenBytes(id).length;
-  }
+  const tokens = Array.from({ length: vocabSize }, (_, id) => tokenizer.tokenBytes(id));
+  for (let id = 0; id < vocabSize; id++) offsets[id + 1] = offsets[id]! + tokens[id]!.length;
   const bytes = new Uint8Array(new SharedArrayBuffer(offsets[vocabSize]!));
-  for (let id = 0; id < vocabSize; id++) bytes.set(tokenizer.tokenBytes(id), offsets[id]);
+  for (let id = 0; id < vocabSize; id++) bytes.set(tokens[id]!, offsets[id]);
   const isSpecial = new Uint8Array(new SharedArrayBuffer(vocabSize));
   for (let id = 0; id < vocabSize; id++) isSpecial[id] = tokenizer.isSpecial(id) ? 1 : 0;
   return { offsets, bytes, isSpecial };

@@ -42,7 +42,7 @@ export async function warmUpRunner(
   blocks.grow(table, mostTokens);
 
   const run = async (count: number, numRows: number): Promise<number> => {
-    fill(runner, table, count, numRows);
+    fill(runner, table.ids, count, numRows);
     const startMs = now();
     const ticket = runner.submit();
     if (!ticket.isDone) await ticket.wait();
@@ -83,10 +83,17 @@ export async function warmUpRunner(
   }
 }
 
+/** One token through the model, its keys and values in block 0: weights are read once, and the step has run once. Before any request. */
+export async function touch(runner: ModelRunner): Promise<void> {
+  fill(runner, [0], 1, 1);
+  const ticket = runner.submit();
+  if (!ticket.isDone) await ticket.wait();
+}
+
 /** One sequence of `numTokens` tokens, logits of the last `numRows`. */
 function fill(
   { batch, limits }: ModelRunner,
-  table: BlockTable,
+  blockIds: ArrayLike<number>,
   numTokens: number,
   numRows: number,
 ): void {
@@ -94,10 +101,10 @@ function fill(
   for (let i = 0; i < numTokens; i++) {
     batch.tokenIds[i] = (i * 7919) % vocabSize;
     batch.positions[i] = i;
-    batch.slotMapping[i] = table.ids[Math.floor(i / blockSize)]! * blockSize + (i % blockSize);
+    batch.slotMapping[i] = blockIds[Math.floor(i / blockSize)]! * blockSize + (i % blockSize);
   }
   for (let index = 0; index * blockSize < numTokens; index++)
-    batch.blockTables[index] = table.ids[index]!;
+    batch.blockTables[index] = blockIds[index]!;
   for (let r = 0; r < numRows; r++) batch.logitRows[r] = numTokens - numRows + r;
   batch.queryStarts[0] = 0;
   batch.queryStarts[1] = numTokens;

@@ -47,6 +47,8 @@ export interface Tokenizer {
   readonly chatTemplate: string | null;
   /** All chat templates by name; the default one is `default`, the one for tools, where there is one, `tool_use`. */
   readonly chatTemplates?: ReadonlyMap<string, string>;
+  /** Builds what encoding needs and decoding does not, if that has not been done yet; the first text does it otherwise. @throws {TokenizerError} */
+  prepareEncoding(): void;
   /** Lone surrogates are encoded as U+FFFD. */
   encode(text: string, options?: EncodeOptions): number[];
   /** Bytes that are not UTF-8 become U+FFFD. @throws {TokenizerError} on an invalid id */

@@ -198,7 +198,7 @@ test('broken metadata is refused with the key and the values', () => {
   ];
   for (const [what, metadata, message] of cases) {
     assert.throws(
-      () => tokenizerFromGguf(metadata),
+      () => tokenizerFromGguf(metadata).prepareEncoding(),
       (error: unknown) => {
         assert.ok(error instanceof TokenizerError, `${what}: ${String(error)}`);
         assert.match(error.message, message, what);

@@ -120,6 +120,10 @@ export class ModelTokenizer implements Tokenizer {
     return stripsLeadingSpace && !isContinuation && text.startsWith(' ') ? text.slice(1) : text;
   }
 
+  prepareEncoding(): void {
+    void this.#parts.merger;
+  }
+
   tokenBytes(id: number): Uint8Array {
     return this.#parts.vocabulary.bytesOf(this.#checked(id));
   }
