@@ -154,9 +154,9 @@ export class NativeRegion {
 export interface AllocateOptions {
   /**
    * Ask for transparent huge pages and align to 2 MiB. Saves TLB misses on large weights (0-8 %);
-   * memory is then taken in steps of 2 MiB.
+   * memory is then taken in steps of 2 MiB. `later` aligns only, for whoever advises it in time.
    */
-  readonly hugePages?: boolean;
+  readonly hugePages?: boolean | 'later';
   /**
    * Do not count the region against the commit limit until touched (default true): a KV cache is
    * sized for the worst case and mostly untouched. False makes a shortage show here instead of
@@ -177,7 +177,7 @@ export function allocate(byteLength: number, options: AllocateOptions = {}): Nat
   }
   const { hugePages = false, noReserve = true } = options;
   const flags = MAP_PRIVATE | MAP_ANONYMOUS | (noReserve ? MAP_NORESERVE : 0);
-  const slack = hugePages ? HUGE_PAGE_BYTES : 0;
+  const slack = hugePages === false ? 0 : HUGE_PAGE_BYTES;
   const length = BigInt(byteLength + slack);
   const start = mmap(length, PROT_READ | PROT_WRITE, flags, -1, 0n);
   if (isMapFailed(start)) {
@@ -186,11 +186,11 @@ export function allocate(byteLength: number, options: AllocateOptions = {}): Nat
       byteLength,
     );
   }
-  const step = BigInt(hugePages ? HUGE_PAGE_BYTES : PAGE_BYTES);
+  const step = BigInt(hugePages === false ? PAGE_BYTES : HUGE_PAGE_BYTES);
   const address = ((start + step - 1n) / step) * step;
   const region = new NativeRegion(address, byteLength, { address: start, length });
   // Refused where huge pages are configured off; the region works without.
-  if (hugePages) region.advise('hugePages');
+  if (hugePages === true) region.advise('hugePages');
   return region;
 }
 

@@ -23,8 +23,13 @@ import { StepInputs } from './step-inputs.ts';
 import { TeamSizePolicy } from './team-size.ts';
 import { ThreadTeam } from './thread-team.ts';
 
-/** From this size of a layer's keys on the KV cache is in huge pages: attention over 4k tokens is 7 to 17 % faster then (Zen 4). */
+/** From this size of a layer's keys on the KV cache may be in huge pages: attention over 4k tokens is 7 to 17 % faster then (Zen 4). */
 const HUGE_PAGED_LAYER_BYTES = 8 << 20;
+/**
+ * It is from the first context of this length on. Before, a page per layer for a few tokens would be 120 MB for SmolLM2, which have to be cleared
+ * before the first token: some 20 ms, and 100 and more in a virtual machine whose memory is fresh.
+ */
+const HUGE_PAGED_CONTEXT = 512;
 
 const DONE: StepTicket = { isDone: true, wait: () => Promise.resolve() };
 
@@ -79,6 +84,8 @@ export class NativeRunner implements ModelRunner {
   readonly #code: LoadedCode;
   readonly #team: ThreadTeam;
   readonly #teamSize: TeamSizePolicy;
+  /** The KV cache goes into huge pages when a context is long. */
+  #awaitsLongContext: boolean;
   readonly #bound: readonly (readonly BoundVariant[])[];
   readonly #chosen: BoundVariant[] = [];
   readonly #rowFields: readonly RowField[];
@@ -126,8 +133,8 @@ export class NativeRunner implements ModelRunner {
     this.#ropes = new RopeTables(plan.ropes, maxModelLen);
     this.#arena = allocate(Math.max(64, plan.arenaBytes), { hugePages: true });
     const { numLayers, keyBlockBytes, valueBlockBytes } = plan.kvCache;
-    // With little room every layer would take 2 MiB pages for a few tokens.
-    const hugePages = numBlocks * keyBlockBytes >= HUGE_PAGED_LAYER_BYTES;
+    this.#awaitsLongContext = numBlocks * keyBlockBytes >= HUGE_PAGED_LAYER_BYTES;
+    const hugePages = 'later';
     this.#keyCache = allocate(numLayers * numBlocks * keyBlockBytes + 64, { hugePages });
     this.#valueCache = allocate(numLayers * numBlocks * valueBlockBytes + 64, { hugePages });
 
@@ -285,6 +292,11 @@ export class NativeRunner implements ModelRunner {
     let longest = 0;
     for (let s = 0; s < numSeqs; s++) longest = Math.max(longest, contextLens[s]!);
     this.#ropes.ensure(longest);
+    if (this.#awaitsLongContext && longest >= HUGE_PAGED_CONTEXT) {
+      this.#awaitsLongContext = false;
+      this.#keyCache.advise('hugePages');
+      this.#valueCache.advise('hugePages');
+    }
     this.#inputs.tiles.make(this.batch);
     const { numTiles, numMerges } = this.#inputs.tiles;
     if (
