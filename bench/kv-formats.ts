@@ -19,6 +19,7 @@ import { type FormatQuality, formatQuality } from './kv/format-quality.ts';
 import { shownCommand } from './lib/command.ts';
 import { writeSection } from './lib/doc-section.ts';
 import { withForeignLoad } from './lib/foreign-load.ts';
+import { modelFile } from './lib/model-file.ts';
 import { median } from './lib/statistics.ts';
 import { markdownTable, percent, significant } from './lib/table.ts';
 import { describeMachine, formatMachine } from './machine.ts';
@@ -43,11 +44,7 @@ const { values: options } = parseArgs({
     'no-doc': { type: 'boolean', default: false },
   },
 });
-if (options.model === undefined) {
-  console.error('--model FILE: a GGUF file is needed (hasten pull smollm2 prints where it is)');
-  process.exit(2);
-}
-const modelPath = options.model;
+const modelPath = modelFile(options.model);
 const threads = Number(options.threads);
 const rounds = Number(options.rounds);
 using description = loadModelDescription(modelPath);

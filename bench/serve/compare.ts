@@ -14,6 +14,7 @@ import { parseArgs } from 'node:util';
 import { hastenVersion } from '../compare/engines.ts';
 import { shownCommand } from '../lib/command.ts';
 import { writeSection } from '../lib/doc-section.ts';
+import { modelFile } from '../lib/model-file.ts';
 import { benchFolder } from '../lib/paths.ts';
 import { describeMachine } from '../machine.ts';
 import { serveCases } from './cases.ts';
@@ -70,12 +71,8 @@ async function servers(): Promise<ComparedServer[]> {
   return list;
 }
 
-if (options.model === undefined) {
-  console.error('--model FILE: a GGUF file is needed (hasten pull smollm2 prints where it is)');
-  process.exit(2);
-}
 const plan: ServePlan = {
-  modelPath: options.model,
+  modelPath: modelFile(options.model),
   servers: await servers(),
   cases: serveCases(options.clients.split(',').map(Number), Number(options.scale)),
   threads: positive('threads'),

@@ -11,6 +11,7 @@ import { hastenVersion } from '../compare/engines.ts';
 import { shownCommand } from '../lib/command.ts';
 import { writeSection } from '../lib/doc-section.ts';
 import { withForeignLoad } from '../lib/foreign-load.ts';
+import { modelFile } from '../lib/model-file.ts';
 import { markdownTable, percent, significant } from '../lib/table.ts';
 import { describeMachine, formatMachine } from '../machine.ts';
 import { type LoadFigures, runServeLoad } from './load-child.ts';
@@ -25,13 +26,9 @@ const { values: options } = parseArgs({
     'no-doc': { type: 'boolean', default: false },
   },
 });
-if (options.model === undefined) {
-  console.error('--model FILE: a GGUF file is needed (hasten pull smollm2 prints where it is)');
-  process.exit(2);
-}
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => process.exit(130));
 
-const modelPath = options.model;
+const modelPath = modelFile(options.model);
 const threads = Number(options.threads);
 const clients = Number(options.clients);
 const numRequests = Number(options.requests);

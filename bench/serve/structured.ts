@@ -10,6 +10,7 @@ import type { RunningModel } from '../../src/app/running-model.ts';
 import { startModel } from '../../src/app/start-model.ts';
 import type { GrammarInput } from '../../src/grammar/grammar-spec.ts';
 import { shownCommand } from '../lib/command.ts';
+import { modelFile } from '../lib/model-file.ts';
 import { median } from '../lib/statistics.ts';
 import { markdownTable, significant } from '../lib/table.ts';
 import { describeMachine, formatMachine } from '../machine.ts';
@@ -22,10 +23,7 @@ const { values: options } = parseArgs({
     tokens: { type: 'string', default: '128' },
   },
 });
-if (options.model === undefined) {
-  console.error('--model FILE: a GGUF file is needed (hasten pull smollm2 prints where it is)');
-  process.exit(2);
-}
+const modelPath = modelFile(options.model);
 
 const TYPES = [
   { type: 'string' },
@@ -76,7 +74,7 @@ const threads = Number(options.threads);
 await using model = await startModel({
   name: 'bench',
   setup: {
-    ...{ path: options.model, target: 'auto', precision: 'fast', threads, maxModelLen: 1024 },
+    ...{ path: modelPath, target: 'auto', precision: 'fast', threads, maxModelLen: 1024 },
     ...{ maxSeqs: 8, planCacheFolder: null, drafts: { speculation: 'off' } },
   },
 });
@@ -93,7 +91,7 @@ const compileMs = {
   known: await compile(schemaOf(30, 'first')),
 };
 console.log(formatMachine(await describeMachine()));
-console.log(`${basename(options.model)}, ${shownCommand('bench/serve/structured.ts')}\n`);
+console.log(`${basename(modelPath)}, ${shownCommand('bench/serve/structured.ts')}\n`);
 const shown = (ms: number): string => `${significant(ms)} ms`;
 console.log(
   markdownTable(
@@ -132,4 +130,4 @@ console.log(
     ]),
   )}\n`,
 );
-console.log(JSON.stringify({ model: basename(options.model), threads, compileMs, rows }));
+console.log(JSON.stringify({ model: basename(modelPath), threads, compileMs, rows }));

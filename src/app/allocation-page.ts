@@ -2,11 +2,9 @@
  * Which bits each tensor of a model got, as one HTML file to look at: layers downwards, tensors across, coloured by bits, and how sensitive each was.
  * Self-contained: no script or style from elsewhere, all text escaped.
  */
-import type { MixedPlan, MixedTensor } from '../compress/mixed-precision.ts';
 
-function escaped(text: string): string {
-  return text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
-}
+import type { MixedPlan, MixedTensor } from '../compress/mixed-precision.ts';
+import { escaped } from './html.ts';
 
 const bitsOf = ({ bytes, elements }: MixedTensor): number => (8 * bytes) / elements;
 

@@ -2,6 +2,7 @@
  * A step profile as one HTML file to look at: the step as a flame-like chart (step, layers, commands, time to the right), and the table by kind.
  * Self-contained: no script or style from elsewhere, all text escaped.
  */
+import { escaped } from './html.ts';
 import { type ProfiledCommand, profileRows, type StepProfile } from './step-profile.ts';
 
 const COLOURS: Readonly<Record<string, string>> = {
@@ -15,10 +16,6 @@ const COLOURS: Readonly<Record<string, string>> = {
   quantize: '#7a8a96',
 };
 const OTHER_COLOUR = '#98a0a8';
-
-function escaped(text: string): string {
-  return text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
-}
 
 function number(value: number, digits = 3): string {
   return value === 0 ? '' : value.toFixed(digits);

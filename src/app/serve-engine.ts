@@ -34,8 +34,9 @@ export async function serveEngine({ setup, text, port, tell }: ServedEngine): Pr
     using draftRunner = await openDraftRunner(setup, runner.limits, tell);
     // The tokenizer takes longer to read than most models take to map.
     if (opened.isNative && !(await isThere(text))) await touch(runner);
-    const { tokenText, eosTokenIds } = await text;
-    using grammars = grammarsOf(await text, runner);
+    const modelText = await text;
+    const { tokenText, eosTokenIds } = modelText;
+    using grammars = grammarsOf(modelText, runner);
     const { offload, prefixCacheScope, warmUpMs } = setup;
     using core = new EngineCore({
       runner,

@@ -76,13 +76,7 @@ export class GroupFitter {
     weightStart: number,
     into: GroupParams,
   ): void {
-    let min = 0;
-    let max = 0;
-    for (let i = start; i < start + n; i++) {
-      const v = values[i]!;
-      if (v < min) min = v;
-      if (v > max) max = v;
-    }
+    const { min, max } = this.#rangeOf(values, start, n);
     this.#params(min, max, 1, into);
     if (!this.#scheme.searchesRange) return;
     let best = this.#error(values, start, n, weights, weightStart, into);
@@ -111,6 +105,12 @@ export class GroupFitter {
     shrink: number,
     into: GroupParams,
   ): void {
+    const { min, max } = this.#rangeOf(values, start, n);
+    this.#params(min, max, shrink, into);
+  }
+
+  /** Range of the values and 0. */
+  #rangeOf(values: Float32Array, start: number, n: number): { min: number; max: number } {
     let min = 0;
     let max = 0;
     for (let i = start; i < start + n; i++) {
@@ -118,7 +118,7 @@ export class GroupFitter {
       if (v < min) min = v;
       if (v > max) max = v;
     }
-    this.#params(min, max, shrink, into);
+    return { min, max };
   }
 
   /** Of the range [min, max] times `shrink`; min <= 0 <= max. The scale is an f16 that is not 0. */
