@@ -267,6 +267,22 @@ export class BlockManager {
   }
 
   /**
+   * Brings near what the tokens begin with and what is where it takes time to get.
+   *
+   * @returns settles, never with an error, when `adopt` need not wait for it; null if it need not wait now
+   */
+  readAhead(tokens: TokenSpan, maxTokens: number, root: PrefixRoot): Promise<void> | null {
+    if (this.#store?.hasSlowContent !== true) return null;
+    const match = new PrefixMatch();
+    this.findPrefix(tokens, maxTokens, match, root);
+    const stored: number[] = [];
+    for (let index = 0; index < match.numBlocks; index++) {
+      if (match.isStored[index] === 1) stored.push(match.hashKeys[index]!);
+    }
+    return this.#store.readAhead(stored);
+  }
+
+  /**
    * Puts the blocks of a match at the start of an empty table, each with one holder more, and brings back those that are in the store: see to it
    * that as many blocks are free.
    *

@@ -87,7 +87,7 @@ export class EngineCore implements Disposable {
   readonly #sampler: Sampler;
   readonly #sequences = new Map<string, Sequence>();
   readonly #grammars: GrammarPool | null;
-  /** Those of them that the scheduler gets when their grammar is compiled. */
+  /** Those of them that the scheduler gets when their grammar is compiled, and their prefix read from disk. */
   readonly #opening = new Set<Sequence>();
   #onWork: () => void = () => {};
   #events: EngineEvent[] = [];
@@ -181,8 +181,10 @@ export class EngineCore implements Disposable {
     const sequence = new Sequence(prepared, this.#tokenizer, this.#now(), root);
     sequence.listener = listener;
     this.#sequences.set(sequence.requestId, sequence);
-    if (prepared.grammar === null) this.#scheduler.add(sequence);
-    else void this.#openGrammar(sequence, prepared.grammar);
+    const maxTokens = Math.min(sequence.numTokens, sequence.maxCachedTokens);
+    const reading = this.#blocks.readAhead(sequence.tokens, maxTokens, root);
+    if (prepared.grammar === null && reading === null) this.#scheduler.add(sequence);
+    else void this.#open(sequence, prepared.grammar, reading);
   }
 
   /** @param listener called when work or events have come without a call from outside */
@@ -201,22 +203,29 @@ export class EngineCore implements Disposable {
     grammars.close(await grammars.open(grammar));
   }
 
-  async #openGrammar(sequence: Sequence, grammar: GrammarSpec): Promise<void> {
-    const grammars = this.#requireGrammars();
+  /** Gives the scheduler a sequence when all that it waits for is there. */
+  async #open(
+    sequence: Sequence,
+    grammar: GrammarSpec | null,
+    reading: Promise<void> | null,
+  ): Promise<void> {
     this.#opening.add(sequence);
     try {
-      const session = await grammars.open(grammar);
-      if (sequence.isFinished) {
-        grammars.close(session);
-      } else {
-        sequence.grammar = session;
-        this.#scheduler.add(sequence);
-      }
+      if (grammar !== null) await this.#openGrammar(sequence, grammar);
+      await reading;
+      if (!sequence.isFinished) this.#scheduler.add(sequence);
     } catch (error) {
       if (!sequence.isFinished) this.#fail(sequence, error);
     }
     this.#opening.delete(sequence);
     this.#onWork();
+  }
+
+  async #openGrammar(sequence: Sequence, grammar: GrammarSpec): Promise<void> {
+    const grammars = this.#requireGrammars();
+    const session = await grammars.open(grammar);
+    if (sequence.isFinished) grammars.close(session);
+    else sequence.grammar = session;
   }
 
   #requireGrammars(): GrammarPool {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { tmpdir } from 'node:os';
 import test from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import { KvDiskTier } from './kv-disk-tier.ts';
 import { type BlockMover, KvStore, type SealedContent } from './kv-store.ts';
 
@@ -27,7 +28,7 @@ const contentOf = (hashKey: number, seal = hashKey): SealedContent => ({
   tokenIds: Int32Array.of(hashKey),
 });
 
-test('memory is bounded: the least recently used is gone, or on disk where there is one', () => {
+test('memory is bounded: the least recently used is gone, or on disk where there is one', async () => {
   for (const hasDisk of [false, true]) {
     const { pool, mover } = poolOf();
     const disk = new KvDiskTier({
@@ -36,7 +37,10 @@ test('memory is bounded: the least recently used is gone, or on disk where there
       blockBytes: BLOCK_BYTES,
     });
     using store = new KvStore(mover, 3 * BLOCK_BYTES, hasDisk ? disk : null);
-    for (let key = 1; key <= 6; key++) store.store(key, contentOf(key));
+    for (let key = 1; key <= 6; key++) {
+      store.store(key, contentOf(key));
+      while (disk.numInFlight > 0) await setImmediate();
+    }
     const found = [1, 2, 3, 4, 5, 6].filter((key) => store.find(key) !== null);
     assert.deepEqual(found, hasDisk ? [2, 3, 4, 5, 6] : [4, 5, 6]);
     const { numMemoryBlocks, numDiskBlocks, numStored } = store.stats;

@@ -3,6 +3,7 @@
  * the `BlockManager` does; not what the bytes mean.
  */
 
+import { BlockBuffers } from './block-buffers.ts';
 import type { KvDiskTier } from './kv-disk-tier.ts';
 
 /** What identifies the content of a block: see `BlockManager`. */
@@ -29,6 +30,8 @@ export interface KvStoreStats {
   /** Blocks that went out of the pool, and that came back, since the start. */
   readonly numStored: number;
   readonly numRestored: number;
+  /** Blocks that were let go because the disk did not keep up. */
+  readonly numDropped: number;
   /** Why the disk is no longer used; `null` while it is, or where there is none. */
   readonly diskFault: string | null;
 }
@@ -43,8 +46,7 @@ export class KvStore {
   readonly #disk: KvDiskTier | null;
   /** By hash key, the least recently used first. */
   readonly #memory = new Map<number, MemoryEntry>();
-  /** Buffers of entries that are gone. */
-  readonly #spare: Uint8Array[] = [];
+  readonly #buffers: BlockBuffers;
   #numStored = 0;
   #numRestored = 0;
 
@@ -53,6 +55,7 @@ export class KvStore {
     this.#mover = mover;
     this.#maxBlocks = Math.floor(maxBytes / mover.kvBlockBytes);
     this.#disk = disk;
+    this.#buffers = disk?.buffers ?? new BlockBuffers(mover.kvBlockBytes);
   }
 
   get stats(): KvStoreStats {
@@ -62,6 +65,7 @@ export class KvStore {
       numDiskBlocks: this.#disk?.numBlocks ?? 0,
       numStored: this.#numStored,
       numRestored: this.#numRestored,
+      numDropped: this.#disk?.numDropped ?? 0,
       diskFault: this.#disk?.fault ?? null,
     };
   }
@@ -69,7 +73,7 @@ export class KvStore {
   /** Copies a block out of the pool. Content with the same hash key gives way. */
   store(blockId: number, content: SealedContent): void {
     this.forget(content.hashKey);
-    const bytes = this.#spare.pop() ?? new Uint8Array(this.#mover.kvBlockBytes);
+    const bytes = this.#buffers.take();
     this.#mover.readBlock(blockId, bytes);
     const tokenIds = content.tokenIds.slice();
     this.#memory.set(content.hashKey, { ...content, tokenIds, bytes });
@@ -83,6 +87,20 @@ export class KvStore {
   }
 
   /**
+   * Brings content near that is on disk, as much of it as there is room for.
+   *
+   * @returns settles, never with an error, when `take` need not wait for it; null if it need not wait now
+   */
+  readAhead(hashKeys: readonly number[]): Promise<void> | null {
+    return this.#disk?.readAhead(hashKeys) ?? null;
+  }
+
+  /** Whether anything is where `take` may have to wait for it. */
+  get hasSlowContent(): boolean {
+    return this.#disk !== null && this.#disk.numBlocks > 0;
+  }
+
+  /**
    * Takes content out, to be written into the pool with `restore`.
    *
    * @returns its bytes; `null` if it cannot be read any more
@@ -93,17 +111,14 @@ export class KvStore {
       this.#memory.delete(hashKey);
       return entry.bytes;
     }
-    const bytes = this.#spare.pop() ?? new Uint8Array(this.#mover.kvBlockBytes);
-    if (this.#disk?.take(hashKey, bytes) === true) return bytes;
-    this.#spare.push(bytes);
-    return null;
+    return this.#disk?.take(hashKey) ?? null;
   }
 
   /** Writes taken bytes into a block of the pool. */
   restore(blockId: number, bytes: Uint8Array): void {
     this.#mover.writeBlock(blockId, bytes);
     this.#numRestored++;
-    this.#recycle(bytes);
+    this.#buffers.giveBack(bytes);
   }
 
   /** The pool has this content again, or other content takes its place. */
@@ -111,7 +126,7 @@ export class KvStore {
     const entry = this.#memory.get(hashKey);
     if (entry !== undefined) {
       this.#memory.delete(hashKey);
-      this.#recycle(entry.bytes);
+      this.#buffers.giveBack(entry.bytes);
     }
     this.#disk?.forget(hashKey);
   }
@@ -119,12 +134,8 @@ export class KvStore {
   #evictOldest(): void {
     const [hashKey, entry] = this.#memory.entries().next().value!;
     this.#memory.delete(hashKey);
-    this.#disk?.store(entry, entry.bytes);
-    this.#recycle(entry.bytes);
-  }
-
-  #recycle(bytes: Uint8Array): void {
-    if (this.#spare.length < 4) this.#spare.push(bytes);
+    if (this.#disk === null) this.#buffers.giveBack(entry.bytes);
+    else this.#disk.store(entry, entry.bytes);
   }
 
   [Symbol.dispose](): void {

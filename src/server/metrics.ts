@@ -44,6 +44,8 @@ interface EngineSums {
   /** KV blocks that left the pool for the tiers beyond it, and that came back. */
   numStored: number;
   numRestored: number;
+  /** Those that were let go because the disk did not keep up. */
+  numDropped: number;
 }
 
 const NO_SUMS: EngineSums = {
@@ -55,6 +57,7 @@ const NO_SUMS: EngineSums = {
   numSteps: 0,
   numStored: 0,
   numRestored: 0,
+  numDropped: 0,
 };
 
 /** A finished request, times in seconds as its reader would have seen them. */
@@ -140,6 +143,10 @@ export class Metrics {
   readonly #offloadRestored = this.#counter(
     'kv_offload_restored_blocks_total',
     'KV blocks that a prompt found there and that came back',
+  );
+  readonly #offloadDropped = this.#counter(
+    'kv_offload_dropped_blocks_total',
+    'KV blocks that were let go because the disk did not keep up',
   );
   readonly #offloadFault = this.#gauge(
     'kv_offload_disk_fault',
@@ -297,12 +304,14 @@ export class Metrics {
       numSteps,
       numStored: offload?.numStored ?? 0,
       numRestored: offload?.numRestored ?? 0,
+      numDropped: offload?.numDropped ?? 0,
     };
     // Fewer steps than before: another engine.
     const last = sums.numSteps < this.#lastSums.numSteps ? NO_SUMS : this.#lastSums;
     this.#preemptions.inc(sums.numPreemptions - last.numPreemptions);
     this.#offloadStored.inc(sums.numStored - last.numStored);
     this.#offloadRestored.inc(sums.numRestored - last.numRestored);
+    this.#offloadDropped.inc(sums.numDropped - last.numDropped);
     this.#drafts.inc(sums.numDrafts - last.numDrafts);
     this.#draftTokens.inc(sums.numDraftTokens - last.numDraftTokens);
     this.#acceptedTokens.inc(sums.numAcceptedTokens - last.numAcceptedTokens);

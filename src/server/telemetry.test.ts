@@ -65,6 +65,7 @@ describe('telemetry', () => {
     assert.equal(value('kv_offload_blocks', 'tier="disk",model_name="m"'), 9);
     assert.equal(value('kv_offload_bytes', 'tier="memory",model_name="m"'), 4000);
     assert.equal(value('kv_offload_stored_blocks_total'), 20);
+    assert.equal(value('kv_offload_dropped_blocks_total'), 5);
     assert.equal(value('kv_offload_disk_fault'), 0);
     assert.equal(
       value('spec_decode_num_accepted_tokens_per_pos_total', 'position="1",model_name="m"'),

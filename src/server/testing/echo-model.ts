@@ -43,6 +43,7 @@ const ECHO_STATS: EngineStats = {
     numDiskBlocks: 9,
     numStored: 20,
     numRestored: 7,
+    numDropped: 5,
     diskFault: null,
   },
   speculation: {
