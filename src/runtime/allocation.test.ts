@@ -1,4 +1,4 @@
-/** A step allocates nothing that grows with tokens, sequences or layers (DESIGN decision 6). */
+/** A step allocates nothing that grows with tokens, sequences or layers. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { describe, it } from 'node:test';
