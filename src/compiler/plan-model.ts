@@ -685,6 +685,7 @@ class Planner {
     const sliceExpSum = this.#newBuffer('slice_exp_sum', 'L', strideBytes);
     const params: Params = {
       ...this.#matrix('logits', output),
+      inverseTemperatures: { kind: 'input', input: 'inverseTemperatures' },
       sliceMax: { kind: 'buffer', buffer: sliceMax, offsetBytes: 0 },
       sliceExpSum: { kind: 'buffer', buffer: sliceExpSum, offsetBytes: 0 },
       statsStride: { kind: 'value', value: strideBytes },

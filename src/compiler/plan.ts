@@ -20,6 +20,7 @@ export type StepInput =
   | 'contextLens'
   | 'blockTables'
   | 'logitRows'
+  | 'inverseTemperatures'
   | 'tiles'
   | 'merges';
 

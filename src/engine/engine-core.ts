@@ -452,6 +452,7 @@ export class EngineCore implements Disposable {
       this.#runner.logits(rowIndex),
       this.#runner.sliceMax(rowIndex),
       this.#runner.sliceExpSum(rowIndex),
+      this.#runner.batch.inverseTemperatures[rowIndex],
     );
     const top =
       params.logprobs !== null && params.logprobs > 0 ? topLogprobs(row, params.logprobs) : null;

@@ -4,12 +4,19 @@
 
 import { InternalError } from '../platform/errors.ts';
 import type { StepBatch } from '../targets/model-runner.ts';
+import { isGreedy } from './sampler.ts';
+import type { SamplingParams } from './sampling-params.ts';
 import type { SchedulerOutput } from './scheduler.ts';
 import type { Sequence } from './sequence.ts';
 
 /** Whether the step computes all that the sequence has, so that its next token can be drawn. `numNewTokens` counts no drafts. */
 export function catchesUp(sequence: Sequence, numNewTokens: number): boolean {
   return sequence.numComputedTokens + numNewTokens === sequence.numTokens;
+}
+
+/** Where the runner is to sum weights: at the temperature of the draw, unless log-probabilities are wanted, which are those at 1. */
+export function statsInverseTemperature(params: SamplingParams): number {
+  return isGreedy(params) || params.logprobs !== null ? 1 : 1 / params.temperature;
 }
 
 /**
@@ -52,7 +59,11 @@ export function fillBatch(batch: StepBatch, output: SchedulerOutput, blockSize: 
     queryStarts[s + 1] = token;
     if (sequence.pooler !== null) hasPoolers = true;
     if (sequence.pooler !== null || !catchesUp(sequence, numNewTokens)) continue;
-    for (let index = token - 1 - numDrafts; index < token; index++) batch.logitRows[row++] = index;
+    const inverseTemperature = statsInverseTemperature(sequence.params);
+    for (let index = token - 1 - numDrafts; index < token; index++) {
+      batch.logitRows[row] = index;
+      batch.inverseTemperatures[row++] = inverseTemperature;
+    }
   }
   batch.numTokens = token;
   batch.numSeqs = output.numSequences;

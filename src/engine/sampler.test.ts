@@ -14,10 +14,10 @@ import {
 } from './testing/reference-sampler.ts';
 import { sliceStats } from './testing/slice-stats.ts';
 
-function rowOf(logits: Float32Array, sliceSize: number): SlicedLogits {
+function rowOf(logits: Float32Array, sliceSize: number, inverseTemperature = 1): SlicedLogits {
   const row = new SlicedLogits(logits.length, sliceSize);
-  const { sliceMax, sliceExpSum } = sliceStats(logits, sliceSize);
-  row.load(logits, sliceMax, sliceExpSum);
+  const { sliceMax, sliceExpSum } = sliceStats(logits, sliceSize, inverseTemperature);
+  row.load(logits, sliceMax, sliceExpSum, inverseTemperature);
   return row;
 }
 
@@ -69,6 +69,10 @@ const logitsArbitrary = fc
     }),
   );
 
+/** The temperature that the slices of a row are summed at: the draw's own, as a runner has it, or another. */
+const summedAt = (temperature: number, isOwn: boolean): number =>
+  isOwn && temperature > 0 ? Math.fround(1 / temperature) : 1;
+
 const drawArbitrary = fc.record({
   temperature: fc.constantFrom(0, 0.05, 0.3, 0.7, 1, 1.5, 8),
   topK: fc.constantFrom(0, 0, 1, 2, 7, 40, 1000),
@@ -82,9 +86,11 @@ test('any row and parameters: the same number draws the same token as the full s
       logitsArbitrary,
       drawArbitrary,
       fc.constantFrom(1, 3, 16, 64, 512),
+      fc.boolean(),
       fc.array(fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }), { minLength: 4 }),
-      (logits, draw, sliceSize, units) => {
-        const sampler = new Sampler(rowOf(logits, sliceSize));
+      (logits, draw, sliceSize, isOwn, units) => {
+        const row = rowOf(logits, sliceSize, summedAt(draw.temperature, isOwn));
+        const sampler = new Sampler(row);
         for (const unit of [0, 1 - 2 ** -53, ...units]) {
           assertSameDraw(sampler.draw(draw, unit), logits, sliceSize, draw, unit);
         }
@@ -109,7 +115,8 @@ test('edited rows draw as the reference does, and come back as they were', () =>
       ids,
       ids,
       fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }),
-      (logits, draw, { bias, ...penalties }, promptSeeds, outputSeeds, unit) => {
+      fc.boolean(),
+      (logits, draw, { bias, ...penalties }, promptSeeds, outputSeeds, unit, isOwn) => {
         const sliceSize = 16;
         const prompt = promptSeeds.map((seed) => seed % logits.length);
         const output = outputSeeds.map((seed) => seed % logits.length);
@@ -118,7 +125,8 @@ test('edited rows draw as the reference does, and come back as they were', () =>
         );
         const params = paramsOf({ ...draw, ...penalties, logitBias });
         const raw = logits.slice();
-        const row = rowOf(logits, sliceSize);
+        const inverseTemperature = summedAt(draw.temperature, isOwn);
+        const row = rowOf(logits, sliceSize, inverseTemperature);
         const before = { max: row.max.slice(), expSum: row.expSum.slice() };
 
         const applied = Penalties.of(params, Int32Array.from(prompt));
@@ -126,7 +134,7 @@ test('edited rows draw as the reference does, and come back as they were', () =>
         applied?.apply(row);
         const expected = referencePenalties(raw, params, prompt, output);
         assert.deepEqual(plain(row.logits), plain(expected));
-        const exact = sliceStats(expected, sliceSize);
+        const exact = sliceStats(expected, sliceSize, inverseTemperature);
         for (let s = 0; s < row.numSlices; s++) {
           assert.equal(row.max[s]! + 0, exact.sliceMax[s]! + 0);
           if (row.max[s]! > -Infinity) {
@@ -173,9 +181,11 @@ test('a vocabulary of 151,936: every way of drawing agrees with the full sort', 
 test('the bounds of what is not summed are never believed too far', () => {
   const sliceSize = 64;
   const logits = Float32Array.from({ length: 1500 }, (_, i) => Math.sin(i * 12.9898) ** 3 * 6);
-  const row = rowOf(logits, sliceSize);
-  const sampler = new Sampler(row);
-  for (const temperature of [0.4, 0.7, 0.95, 1, 1.2, 2]) {
+  for (const [temperature, isOwn] of [0.4, 0.7, 0.95, 1, 1.2, 2].flatMap((t) => [
+    [t, false] as const,
+    [t, true] as const,
+  ])) {
+    const sampler = new Sampler(rowOf(logits, sliceSize, summedAt(temperature, isOwn)));
     for (const topP of [1, 0.97, 0.8, 0.5, 0.2]) {
       const draw = { temperature, topK: 0, topP, minP: 0 };
       const intervals = referenceIntervals(logits, sliceSize, draw);
@@ -233,23 +243,28 @@ test('a slice sum is taken anew where edits leave little of it', () => {
 
 test('logprobs are the log-softmax of the row', () => {
   fc.assert(
-    fc.property(logitsArbitrary, fc.integer({ min: 0, max: 20 }), (logits, count) => {
-      const row = rowOf(logits, 16);
-      const largest = logits.reduce((a, b) => Math.max(a, b));
-      const total = logits.reduce((sum, logit) => sum + Math.exp(logit - largest), 0);
-      const expected = Array.from(logits, (logit) => logit - largest - Math.log(total));
-      const order = [...logits.keys()].sort((a, b) => logits[b]! - logits[a]! || a - b);
-      const top = topLogprobs(row, count);
-      assert.deepEqual(
-        top.map(({ tokenId }) => tokenId),
-        order.slice(0, count),
-      );
-      for (const { tokenId, logprob } of top) {
-        const error = Math.abs(logprob - expected[tokenId]!);
-        assert.ok(error < 1e-5 || logprob === expected[tokenId]);
-      }
-      assert.ok(Math.abs(logprobOf(row, 0) - expected[0]!) < 1e-5);
-    }),
+    fc.property(
+      logitsArbitrary,
+      fc.integer({ min: 0, max: 20 }),
+      fc.constantFrom(1, 1.4),
+      (logits, count, inverseTemperature) => {
+        const row = rowOf(logits, 16, inverseTemperature);
+        const largest = logits.reduce((a, b) => Math.max(a, b));
+        const total = logits.reduce((sum, logit) => sum + Math.exp(logit - largest), 0);
+        const expected = Array.from(logits, (logit) => logit - largest - Math.log(total));
+        const order = [...logits.keys()].sort((a, b) => logits[b]! - logits[a]! || a - b);
+        const top = topLogprobs(row, count);
+        assert.deepEqual(
+          top.map(({ tokenId }) => tokenId),
+          order.slice(0, count),
+        );
+        for (const { tokenId, logprob } of top) {
+          const error = Math.abs(logprob - expected[tokenId]!);
+          assert.ok(error < 1e-5 || logprob === expected[tokenId]);
+        }
+        assert.ok(Math.abs(logprobOf(row, 0) - expected[0]!) < 1e-5);
+      },
+    ),
   );
 });
 

@@ -17,6 +17,8 @@ import { WideNucleus } from './wide-nucleus.ts';
 
 /** How far the runner's slice sums may be off, as a share: f32 sums of up to thousands of terms from an approximate exp. */
 const EXP_SUM_TOLERANCE = 1e-4;
+/** Temperatures this near each other, as a share, are the same: the runner's are f32, and weights are off by far less than the tolerance. */
+const SAME_TEMPERATURE = 1e-6;
 /** Candidates that are sorted in search of a nucleus, first and second; where the second are too few, `WideNucleus` takes over. */
 const NUCLEUS_LIMITS = [64, 512];
 /** Slices summed exactly first, and the factor by which that grows. */
@@ -78,26 +80,46 @@ export class Sampler {
     return this.#pickTop(numKept, unit);
   }
 
-  /** Top-p over the whole vocabulary: the total is bounded by the slice sums until both bounds give the same nucleus. */
+  /**
+   * Top-p over the whole vocabulary. The nucleus is the fewest tokens whose weights reach `topP` of the total, so its weight is between that share and one
+   * token more; the slice sums bound the total, and slices are summed exactly until both bounds of the mark meet the same token.
+   */
   #drawNucleus(topP: number, unit: number): number {
-    const { vocabSize, numSlices } = this.#row;
+    const { numSlices } = this.#row;
     this.#boundSlices();
     for (const limit of NUCLEUS_LIMITS) {
       const numCandidates = this.#row.selectTop(limit, Number.NEGATIVE_INFINITY);
       const found = this.#weighTop(numCandidates);
       for (;;) {
-        const lowerMass = topP * this.#sumOf(this.#lower);
-        if (found < lowerMass && numCandidates < vocabSize) break;
-        const upperMass = topP * this.#sumOf(this.#upper);
-        const size = this.#nucleusSize(numCandidates, lowerMass);
-        const isSettled =
-          this.#numRefined === numSlices ||
-          (upperMass <= found && this.#nucleusSize(numCandidates, upperMass) === size);
-        if (isSettled) return this.#pickTop(size, unit);
+        const isExact = this.#numRefined === numSlices;
+        const lower = topP * this.#sumOf(this.#lower);
+        const upper = topP * this.#sumOf(this.#upper);
+        const first = this.#nucleusSize(numCandidates, lower);
+        const last = this.#nucleusSize(numCandidates, upper);
+        if (found >= upper && (first === last || isExact)) return this.#pickTop(first, unit);
+        // No token at the edge weighs more than the first that may be there.
+        const id = this.#topAt(
+          numCandidates,
+          unit * lower,
+          unit * (upper + this.#weights[first - 1]!),
+        );
+        if (id !== null) return id;
+        if (isExact) break;
         this.#refineTo(Math.max(FIRST_REFINED, this.#numRefined * REFINED_GROWTH));
       }
     }
     return this.#wideNucleus.draw(this.#origin, this.#inverseTemperature, topP, unit);
+  }
+
+  /** The candidate whose interval of cumulative weight holds both marks; `null` if there is none. */
+  #topAt(numCandidates: number, lowMark: number, highMark: number): number | null {
+    let before = 0;
+    for (let i = 0; i < numCandidates; i++) {
+      const after = before + this.#weights[i]!;
+      if (after > lowMark) return after > highMark ? this.#row.topId(i) : null;
+      before = after;
+    }
+    return null;
   }
 
   /** A draw from the whole vocabulary: slice by slice, reading only as many as it takes to know the token. */
@@ -188,25 +210,29 @@ export class Sampler {
   }
 
   /**
-   * Bounds the weight of every slice at this temperature from its sum S at temperature 1. With x = exp(logit - max) <= 1 and p = 1 / temperature,
-   * the weight is a sum of x^p: between 1 and S for p >= 1, between S and n^(1-p) S^p (Hölder) for p < 1.
+   * Bounds the weight of every slice. Where the row was summed at this very temperature, the sum S is the weight. With x = exp(logit - max) <= 1, p = 1 / temperature
+   * and q that of the sums, the weight is a sum of (x^q)^r, r = p / q: by Hölder at least n^(1-r) S^r and at most S for r >= 1, the other
+   * way round for r < 1; and never less than 1.
    */
   #boundSlices(): void {
     const row = this.#row;
     const p = this.#inverseTemperature;
+    const r = p / row.inverseTemperature;
+    const isSummed = Math.abs(r - 1) < SAME_TEMPERATURE;
     for (let s = 0; s < row.numSlices; s++) {
       const expSum = row.expSum[s]!;
       const scale = expSum > 0 ? weightExp((row.max[s]! - this.#origin) * p) : 0;
-      const low = expSum * (1 - EXP_SUM_TOLERANCE);
-      const high = expSum * (1 + EXP_SUM_TOLERANCE);
-      const n = row.sliceEnd(s) - s * row.sliceSize;
-      this.#lower[s] = scale * (p > 1 ? 1 : low);
-      this.#upper[s] =
-        scale * (p >= 1 ? high : Math.exp((1 - p) * Math.log(n) + p * Math.log(high)));
-      if (scale === 0) {
-        this.#lower[s] = 0;
-        this.#upper[s] = 0;
+      let low = expSum * (1 - EXP_SUM_TOLERANCE);
+      let high = expSum * (1 + EXP_SUM_TOLERANCE);
+      if (!isSummed && scale > 0) {
+        const n = row.sliceEnd(s) - s * row.sliceSize;
+        const byHoelder = (sum: number): number =>
+          Math.exp((1 - r) * Math.log(n) + r * Math.log(sum));
+        if (r > 1) low = Math.max(1, byHoelder(low));
+        else high = byHoelder(high);
       }
+      this.#lower[s] = scale === 0 ? 0 : scale * low;
+      this.#upper[s] = scale === 0 ? 0 : scale * high;
     }
     this.#numRefined = 0;
   }

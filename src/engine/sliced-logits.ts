@@ -4,7 +4,7 @@
  *
  *   logits    |. . . . . . . .|. . . . . . . .|. . . . .|        vocabSize values
  *   max       |  7.25         |  3.5          | -1      |        one per slice of sliceSize
- *   expSum    |  1.4          |  2.1          |  1.02   |        sum of exp(logit - max) in the slice
+ *   expSum    |  1.4          |  2.1          |  1.02   |        sum of exp((logit - max) * inverseTemperature) in the slice
  *
  * The class keeps its scratch buffers between rows; one instance serves a whole engine.
  */
@@ -82,8 +82,10 @@ export class SlicedLogits {
   readonly numSlices: number;
   /** Largest logit of each slice, f64 [numSlices]. */
   readonly max: Float64Array;
-  /** Sum of exp(logit - max) of each slice, f64 [numSlices]; as exact as the runner's, about 1e-6 of it. */
+  /** Sum of exp((logit - max) * inverseTemperature) of each slice, f64 [numSlices]; as exact as the runner's, about 1e-6 of it. */
   readonly expSum: Float64Array;
+  /** At which the slices are summed. */
+  inverseTemperature = 1;
   /** f32 [vocabSize]; the runner's buffer, edited in place between `set` and `restore`. */
   logits: Float32Array = new Float32Array(0);
 
@@ -137,10 +139,17 @@ export class SlicedLogits {
    *
    * @param logits      f32 [vocabSize], not copied
    * @param sliceMax    f32 [numSlices], copied; `sliceExpSum` alike
+   * @param inverseTemperature at which `sliceExpSum` was summed
    * @throws {SamplingError} if a maximum is NaN
    */
-  load(logits: Float32Array, sliceMax: Float32Array, sliceExpSum: Float32Array): void {
+  load(
+    logits: Float32Array,
+    sliceMax: Float32Array,
+    sliceExpSum: Float32Array,
+    inverseTemperature = 1,
+  ): void {
     this.logits = logits;
+    this.inverseTemperature = inverseTemperature;
     this.#unmasked = null;
     for (let s = 0; s < this.numSlices; s++) {
       const max = sliceMax[s]!;
@@ -192,8 +201,9 @@ export class SlicedLogits {
       return;
     }
     const newMax = Math.max(max, value);
-    const kept = this.expSum[s]! === 0 ? 0 : this.expSum[s]! * weightExp(max - newMax);
-    const expSum = kept - weightExp(old - newMax) + weightExp(value - newMax);
+    const p = this.inverseTemperature;
+    const kept = this.expSum[s]! === 0 ? 0 : this.expSum[s]! * weightExp((max - newMax) * p);
+    const expSum = kept - weightExp((old - newMax) * p) + weightExp((value - newMax) * p);
     this.max[s] = newMax;
     this.expSum[s] = expSum;
     // Where most of the sum was taken away, what is left is rounding: sum again.
@@ -216,7 +226,8 @@ export class SlicedLogits {
     let max = Number.NEGATIVE_INFINITY;
     for (let i = s * this.sliceSize; i < end; i++) if (logits[i]! > max) max = logits[i]!;
     this.max[s] = max;
-    this.expSum[s] = max === Number.NEGATIVE_INFINITY ? 0 : this.weightOfSlice(s, max, 1);
+    this.expSum[s] =
+      max === Number.NEGATIVE_INFINITY ? 0 : this.weightOfSlice(s, max, this.inverseTemperature);
   }
 
   /**
@@ -264,7 +275,7 @@ export class SlicedLogits {
         const logit = from[id]!;
         to[id] = Number.NEGATIVE_INFINITY;
         if (logit === max) isMaxGone = true;
-        if (!isGreedy) gone += weightExp(logit - max);
+        if (!isGreedy) gone += weightExp((logit - max) * this.inverseTemperature);
       }
     }
     const left = this.expSum[s]! - gone;
@@ -294,7 +305,10 @@ export class SlicedLogits {
     let sum = 0;
     for (let w = start >> 5; w << 5 < end; w++) {
       let bits = words[w]! & rangeBits(w, start, end);
-      for (; bits !== 0; bits &= bits - 1) sum += weightExp(to[(w << 5) + lowestBit(bits)]! - max);
+      for (; bits !== 0; bits &= bits - 1) {
+        const logit = to[(w << 5) + lowestBit(bits)]!;
+        sum += weightExp((logit - max) * this.inverseTemperature);
+      }
     }
     this.expSum[s] = sum;
   }
@@ -353,7 +367,11 @@ export class SlicedLogits {
     const largest = this.largest();
     let sum = 0;
     for (let s = 0; s < this.numSlices; s++) {
-      if (this.expSum[s]! > 0) sum += this.expSum[s]! * weightExp(this.max[s]! - largest);
+      if (this.expSum[s]! === 0) continue;
+      sum +=
+        this.inverseTemperature === 1
+          ? this.expSum[s]! * weightExp(this.max[s]! - largest)
+          : this.weightOfSlice(s, largest, 1);
     }
     return largest + Math.log(sum);
   }

@@ -69,11 +69,13 @@ test('sliceStats gives the largest logit and the sum of exponentials per slice',
     const slicesPerChunk = Math.max(1, Math.floor(numSlices / 3));
     const chunksPerRow = Math.ceil(numSlices / slicesPerChunk);
     const statsStride = 4 * (numSlices + 1);
+    const inverseTemperatures = Float32Array.of(1, 1.25);
     runEverywhere({
       record: (machine) => sliceStatsKernel(machine, { vocabSize, sliceSize }),
       fields: {
         logits: x.data,
         logitsStride: x.strideBytes,
+        inverseTemperatures,
         sliceMax: new Float32Array(numRows * (numSlices + 1)).fill(-7),
         sliceExpSum: new Float32Array(numRows * (numSlices + 1)).fill(-7),
         statsStride,
@@ -95,7 +97,9 @@ test('sliceStats gives the largest logit and the sum of exponentials per slice',
             const max = Math.max(...values);
             assert.equal(largest[at], max, `${name}, vocabulary of ${vocabSize}, slice ${slice}`);
             let sum = 0;
-            if (max > Number.NEGATIVE_INFINITY) for (const v of values) sum += Math.exp(v - max);
+            if (max > Number.NEGATIVE_INFINITY) {
+              for (const v of values) sum += Math.exp((v - max) * inverseTemperatures[row]!);
+            }
             assert.ok(
               Math.abs(sums[at]! - sum) <= 1e-5 * sum,
               `${name}: ${sums[at]}, expected ${sum}`,
@@ -117,6 +121,7 @@ test('a NaN among the logits shows in the sum of its slice', () => {
     fields: {
       logits,
       logitsStride: 1200,
+      inverseTemperatures: Float32Array.of(1),
       sliceMax: new Float32Array(2),
       sliceExpSum: new Float32Array(2),
       statsStride: 8,

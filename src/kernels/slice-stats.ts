@@ -13,11 +13,11 @@ export interface SliceStatsShape {
 }
 
 /**
- * Per slice of `sliceSize` logits of a row: the largest, and the sum of exp(logit - largest).
+ * Per slice of `sliceSize` logits of a row: the largest, and the sum of exp((logit - largest) * inverseTemperature).
  *
- * logits f32 `[numRows, vocabSize]`, sliceMax and sliceExpSum f32 `[numRows, ceil(vocabSize / sliceSize)]`. A slice of nothing but -infinity has sum 0.
+ * logits f32 `[numRows, vocabSize]`, sliceMax and sliceExpSum f32 `[numRows, ceil(vocabSize / sliceSize)]`, inverseTemperatures f32 `[numRows]`. A slice of nothing but -infinity has sum 0.
  * A NaN among the logits makes the sum of its slice NaN.
- * Params: logits logitsStride sliceMax sliceExpSum statsStride (of both, bytes) slicesPerChunk.
+ * Params: logits logitsStride inverseTemperatures sliceMax sliceExpSum statsStride (of both, bytes) slicesPerChunk.
  * Chunk: row * ceil(numSlices / slicesPerChunk) + part, slicesPerChunk slices from part * slicesPerChunk on. No scratch.
  */
 export function sliceStatsKernel(machine: VectorMachine, shape: SliceStatsShape): KernelProgram {
@@ -35,6 +35,7 @@ export function sliceStatsKernel(machine: VectorMachine, shape: SliceStatsShape)
   const x = k.add(k.arg('logits'), k.mul(row, k.arg('logitsStride')));
   k.addTo(x, k.mul(first, 4 * sliceSize));
   const statsOffset = k.add(k.mul(row, k.arg('statsStride')), k.shl(first, 2));
+  const inverseTemperature = k.add(k.arg('inverseTemperatures'), k.shl(row, 2));
   const sliceMax = k.add(k.arg('sliceMax'), statsOffset);
   const sliceExpSum = k.add(k.arg('sliceExpSum'), statsOffset);
 
@@ -52,8 +53,9 @@ export function sliceStatsKernel(machine: VectorMachine, shape: SliceStatsShape)
     forEachVector((value) => k.maxF(lowest, value, lowest));
     const largest = k.unary('f32.reduceMax', lowest);
     const shift = k.maxF(largest, k.splatF32(-LARGEST_F32));
+    const scale = k.broadcast(k.at(inverseTemperature));
     const sum = k.zero();
-    forEachVector((value) => k.addF(sum, exp(k, k.subF(value, shift)), sum));
+    forEachVector((value) => k.addF(sum, exp(k, k.mulF(k.subF(value, shift), scale)), sum));
     k.store(k.at(sliceMax), largest, 'bits', 1);
     k.store(k.at(sliceExpSum), k.unary('f32.reduceAdd', sum), 'bits', 1);
   };

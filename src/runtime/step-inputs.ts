@@ -4,7 +4,7 @@
 
 import type { StepInput } from '../compiler/plan.ts';
 import { TILE_ENTRY } from '../kernels/tile-entry.ts';
-import { allocate, i32, type NativeRegion } from '../platform/native-memory.ts';
+import { allocate, f32, i32, type NativeRegion } from '../platform/native-memory.ts';
 import type { RunnerLimits, StepBatch } from '../targets/model-runner.ts';
 import { validateStepBatch } from '../targets/step-batch.ts';
 import { type AttentionTileLimits, AttentionTiles, maxTileEntries } from './attention-tiles.ts';
@@ -30,6 +30,7 @@ export class StepInputs implements Disposable {
       contextLens: maxSeqs,
       blockTables: maxSeqs * maxBlocksPerSeq,
       logitRows: maxTokens,
+      inverseTemperatures: limits.maxLogitRows,
       tiles: (TILE_ENTRY.bytes / 4) * entries.tiles,
       merges: (TILE_ENTRY.bytes / 4) * entries.merges,
     };
@@ -60,6 +61,7 @@ export class StepInputs implements Disposable {
       blockTables: all.blockTables,
       maxBlocksPerSeq,
       logitRows: all.logitRows,
+      inverseTemperatures: f32(addresses.inverseTemperatures!, limits.maxLogitRows).fill(1),
     };
   }
 

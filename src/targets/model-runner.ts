@@ -33,6 +33,8 @@ export interface StepBatch {
    * i32 [numLogitRows + numHiddenRows]. May be none.
    */
   readonly logitRows: Int32Array;
+  /** 1 / temperature at which `sliceExpSum` sums each row of logits, f32 [numLogitRows]; all 1 until someone writes another. */
+  readonly inverseTemperatures: Float32Array;
 }
 
 export interface RunnerLimits {
@@ -76,7 +78,8 @@ export interface ModelRunner extends Disposable {
   hidden(row: number): Float32Array;
   /**
    * Over slices of `sliceSize` logits of row r (the last may be shorter): the largest value of each, f32 [ceil(vocabSize / sliceSize)],
-   * and the sum of exp(logit - that largest value). What top-k, argmax and the softmax normaliser need without reading the whole vocabulary.
+   * and the sum of exp((logit - that largest value) * inverseTemperature). What top-k, argmax and the softmax normaliser need without
+   * reading the whole vocabulary.
    * Computed with the step; not updated when the caller changes logits.
    */
   sliceMax(row: number): Float32Array;

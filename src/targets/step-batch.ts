@@ -26,6 +26,7 @@ export function createStepBatch(limits: RunnerLimits): StepBatch {
     blockTables: new Int32Array(maxSeqs * maxBlocksPerSeq),
     maxBlocksPerSeq,
     logitRows: new Int32Array(maxTokens),
+    inverseTemperatures: new Float32Array(limits.maxLogitRows).fill(1),
   };
 }
 

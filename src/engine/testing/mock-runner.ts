@@ -9,6 +9,7 @@ import type {
   StepBatch,
   StepTicket,
 } from '../../targets/model-runner.ts';
+import { createStepBatch } from '../../targets/step-batch.ts';
 import { sliceStats } from './slice-stats.ts';
 
 export interface MockRunnerOptions {
@@ -56,22 +57,8 @@ export class MockRunner implements ModelRunner {
     this.#options = options;
     this.limits = { ...DEFAULT_LIMITS, ...options.limits };
     this.sliceSize = options.sliceSize ?? 16;
-    const { maxTokens, maxSeqs, maxModelLen, blockSize, numBlocks } = this.limits;
-    const maxBlocksPerSeq = Math.ceil(maxModelLen / blockSize);
-    this.batch = {
-      numTokens: 0,
-      numSeqs: 0,
-      numLogitRows: 0,
-      numHiddenRows: 0,
-      tokenIds: new Int32Array(maxTokens),
-      positions: new Int32Array(maxTokens),
-      slotMapping: new Int32Array(maxTokens),
-      queryStarts: new Int32Array(maxSeqs + 1),
-      contextLens: new Int32Array(maxSeqs),
-      blockTables: new Int32Array(maxSeqs * maxBlocksPerSeq),
-      maxBlocksPerSeq,
-      logitRows: new Int32Array(maxTokens),
-    };
+    const { blockSize, numBlocks } = this.limits;
+    this.batch = createStepBatch(this.limits);
     this.#kvTokens = new Int32Array(numBlocks * blockSize).fill(-1);
     this.#kvPositions = new Int32Array(numBlocks * blockSize).fill(-1);
   }
@@ -166,7 +153,9 @@ export class MockRunner implements ModelRunner {
       check(isFirst || batch.logitRows[r]! > batch.logitRows[r - 1]!, 'logitRows');
       this.#rows.push(this.#logitsOf(batch.logitRows[r]!));
     }
-    this.#stats = this.#rows.map((row) => sliceStats(row, this.sliceSize));
+    this.#stats = this.#rows.map((row, r) =>
+      sliceStats(row, this.sliceSize, this.batch.inverseTemperatures[r]),
+    );
   }
 
   /** Writes the step's tokens of sequence s into the cache. */

@@ -63,7 +63,9 @@ export class ReferenceRunner implements ModelRunner {
     validateStepBatch(this.batch, this.limits);
     this.#interpreter.run(this.batch);
     for (let row = 0; row < this.batch.numLogitRows; row++) {
-      summarizeSlices(this.#logits[row]!, this.#sliceMax[row]!, this.#sliceExpSum[row]!);
+      const inverseTemperature = this.batch.inverseTemperatures[row]!;
+      const into = { max: this.#sliceMax[row]!, expSum: this.#sliceExpSum[row]! };
+      summarizeSlices(this.#logits[row]!, inverseTemperature, into);
     }
     return DONE;
   }
@@ -129,14 +131,20 @@ function rowViews({ data, offset, stride, width }: F32Rows, numRows: number): Fl
  * @param max    f32 [ceil(vocabSize / SLICE_SIZE)], the largest logit of each slice
  * @param expSum the same, sum of exp(logit - that largest)
  */
-function summarizeSlices(logits: Float32Array, max: Float32Array, expSum: Float32Array): void {
+function summarizeSlices(
+  logits: Float32Array,
+  inverseTemperature: number,
+  { max, expSum }: { max: Float32Array; expSum: Float32Array },
+): void {
   for (let slice = 0; slice < max.length; slice++) {
     const start = slice * SLICE_SIZE;
     const end = Math.min(start + SLICE_SIZE, logits.length);
     let largest = -Infinity;
     for (let i = start; i < end; i++) if (logits[i]! > largest) largest = logits[i]!;
     let sum = 0;
-    for (let i = start; i < end; i++) sum += Math.exp(logits[i]! - largest);
+    for (let i = start; i < end; i++) {
+      sum += Math.exp((logits[i]! - largest) * inverseTemperature);
+    }
     max[slice] = largest;
     expSum[slice] = sum;
   }
