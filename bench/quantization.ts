@@ -9,7 +9,8 @@
  *
  * --python PATH: a Python with torch, transformers and gguf, for the peer's row of `formats` (bench/quantization/transformers_load.py says what it needs).
  * --scale: of the number of requests in `formats`. --tokens: of calibration text. --windows: of 512 tokens, scored. Rows that are finished are kept in bench/results and not measured again; --fresh
- * begins anew. --models-folder: of bench/make-model.ts's files, for `latency`. --no-doc leaves the document alone.
+ * begins anew. --only PATTERN: of `methods`, measures only the rows whose model, method and scheme (`smollm2: GPTQ, 3 bits, groups of 64, asymmetric`) match this
+ * regular expression, and shows the finished ones beside them. --models-folder: of bench/make-model.ts's files, for `latency`. --no-doc leaves the document alone.
  */
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
@@ -36,6 +37,7 @@ const { values: options } = parseArgs({
     windows: { type: 'string', default: '13' },
     threads: { type: 'string', default: '2' },
     scale: { type: 'string', default: '1' },
+    only: { type: 'string', default: '' },
     fresh: { type: 'boolean', default: false },
     'models-folder': { type: 'string' },
     'no-doc': { type: 'boolean', default: false },
@@ -72,7 +74,10 @@ async function run(part: Part): Promise<{ rows: unknown; text: string }> {
   switch (part) {
     case 'methods': {
       const rows = await measureMethods(
-        { ...plan, models, calibrationTokens: Number(options.tokens) },
+        {
+          ...{ ...plan, models, calibrationTokens: Number(options.tokens) },
+          only: new RegExp(options.only),
+        },
         store,
       );
       return { rows, text: formatMethods(rows) };

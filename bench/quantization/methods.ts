@@ -13,6 +13,8 @@ export interface MethodsPlan {
   readonly calibrationTokens: number;
   readonly evalWindows: number;
   readonly threads: number;
+  /** Which rows are measured, by `MODEL: METHOD, SCHEME`; of the others those are shown that were measured before. */
+  readonly only: RegExp;
 }
 
 interface MethodCase {
@@ -67,8 +69,11 @@ export async function measureMethods(plan: MethodsPlan, store: RowStore): Promis
         ...{ evalSet: set, evalWindows, method, scheme },
         calibrationTokens: method === 'gptq' || method === 'awq' ? calibrationTokens : 0,
       };
-      const row = await store.ensure(`methods ${JSON.stringify(settings)}`, async () => {
-        console.error(`${set}: ${each.name}, ${shownScheme(scheme)}`);
+      const key = `methods ${JSON.stringify(settings)}`;
+      const title = `${set}: ${each.name}, ${shownScheme(scheme)}`;
+      if (!plan.only.test(title) && store.get(key) === undefined) continue;
+      const row = await store.ensure(key, async () => {
+        console.error(title);
         const job: MethodJob = { ...settings, modelPath: path, threads };
         const args = ['--disable-warning=ExperimentalWarning', script];
         const options = { input: JSON.stringify(job), timeoutMs: 4 * 3_600_000 };

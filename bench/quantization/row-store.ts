@@ -4,15 +4,18 @@ import { dirname } from 'node:path';
 
 export class RowStore {
   readonly #path: string;
-  readonly #rows: Record<string, unknown>;
 
   constructor(path: string) {
     this.#path = path;
-    this.#rows = existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')) : {};
   }
 
   get<T>(key: string): T | undefined {
-    return this.#rows[key] as T | undefined;
+    return this.#read()[key] as T | undefined;
+  }
+
+  /** Read each time: another run may have added rows meanwhile. */
+  #read(): Record<string, unknown> {
+    return existsSync(this.#path) ? JSON.parse(readFileSync(this.#path, 'utf8')) : {};
   }
 
   /** The row of `key`; made and kept if there is none. */
@@ -20,10 +23,10 @@ export class RowStore {
     const known = this.get<T>(key);
     if (known !== undefined) return known;
     const row = await make();
-    this.#rows[key] = row;
+    const rows = { ...this.#read(), [key]: row };
     mkdirSync(dirname(this.#path), { recursive: true });
     const temporary = `${this.#path}.tmp`;
-    writeFileSync(temporary, `${JSON.stringify(this.#rows, null, 1)}\n`);
+    writeFileSync(temporary, `${JSON.stringify(rows, null, 1)}\n`);
     renameSync(temporary, this.#path);
     return row;
   }

@@ -2,17 +2,21 @@
  * Compresses the linears of a model with the help of a calibration text, layer by layer: what a layer sees is what the compressed layers before it make.
  *
  *     gptq   each linear of a layer in turn: run up to it, gather its inputs, round it, go on with the rounded weights
- *     awq    gather the inputs of all linears of a layer, scale and clip, round, run the layer
+ *     awq    gather the inputs of all linears of a layer and find their scales; then each in turn as with gptq, but clip it and round to nearest
  *     rtn    rounds to nearest, without running anything
+ *
+ * Beside the compressed model the exact one is walked through the same text: linears are aligned to what it gives (align-to-exact.ts).
  *
  * A layer that is done can be kept in a state folder; a later call with the same fingerprint goes on after it.
  */
 import type { ModelConfig } from '../models/model-config.ts';
 import { rowsOf } from '../tensor/quantized-matrix.ts';
+import { ALIGNMENT, alignToExact } from './align-to-exact.ts';
 import { NearestRounder, searchClipping, searchScales } from './awq.ts';
 import type { CompressionState, LayerState } from './compression-state.ts';
 import { CompressError } from './errors.ts';
 import type { F32Weights } from './f32-weights.ts';
+import { dampedInverseFactor } from './factorize.ts';
 import { GPTQ_DEFAULTS, type GptqOptions, gptq, outputNorm } from './gptq.ts';
 import {
   dequantize,
@@ -45,6 +49,8 @@ export interface CalibratedOptions {
   /** Throws for a matrix that the result has no place for; asked before anything is computed. */
   checkMatrix?(tensor: string, shape: Pick<QuantizedMatrix, 'rows' | 'columns' | 'bits'>): void;
   readonly gptq?: Partial<Pick<GptqOptions, 'order' | 'damping'>>;
+  /** See `GptqOptions`; 0 saves the walk of the exact model. */
+  readonly alignment?: number;
   readonly threads: number | 'auto';
   readonly state?: CompressionState;
   onLayer?(report: LayerReport): void;
@@ -85,7 +91,12 @@ export async function compressLinears(options: CalibratedOptions): Promise<Compr
   using math = new MatrixMath(options.threads === 'auto' ? null : options.threads);
   using walker = LayerWalker.create(options);
   checkLinears(options, walker);
-  const run = new LayerCompressor(options, math, walker);
+  const alignment = options.alignment ?? ALIGNMENT;
+  using exact =
+    options.method === 'rtn' || alignment === 0
+      ? null
+      : LayerWalker.create({ ...options, weights: options.weights.original() });
+  const run = new LayerCompressor(options, math, { walker, exact, alignment });
   return await run.all();
 }
 
@@ -107,13 +118,22 @@ class LayerCompressor {
   readonly #options: CalibratedOptions;
   readonly #math: MatrixMath;
   readonly #walker: LayerWalker;
+  /** The model before compression on the same text, at the same command; null where nothing is aligned to it. */
+  readonly #exact: LayerWalker | null;
+  readonly #alignment: number;
   readonly #matrices = new Map<string, QuantizedMatrix>();
   readonly #vectors = new Map<string, Float32Array>();
 
-  constructor(options: CalibratedOptions, math: MatrixMath, walker: LayerWalker) {
+  constructor(
+    options: CalibratedOptions,
+    math: MatrixMath,
+    walks: { walker: LayerWalker; exact: LayerWalker | null; alignment: number },
+  ) {
     this.#options = options;
     this.#math = math;
-    this.#walker = walker;
+    this.#walker = walks.walker;
+    this.#exact = walks.exact;
+    this.#alignment = walks.alignment;
   }
 
   async all(): Promise<CompressedModel> {
@@ -143,7 +163,10 @@ class LayerCompressor {
         }));
         await state?.save(layer.index, done);
       }
-      if (method !== 'rtn') this.#walker.moveTo(layer.end);
+      if (method !== 'rtn') {
+        this.#walker.moveTo(layer.end);
+        this.#exact?.moveTo(layer.end);
+      }
       this.#dropValues(layer);
       const seconds = (performance.now() - startMs) / 1000;
       const report = {
@@ -234,16 +257,27 @@ class LayerCompressor {
     return new Map(sites.map((site) => [site, new InputStatistics(this.#math, site.columns)]));
   }
 
+  /** Runs up to a linear. @returns its inputs' statistics, beside the exact ones from the second linear of the model on */
+  #moveTo({ command, columns }: LinearSite): InputStatistics {
+    const statistics = new InputStatistics(this.#math, columns);
+    const isFirst = command === this.#walker.layers[0]!.sites[0]!.command;
+    const exact = this.#exact?.walkTo(command, [command]);
+    for (const { inputs, stride, numTokens } of this.#walker.walkTo(command, [command])) {
+      const other = exact?.next().value ?? null;
+      statistics.add(inputs, stride, numTokens, isFirst ? null : (other?.inputs ?? null));
+    }
+    exact?.next();
+    return statistics;
+  }
+
   #gptq(site: LinearSite) {
     const { label } = site;
-    using statistics = new InputStatistics(this.#math, site.columns);
-    const visit: InputVisitor = (inputs, stride, numTokens) =>
-      statistics.add(inputs, stride, numTokens);
-    this.#walker.moveTo(site.command, new Map([[site.command, visit]]));
+    using statistics = this.#moveTo(site);
     using weights = this.#read(site);
     const { order, damping } = { ...GPTQ_DEFAULTS, ...this.#options.gptq };
     const scheme = this.#options.schemeOf(label);
-    const result = gptq(this.#math, weights, statistics, label, { scheme, order, damping });
+    const settings = { scheme, order, damping, alignment: this.#alignment };
+    const result = gptq(this.#math, weights, statistics, label, settings);
     this.#put(site, result.matrix);
     const note =
       result.damping === null
@@ -285,11 +319,14 @@ class LayerCompressor {
       for (const [name, values] of before.fold(scales, weights)) vectors.set(name, values);
     }
     for (const [name, values] of vectors) this.#replaceVector(name, values);
+    for (const each of statistics.values()) each[Symbol.dispose]();
     const sites = layer.sites.map((site) => {
+      using statistics = this.#moveTo(site);
       const w = weights.get(site)!;
-      const scales = scalesOf.get(site);
-      const moments = statistics.get(site)!.moments();
-      if (scales !== undefined) scaleInputs(w, moments, scales);
+      const scales = scalesOf.get(site) ?? null;
+      if (scales !== null) scaleInputs(w, scales);
+      this.#align(w, statistics, scales);
+      const moments = statistics.moments();
       const { columns, label } = site;
       const scheme = this.#options.schemeOf(label);
       const groupSize = scheme.groupSize === 'row' ? columns : scheme.groupSize;
@@ -307,8 +344,22 @@ class LayerCompressor {
       this.#put(site, matrix);
       return { label, matrix, relativeError, note: null };
     });
-    for (const each of [...weights.values(), ...statistics.values()]) each[Symbol.dispose]();
+    for (const each of weights.values()) each[Symbol.dispose]();
     return { sites, vectors };
+  }
+
+  /** @param scales what the inputs have been divided by and `weights` multiplied */
+  #align(weights: Matrix, statistics: InputStatistics, scales: Float32Array | null): void {
+    using drift = statistics.drift(scales);
+    if (drift === null) return;
+    const permutation = Uint32Array.from({ length: statistics.width }, (_, i) => i);
+    const { damping } = { ...GPTQ_DEFAULTS, ...this.#options.gptq };
+    const moments = statistics.moments();
+    const factored = dampedInverseFactor(this.#math, moments, permutation, damping);
+    if (factored === null) return;
+    using u = factored.u;
+    const strength = this.#alignment;
+    alignToExact(this.#math, weights, { drift, u, permutation, strength });
   }
 
   #replaceVector(name: string, values: Float32Array): void {
@@ -394,16 +445,10 @@ function rowsBefore(
   };
 }
 
-/** Weights times the scales, moments of inputs that were divided by them. */
-function scaleInputs(weights: Matrix, moments: Matrix, scales: Float32Array): void {
-  const columns = scales.length;
+/** Weights times the scales that their inputs are divided by. */
+function scaleInputs(weights: Matrix, scales: Float32Array): void {
   for (let row = 0; row < weights.rows; row++) {
-    for (let j = 0; j < columns; j++) weights.values[row * weights.stride + j]! *= scales[j]!;
-  }
-  for (let i = 0; i < columns; i++) {
-    for (let j = 0; j < columns; j++) {
-      moments.values[i * moments.stride + j]! /= scales[i]! * scales[j]!;
-    }
+    for (let j = 0; j < scales.length; j++) weights.values[row * weights.stride + j]! *= scales[j]!;
   }
 }
 

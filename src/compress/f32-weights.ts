@@ -37,6 +37,11 @@ export class F32Weights implements WeightSource {
     this.sizeBytes = [...tensors.values()].reduce((sum, tensor) => sum + tensor.sizeBytes, 0);
   }
 
+  /** The same source with nothing replaced. */
+  original(): F32Weights {
+    return new F32Weights(this.#source);
+  }
+
   /** Names of tensors that have been replaced by values, with these. */
   get replaced(): ReadonlyMap<string, Float32Array> {
     return this.#replaced;

@@ -8,6 +8,7 @@ import {
   type MatrixMath,
   packRows,
   packTransposed,
+  paddedColumns,
 } from './matrix-math.ts';
 
 const BLOCK = IN_PLACE_INPUTS;
@@ -25,6 +26,47 @@ export function inverseFactor(math: MatrixMath, h: Matrix, n: number): Matrix | 
   const inverse = invertLower(math, h, n, inverses);
   flip(inverse, n);
   return inverse;
+}
+
+export interface DampedFactor {
+  readonly u: Matrix;
+  /** What was added, as part of the mean diagonal. */
+  readonly damping: number;
+}
+
+/**
+ * U of the damped moments with their inputs in the given order.
+ *
+ * @param step part of the mean diagonal that is added to the diagonal; raised by as much until the matrix can be factored
+ * @returns null if no damping helped
+ */
+export function dampedInverseFactor(
+  math: MatrixMath,
+  moments: Matrix,
+  permutation: Uint32Array,
+  step: number,
+): DampedFactor | null {
+  const n = permutation.length;
+  const size = paddedColumns(n);
+  let mean = 0;
+  for (let i = 0; i < n; i++) mean += moments.values[i * moments.stride + i]! / n;
+  for (let damping = step; damping <= 1; damping = damping < 0.1 ? damping + step : damping * 2) {
+    using h = math.matrix(size, size);
+    for (let i = 0; i < size; i++) {
+      if (i >= n) {
+        h.values[i * h.stride + i] = 1;
+        continue;
+      }
+      const from = permutation[i]! * moments.stride;
+      for (let j = 0; j < n; j++)
+        h.values[i * h.stride + j] = moments.values[from + permutation[j]!]!;
+      const diagonal = h.values[i * h.stride + i]!;
+      h.values[i * h.stride + i] = (diagonal > 0 ? diagonal : mean || 1) + damping * mean;
+    }
+    const u = inverseFactor(math, h, size);
+    if (u !== null) return { u, damping };
+  }
+  return null;
 }
 
 /** Rows and columns in reverse order, in place. */

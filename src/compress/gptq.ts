@@ -3,7 +3,9 @@
  * Frantar et al. 2022, arXiv:2210.17323. Order of the columns by importance with group parameters fixed beforehand ("static" act-order), so that nothing
  * about the order has to be stored. Within a block of 128 columns rows are worked on one at a time here; the rest of the matrix is updated by a product.
  */
-import { inverseFactor } from './factorize.ts';
+
+import { ALIGNMENT, alignToExact } from './align-to-exact.ts';
+import { dampedInverseFactor } from './factorize.ts';
 import {
   codeOf,
   GroupFitter,
@@ -29,13 +31,15 @@ export interface GptqOptions {
   readonly order: 'importance' | 'stored';
   /** Part of the mean diagonal that is added to the diagonal; raised by as much until the matrix can be factored. */
   readonly damping: number;
+  /** 0 to 1: how much of what earlier layers' errors did to the inputs is made good (align-to-exact.ts), where exact inputs were gathered. */
+  readonly alignment: number;
 }
 
 /**
  * Ten times the usual 0.01: with 8k tokens of one text it leaves up to 20 % less error in the outputs for another text, and 3 % more for the same one
  * (SmolLM2-135M).
  */
-export const GPTQ_DEFAULTS = { order: 'importance', damping: 0.1 } as const;
+export const GPTQ_DEFAULTS = { order: 'importance', damping: 0.1, alignment: ALIGNMENT } as const;
 
 export interface GptqResult {
   readonly matrix: QuantizedMatrix;
@@ -53,7 +57,7 @@ export function gptq(
   weights: Matrix,
   statistics: InputStatistics,
   tensor: string,
-  { scheme, order, damping }: GptqOptions,
+  { scheme, order, damping, alignment }: GptqOptions,
 ): GptqResult {
   const { rows } = weights;
   const columns = statistics.width;
@@ -61,9 +65,14 @@ export function gptq(
   const moments = statistics.moments();
   const importance = statistics.meanSquares();
   const permutation = orderOf(importance, order);
+  const factored = dampedInverseFactor(math, moments, permutation, damping);
+  const drift = alignment > 0 && factored !== null ? statistics.drift(null) : null;
+  if (drift !== null && factored !== null) {
+    alignToExact(math, weights, { drift, u: factored.u, permutation, strength: alignment });
+    drift[Symbol.dispose]();
+  }
   const original = outputNorm(math, weights, moments);
   const target = order === 'importance' ? permuted(math, weights, permutation) : weights;
-  const factored = factorWithDamping(math, moments, permutation, damping);
   // Dead inputs: what is multiplied by them never shows.
   for (let i = 0; i < columns; i++) {
     if (importance[permutation[i]!]! > 0) continue;
@@ -138,36 +147,6 @@ function identity(math: MatrixMath, n: number): Matrix {
   const matrix = math.matrix(paddedColumns(n), n);
   for (let i = 0; i < n; i++) matrix.values[i * matrix.stride + i] = 1;
   return matrix;
-}
-
-/** U of the damped moments in the given order; tried with more damping while it fails. */
-function factorWithDamping(
-  math: MatrixMath,
-  moments: Matrix,
-  permutation: Uint32Array,
-  step: number,
-): { u: Matrix; damping: number } | null {
-  const n = permutation.length;
-  const size = paddedColumns(n);
-  let mean = 0;
-  for (let i = 0; i < n; i++) mean += moments.values[i * moments.stride + i]! / n;
-  for (let damping = step; damping <= 1; damping = damping < 0.1 ? damping + step : damping * 2) {
-    using h = math.matrix(size, size);
-    for (let i = 0; i < size; i++) {
-      if (i >= n) {
-        h.values[i * h.stride + i] = 1;
-        continue;
-      }
-      const from = permutation[i]! * moments.stride;
-      for (let j = 0; j < n; j++)
-        h.values[i * h.stride + j] = moments.values[from + permutation[j]!]!;
-      const diagonal = h.values[i * h.stride + i]!;
-      h.values[i * h.stride + i] = (diagonal > 0 ? diagonal : mean || 1) + damping * mean;
-    }
-    const u = inverseFactor(math, h, size);
-    if (u !== null) return { u, damping };
-  }
-  return null;
 }
 
 function fitAllGroups(

@@ -50,6 +50,15 @@ export interface WalkedLayer {
 /** A linear's inputs for one window: f32 [numTokens, stride], valid during the call. */
 export type InputVisitor = (inputs: Float32Array, stride: number, numTokens: number) => void;
 
+/** A linear's inputs for one window on the way. */
+export interface SeenInputs {
+  readonly command: number;
+  /** f32 [numTokens, stride], valid until the walk goes on. */
+  readonly inputs: Float32Array;
+  readonly stride: number;
+  readonly numTokens: number;
+}
+
 export interface WalkerOptions {
   readonly weights: F32Weights;
   readonly config: ModelConfig;
@@ -191,32 +200,45 @@ export class LayerWalker implements Disposable {
     visit: ReadonlyMap<number, InputVisitor> = new Map(),
     { keep = true, onWindow }: { keep?: boolean; onWindow?: (done: number) => void } = {},
   ): void {
+    for (const seen of this.walkTo(command, [...visit.keys()], { keep, onWindow })) {
+      visit.get(seen.command)!(seen.inputs, seen.stride, seen.numTokens);
+    }
+  }
+
+  /**
+   * The same as a sequence of what is seen on the way, so that two models can be walked in step. To be run to its end.
+   *
+   * @param stops commands of linears
+   */
+  *walkTo(
+    command: number,
+    stops: readonly number[],
+    { keep = true, onWindow }: { keep?: boolean; onWindow?: (done: number) => void } = {},
+  ): Generator<SeenInputs, void, void> {
     const from = this.#position;
     if (command < from) throw new InternalError(`from command ${from} back to ${command}`);
     const sites = new Map(
       this.layers.flatMap((layer) => layer.sites).map((site) => [site.command, site]),
     );
-    const stops = [...visit.keys()]
-      .filter((stop) => stop >= from && stop <= command)
-      .sort((a, b) => a - b);
+    const ahead = stops.filter((stop) => stop >= from && stop <= command).sort((a, b) => a - b);
     for (const c of this.plan.commands.slice(from, command)) {
       for (const index of weightsOf(c)) this.#load(index);
     }
     for (const [w, tokenIds] of this.#windows.entries()) {
       this.#fillBatch(tokenIds);
       this.#restore(this.#snapshots[w]!);
+      const numTokens = tokenIds.length;
       let at = from;
-      for (const stop of stops) {
+      for (const stop of ahead) {
         this.#runner.runCommands(at, stop);
         at = stop;
-        const site = sites.get(stop)!;
-        const { strideBytes } = this.plan.buffers[site.input.buffer]!;
-        const memory = this.#runner.buffer(site.input.buffer);
-        const inputs = memory.subarray(site.input.offsetBytes / 4);
-        visit.get(stop)!(inputs, strideBytes / 4, tokenIds.length);
+        const { input } = sites.get(stop)!;
+        const { strideBytes } = this.plan.buffers[input.buffer]!;
+        const inputs = this.#runner.buffer(input.buffer).subarray(input.offsetBytes / 4);
+        yield { command: stop, inputs, stride: strideBytes / 4, numTokens };
       }
       this.#runner.runCommands(at, command);
-      if (keep) this.#snapshots[w] = this.#snapshot(command, tokenIds.length);
+      if (keep) this.#snapshots[w] = this.#snapshot(command, numTokens);
       onWindow?.(w + 1);
     }
     if (!keep) return;

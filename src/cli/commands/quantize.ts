@@ -5,6 +5,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import { allocationPage, placeOf } from '../../app/allocation-page.ts';
 import { convertedToGguf } from '../../app/convert-to-gguf.ts';
 import { OpenedModel } from '../../app/open-model.ts';
+import { ALIGNMENT } from '../../compress/align-to-exact.ts';
 import { compressLinears, METHODS, type Method } from '../../compress/calibrated.ts';
 import { CompressionState, fingerprintOf } from '../../compress/compression-state.ts';
 import { CompressError } from '../../compress/errors.ts';
@@ -368,7 +369,7 @@ async function calibrate(
   if (existsSync(output)) throw new UsageError(`--output ${flags.output}: is there already`);
   const scheme = { bits, groupSize, symmetry, searchesRange: method !== 'awq' };
   const files = source.files.map((file) => [file, statSync(file).size, statSync(file).mtimeMs]);
-  const fingerprint = fingerprintOf({ files, windows, method, scheme });
+  const fingerprint = fingerprintOf({ files, windows, method, scheme, alignment: ALIGNMENT });
   const state = new CompressionState(`${output}.state`, fingerprint);
   using progress = new ProgressReporter();
   const startMs = performance.now();
