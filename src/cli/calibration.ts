@@ -7,12 +7,11 @@ import type { OpenedModel } from '../app/open-model.ts';
 import { F32Weights } from '../compress/f32-weights.ts';
 import { gatherImportance } from '../compress/gather-importance.ts';
 import type { Imatrix } from '../compress/imatrix.ts';
+import { packageFolder } from '../platform/package-files.ts';
 import { parseCount, readTextFile } from './options.ts';
 import { ProgressReporter } from './progress.ts';
 
-const BUILT_IN_TEXT = fileURLToPath(
-  new URL('../../assets/calibration/public-domain.txt', import.meta.url),
-);
+const BUILT_IN_TEXT = fileURLToPath(new URL('assets/calibration/public-domain.txt', packageFolder));
 
 export interface CalibrationFlags {
   readonly calibration?: string;

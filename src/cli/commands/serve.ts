@@ -12,6 +12,7 @@ import { SPECULATIONS, type Speculation } from '../../engine/draft-source.ts';
 import type { OffloadOptions } from '../../engine/engine-core.ts';
 import { POOLINGS, type Pooling } from '../../engine/pooling.ts';
 import { PREFIX_CACHE_SCOPES, type PrefixCacheScope } from '../../engine/prefix-keeper.ts';
+import { packageManifest } from '../../platform/package-files.ts';
 import { parseApiKeyFile, parseApiKeys } from '../../server/api-keys.ts';
 import { isLoopbackAddress } from '../../server/host-guard.ts';
 import { createLogger, LOG_LEVELS, type LogLevel } from '../../server/log.ts';
@@ -30,7 +31,6 @@ import {
   readTextFile,
 } from '../options.ts';
 import { note, printLine, styled, styledError } from '../output.ts';
-import { packageVersion } from '../package-version.ts';
 
 interface ServeFlags extends EngineFlags {
   readonly host: string;
@@ -329,7 +329,7 @@ async function tracingOf(flags: ServeFlags, logger: Logger): Promise<Tracing | n
     Boolean(env.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT || env.OTEL_EXPORTER_OTLP_ENDPOINT);
   if (endpoint === null && !isInEnvironment) return null;
   try {
-    return await openTracing({ endpoint, version: packageVersion() });
+    return await openTracing({ endpoint, version: packageManifest().version });
   } catch (error) {
     if (endpoint !== null || !(error instanceof TracingError)) throw error;
     logger.warn(error.message);

@@ -1,12 +1,13 @@
 /** GET / and /dashboard: two pages of static files. */
 import { readFileSync } from 'node:fs';
+import { codeFolder } from '../../platform/package-files.ts';
 import type { Route } from './context.ts';
 
 const CSS = 'text/css; charset=utf-8';
 const HTML = 'text/html; charset=utf-8';
 const JAVASCRIPT = 'text/javascript; charset=utf-8';
 
-const own = (file: string): URL => new URL(`../page/${file}`, import.meta.url);
+const own = (file: string): URL => new URL(`server/page/${file}`, codeFolder);
 const installed = (name: string): URL => new URL(import.meta.resolve(name));
 
 const FILES: readonly { readonly url: string; readonly file: URL; readonly type: string }[] = [
