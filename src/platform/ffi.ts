@@ -97,7 +97,9 @@ export class NativeLibrary {
   }
 }
 
-let libcLibrary: NativeLibrary | undefined;
+/** Before glibc 2.34 threads and the dynamic linker were libraries of their own. */
+const LIBC_NAMES = ['libc.so.6', 'libpthread.so.0', 'libdl.so.2'];
+const libcLibraries: NativeLibrary[] = [];
 /** Where this thread's `errno` lies, found early: finding it would overwrite what it says. */
 let errnoAddress = 0n;
 const libcFunctions = new Map<string, NativeFunction>();
@@ -108,16 +110,28 @@ export function libcFunction(
   result: Ffi.ReturnType,
   args: readonly NativeType[],
 ): NativeFunction {
-  let f = libcFunctions.get(name);
-  if (f === undefined) {
-    if (libcLibrary === undefined) {
-      libcLibrary = new NativeLibrary('libc.so.6');
-      errnoAddress = libcLibrary.function('__errno_location', 'pointer', [])() as bigint;
+  const known = libcFunctions.get(name);
+  if (known !== undefined) return known;
+  let missing: unknown;
+  for (const [i, path] of LIBC_NAMES.entries()) {
+    libcLibraries[i] ??= openLibc(path);
+    try {
+      const f = libcLibraries[i].function(name, result, args);
+      libcFunctions.set(name, f);
+      return f;
+    } catch (error) {
+      missing ??= error;
     }
-    f = libcLibrary.function(name, result, args);
-    libcFunctions.set(name, f);
   }
-  return f;
+  throw missing;
+}
+
+function openLibc(path: string): NativeLibrary {
+  const library = new NativeLibrary(path);
+  if (errnoAddress === 0n) {
+    errnoAddress = library.function('__errno_location', 'pointer', [])() as bigint;
+  }
+  return library;
 }
 
 /**

@@ -27,3 +27,10 @@ export class NativeMemoryError extends HastenError {
     this.sizeBytes = sizeBytes;
   }
 }
+
+/** The operating system gave no thread. */
+export class NativeThreadError extends HastenError {
+  constructor(reason: string) {
+    super('native_thread', `the system starts no thread: ${reason}`);
+  }
+}

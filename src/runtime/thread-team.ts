@@ -1,29 +1,21 @@
 /**
- * The compute threads: the calling thread as rank 0 and worker threads that sit inside native code (targets/x64/team-driver.ts) between steps.
+ * The compute threads: the calling thread as rank 0 and native threads that walk the steps with it (targets/x64/team-driver.ts).
  *
- * Workers join when they have started; until then steps run on the threads that are there, so nobody waits for thread start-up.
+ * A thread joins when it runs; until then steps run on the threads that are there, so nobody waits for thread start-up.
  */
-import { Worker } from 'node:worker_threads';
+import { NativeThreadError } from '../platform/native-error.ts';
 import { allocate, type NativeRegion, u32, u64 } from '../platform/native-memory.ts';
+import type { NativeThread } from '../platform/native-thread.ts';
 import { type LoadedCode, loadCode } from '../targets/x64/loader.ts';
 import {
   CONTROL,
   CONTROL_BYTES,
   leadDriver,
+  SEAT,
   SEAT_BYTES,
   wakeDriver,
   workerDriver,
 } from '../targets/x64/team-driver.ts';
-
-/** Sent to a worker: addresses of the driver, the control block and the worker's own scratch. */
-export interface WorkerStart {
-  readonly driver: bigint;
-  readonly control: bigint;
-  readonly scratch: bigint;
-}
-
-/** A worker that has had nothing to do for so long comes out of native code for a moment; a thread that is terminated ends then. */
-const IDLE_MS = 50;
 
 /** The epoch word keeps the number of threads in 8 bits. */
 export const MAX_THREADS = 255;
@@ -38,11 +30,11 @@ export class ThreadTeam implements Disposable {
   readonly #words: Uint32Array;
   readonly #quads: BigUint64Array;
   readonly #scratch: NativeRegion[] = [];
+  readonly #threads: NativeThread[] = [];
   readonly #run: (a: bigint, b: bigint) => void;
   readonly #leadScratch: bigint;
-  readonly #exits: Promise<unknown>[] = [];
   #isDisposed = false;
-  /** A thread inside native code would keep the process from ending. */
+  /** A thread must not run code that is unloaded under it. */
   readonly #leaveAtExit = (): void => this.#leave();
 
   constructor(numThreads: number, scratchBytes: number) {
@@ -56,11 +48,10 @@ export class ThreadTeam implements Disposable {
     this.#control = allocate(CONTROL_BYTES);
     this.#words = u32(this.#control.address, CONTROL_BYTES / 4);
     this.#quads = u64(this.#control.address, CONTROL_BYTES / 8);
-    this.#quads[CONTROL.idleSeconds >> 3] = BigInt(Math.floor(IDLE_MS / 1000));
-    this.#quads[CONTROL.idleNanoseconds >> 3] = BigInt((IDLE_MS % 1000) * 1_000_000);
+    this.#quads[CONTROL.blockedSignals >> 3] = 2n ** 64n - 1n;
     for (let rank = 0; rank < numThreads; rank++) {
       this.#scratch.push(allocate(SCRATCH_OFFSET + scratchBytes));
-      if (rank > 0) this.#startWorker(this.#scratchAddress(rank));
+      if (rank > 0) this.#startThread(this.#scratchAddress(rank));
     }
     this.#leadScratch = this.#scratchAddress(0);
     process.once('exit', this.#leaveAtExit);
@@ -70,22 +61,15 @@ export class ThreadTeam implements Disposable {
     return this.#scratch[rank]!.address + BigInt(SCRATCH_OFFSET);
   }
 
-  #startWorker(scratch: bigint): void {
-    const start: WorkerStart = {
-      driver: this.#code.address('work'),
-      control: this.#control.address,
-      scratch,
-    };
-    const worker = new Worker(new URL('./team-worker.ts', import.meta.url), { workerData: start });
-    worker.unref();
-    // Steps run on the threads that have joined.
-    worker.on('error', (error) => {
-      process.emitWarning(
-        `a compute thread could not start: ${(error as Error).message}`,
-        'HastenWarning',
-      );
-    });
-    this.#exits.push(new Promise((resolve) => worker.once('exit', resolve)));
+  #startThread(scratch: bigint): void {
+    u64(scratch + BigInt(SEAT.control), 1)[0] = this.#control.address;
+    try {
+      this.#threads.push(this.#code.startThread('work', scratch));
+    } catch (error) {
+      if (!(error instanceof NativeThreadError)) throw error;
+      // Steps run on the threads that have joined.
+      process.emitWarning(`a compute thread could not start: ${error.message}`, 'HastenWarning');
+    }
   }
 
   /** Threads that a step started now would run on. */
@@ -115,10 +99,11 @@ export class ThreadTeam implements Disposable {
     this.#run(this.#control.address, this.#leadScratch);
   }
 
-  /** Sends the workers home. Memory and code stay until they have left. */
+  /** Sends the threads home and waits until they have left: microseconds, as no step is running. */
   #leave(): void {
     this.#words[CONTROL.leave >> 2] = 1;
     this.#code.call('wake', this.#control.address, 0n);
+    for (const thread of this.#threads) thread.join();
   }
 
   [Symbol.dispose](): void {
@@ -126,12 +111,8 @@ export class ThreadTeam implements Disposable {
     this.#isDisposed = true;
     process.removeListener('exit', this.#leaveAtExit);
     this.#leave();
-    const release = (): void => {
-      this.#code.dispose();
-      this.#control.free();
-      for (const region of this.#scratch) region.free();
-    };
-    // A worker that is still starting reads the control block later; it is released after the last exit.
-    void Promise.all(this.#exits).then(release);
+    this.#code.dispose();
+    this.#control.free();
+    for (const region of this.#scratch) region.free();
   }
 }

@@ -11,6 +11,7 @@ import { join } from 'node:path';
 import { threadId } from 'node:worker_threads';
 import { HastenError, InternalError } from '../../platform/errors.ts';
 import { libcFunction, NativeLibrary, type PointerFunction } from '../../platform/ffi.ts';
+import { NativeThread } from '../../platform/native-thread.ts';
 import { requirePlatformSupport } from '../../platform/support.ts';
 import { Assembler, rax, rdi, rdx, rsi } from './assembler.ts';
 import { type NamedCode, sharedObject } from './elf.ts';
@@ -147,6 +148,12 @@ export class LoadedCode {
     if (c !== undefined) f(a, b, c);
     else if (b !== undefined) f(a, b);
     else f(a);
+  }
+
+  /** Starts a thread in a function of one address, which must have come to its end before `dispose`. @throws {NativeThreadError} */
+  startThread(name: string, argument: bigint): NativeThread {
+    if (this.#opened === undefined) throw new InternalError(`${name}: the code was unloaded`);
+    return new NativeThread(this.#opened.library, name, argument);
   }
 
   #lookup<T>(map: ReadonlyMap<string, T>, name: string): T {

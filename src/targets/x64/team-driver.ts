@@ -12,19 +12,18 @@
  *     128  u32  barriers passed; threads wait for it to change
  *     192  u32  threads asleep on `barriers passed`
  *     256  u32  threads asleep on `epoch`
- *     320  u32  workers that have joined; a worker's rank is its turn of joining, from 1
+ *     320  u32  threads that have joined; a thread's rank is its turn of joining, from 1
  *     384  u32  nonzero: workers leave
  *     392  u64  address of the first command
  *     400  u64  number of commands
  *     408  u64  address of the profile, or 0
  *     416  u32  threads of the next step, the caller included
  *     448  u32  times that a thread slept at a barrier, ever: how the caller sees that a core is wanted by others
- *     456  u64  seconds, 464 u64 nanoseconds: how long a worker sleeps between steps before it comes out of native code
+ *     456  u64  signals that workers leave to other threads: all
  *
- * Seat of a worker, in the 64 bytes before its scratch, kept while it is out of native code:
+ * Seat of a worker, in the 64 bytes before its scratch:
  *
- *     -64  u32  rank; 0 until it has joined
- *     -60  u32  the last epoch that it has seen
+ *     -64  u64  address of the control block
  *
  * Command (128 bytes):
  *
@@ -72,13 +71,12 @@ export const CONTROL = {
   profile: 408,
   threads: 416,
   sleeps: 448,
-  idleSeconds: 456,
-  idleNanoseconds: 464,
+  blockedSignals: 456,
 } as const;
 
 /** Bytes that a worker's scratch must have before it. */
 export const SEAT_BYTES = 64;
-const SEAT = { rank: -64, epoch: -60 } as const;
+export const SEAT = { control: -64 } as const;
 
 export const COMMAND_BYTES = 128;
 export const COMMAND = { kernel: 0, table: 8, numChunks: 16, nextChunk: 64 } as const;
@@ -89,11 +87,13 @@ const BARRIER_SPIN_TICKS = 100_000;
 /** Between steps: the engine's own work takes some ten microseconds. */
 const EPOCH_SPIN_TICKS = 200_000;
 
+const SYS_RT_SIGPROCMASK = 14;
+const SIG_SETMASK = 2;
+const SIGNAL_SET_BYTES = 8;
 const SYS_FUTEX = 202;
 const FUTEX_WAIT_PRIVATE = 128;
 const FUTEX_WAKE_PRIVATE = 129;
 const ALL_WAITERS = 0x7fffffff;
-const ETIMEDOUT = 110;
 /** Flush denormal results and inputs to zero: denormals make multiplications 2 to 4 times slower. */
 const MXCSR_FLUSH = 0x1f80 | 0x8000 | 0x0040;
 
@@ -149,20 +149,11 @@ class DriverEmitter {
     a.syscall();
   }
 
-  /**
-   * Waits until the u32 at `offset` differs from ebp: spins, then sleeps (and counts it).
-   * @param timedOut where to go on when the time at CONTROL.idleSeconds is over; without it the wait is without end
-   */
-  waitWhileEqual(
-    offset: number,
-    sleepersOffset: number,
-    spinTicks: number,
-    timedOut?: Label,
-  ): void {
+  /** Waits until the u32 at `offset` differs from ebp: spins, then sleeps (and counts it). */
+  waitWhileEqual(offset: number, sleepersOffset: number, spinTicks: number): void {
     const { a } = this;
     const spin = a.label();
     const sleep = a.label();
-    const awake = a.label();
     const done = a.label();
     a.mov(as32(rax), mem(r13, offset));
     a.cmp(as32(rax), as32(rbp));
@@ -190,23 +181,13 @@ class DriverEmitter {
     a.lea(rdi, mem(r13, offset));
     a.mov(as32(rsi), FUTEX_WAIT_PRIVATE);
     a.mov(as32(rdx), as32(rbp));
-    if (timedOut) a.lea(r10, mem(r13, CONTROL.idleSeconds));
-    else a.xor(as32(r10), as32(r10));
+    a.xor(as32(r10), as32(r10));
     a.xor(as32(r8), as32(r8));
     a.xor(as32(r9), as32(r9));
     a.syscall();
     a.mov(as32(rcx), mem(r13, offset));
     a.cmp(as32(rcx), as32(rbp));
-    a.jcc('ne', awake);
-    if (!timedOut) a.jmp(sleep);
-    else {
-      a.cmp(as32(rax), -ETIMEDOUT);
-      a.jcc('ne', sleep);
-      a.mov(as32(rax), -1);
-      a.lockXadd(mem(r13, sleepersOffset), as32(rax));
-      a.jmp(timedOut);
-    }
-    a.bind(awake);
+    a.jcc('e', sleep);
     a.mov(as32(rax), -1);
     a.lockXadd(mem(r13, sleepersOffset), as32(rax));
     a.bind(done);
@@ -322,32 +303,27 @@ export function leadDriver(): Uint8Array {
   return a.code();
 }
 
-/**
- * work(control, scratch): joins the team and takes part in steps until `leave` is set and the epoch changes. Blocks its thread.
- *
- * Comes back now and then while there is nothing to do, and is to be called again: a thread that stays in native code for ever cannot be terminated, and
- * the process could not end. The seat remembers where it was; a step that begins meanwhile waits for it.
- */
+/** work(scratch): all that a thread of the team does. Joins, and takes part in steps until `leave` is set and the epoch changes. */
 export function workerDriver(): Uint8Array {
   const d = new DriverEmitter();
   const { a } = d;
   const next = a.label();
-  const seated = a.label();
-  const idle = a.label();
   const out = a.label();
+  a.mov(rsi, rdi);
+  a.mov(rdi, mem(rsi, SEAT.control));
   d.enter();
   a.xor(as32(rax), as32(rax));
   a.mov(mem(rsp, FRAME.profile), rax);
-  a.mov(as32(rcx), mem(r14, SEAT.epoch));
-  a.mov(as32(rax), mem(r14, SEAT.rank));
-  a.test(as32(rax), as32(rax));
-  a.jcc('ne', seated);
+  a.mov(as32(rax), SYS_RT_SIGPROCMASK);
+  a.mov(as32(rdi), SIG_SETMASK);
+  a.lea(rsi, mem(r13, CONTROL.blockedSignals));
+  a.xor(as32(rdx), as32(rdx));
+  a.mov(as32(r10), SIGNAL_SET_BYTES);
+  a.syscall();
   a.mov(as32(rcx), mem(r13, CONTROL.epoch)); // before joining: a step that counts on this thread changes it
   a.mov(as32(rax), 1);
   a.lockXadd(mem(r13, CONTROL.joined), as32(rax));
   a.add(as32(rax), 1);
-  a.mov(mem(r14, SEAT.rank), as32(rax));
-  a.bind(seated);
   a.mov(mem(rsp, FRAME.lastEpoch), as32(rcx));
   a.mov(mem(rsp, FRAME.rank), as32(rax));
   a.bind(next);
@@ -355,7 +331,7 @@ export function workerDriver(): Uint8Array {
   a.test(as32(rcx), as32(rcx));
   a.jcc('ne', out);
   a.mov(as32(rbp), mem(rsp, FRAME.lastEpoch));
-  d.waitWhileEqual(CONTROL.epoch, CONTROL.epochSleepers, EPOCH_SPIN_TICKS, idle);
+  d.waitWhileEqual(CONTROL.epoch, CONTROL.epochSleepers, EPOCH_SPIN_TICKS);
   a.mov(as32(rax), mem(r13, CONTROL.epoch));
   a.mov(mem(rsp, FRAME.lastEpoch), as32(rax));
   a.and(as32(rax), 0xff);
@@ -364,9 +340,6 @@ export function workerDriver(): Uint8Array {
   a.mov(mem(rsp, FRAME.threads), as32(rax));
   d.runCommands();
   a.jmp(next);
-  a.bind(idle);
-  a.mov(as32(rax), mem(rsp, FRAME.lastEpoch));
-  a.mov(mem(r14, SEAT.epoch), as32(rax));
   a.bind(out);
   d.leave();
   return a.code();
