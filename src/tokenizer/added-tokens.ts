@@ -26,33 +26,21 @@ interface TrieNode {
 
 export class AddedTokens {
   readonly tokens: readonly AddedToken[];
-  readonly #root: TrieNode = { children: new Map(), token: null };
+  /** Built by the first text: some vocabularies have thousands of these tokens, and a start that encodes nothing needs none. */
+  #trie: TrieNode | undefined;
   /** 1 where some token starts with a code unit of this low byte; u8 `[256]`. Rules out most positions. */
   readonly #starts = new Uint8Array(256);
 
   /** Tokens with an empty text are never found. @throws {TokenizerError} if one is too long */
   constructor(tokens: readonly AddedToken[]) {
     this.tokens = tokens;
-    for (const token of tokens) {
-      const { content } = token;
+    for (const { id, content } of tokens) {
       if (content.length > MAX_LENGTH) {
         throw new TokenizerError(
-          `added token ${token.id} has ${content.length} characters; at most ${MAX_LENGTH} are accepted`,
+          `added token ${id} has ${content.length} characters; at most ${MAX_LENGTH} are accepted`,
         );
       }
-      if (content === '') continue;
-      this.#starts[content.charCodeAt(0) & 255] = 1;
-      let node = this.#root;
-      for (let i = 0; i < content.length; i++) {
-        const code = content.charCodeAt(i);
-        let next = node.children.get(code);
-        if (next === undefined) {
-          next = { children: new Map(), token: null };
-          node.children.set(code, next);
-        }
-        node = next;
-      }
-      node.token ??= token;
+      if (content !== '') this.#starts[content.charCodeAt(0) & 255] = 1;
     }
   }
 
@@ -97,7 +85,8 @@ export class AddedTokens {
   }
 
   #longestAt(text: string, start: number, parseSpecial: boolean): AddedToken | null {
-    let node = this.#root;
+    this.#trie ??= trieOf(this.tokens);
+    let node = this.#trie;
     let longest: AddedToken | null = null;
     for (let at = start; at < text.length; at++) {
       const next = node.children.get(text.charCodeAt(at));
@@ -110,6 +99,26 @@ export class AddedTokens {
     }
     return longest;
   }
+}
+
+function trieOf(tokens: readonly AddedToken[]): TrieNode {
+  const root: TrieNode = { children: new Map(), token: null };
+  for (const token of tokens) {
+    const { content } = token;
+    if (content === '') continue;
+    let node = root;
+    for (let i = 0; i < content.length; i++) {
+      const code = content.charCodeAt(i);
+      let next = node.children.get(code);
+      if (next === undefined) {
+        next = { children: new Map(), token: null };
+        node.children.set(code, next);
+      }
+      node = next;
+    }
+    node.token ??= token;
+  }
+  return root;
 }
 
 function isSpace(text: string, index: number): boolean {
