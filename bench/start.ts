@@ -1,13 +1,13 @@
 /**
  * Time from the start of the process to the first token: `hasten run` on a 10-token prompt, with plan cache and page cache warm. Through the
- * launcher (what users start), after a rest and again, and straight from the sources; broken down against what Node alone and the program
- * alone take. Prints a table, then one line of JSON, and writes the section of docs/benchmarks.md.
+ * launcher with built code (what users start), after a rest and again, and straight from the sources; broken down against what Node alone and the program
+ * alone take. Builds `dist/` first. Prints a table, then one line of JSON, and writes the section of docs/benchmarks.md.
  *
  *   node bench/start.ts --model smollm2=FILE [--runs 10] [--threads auto]
  *
  * Bound: 300 ms for SmolLM2, median, through the launcher under the pinned Node. Exits with 1 if it is broken.
  */
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
@@ -201,6 +201,9 @@ if (options.model.length === 0 || !(numRuns >= 1)) {
   console.error('expected --model NAME=FILE, and --runs of at least 1');
   process.exit(2);
 }
+execFileSync(process.execPath, [join(REPOSITORY, 'scripts', 'build.ts'), '--no-types'], {
+  stdio: 'inherit',
+});
 const reports: StartReport[] = [];
 for (const text of options.model) {
   const [name, path] = text.split(/=(.*)/s);

@@ -4,10 +4,10 @@
  * between 26.x releases), carried as a binary by an optional npm dependency. If the running Node is another one, the launcher becomes that
  * binary (execve where Node has it, otherwise a child with the same stdio, signals and exit code).
  *
- * In a checkout it runs `src/cli/main.ts` by type stripping; in the published package, where Node strips no types, `dist/cli/main.js`.
- * Knows nothing of commands.
+ * It runs built code, `dist/main.js`; in a checkout whose sources have changed since the build, or were never built, `src/cli/main.ts` by type
+ * stripping, which takes 200 ms longer to start. Knows nothing of commands.
  */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import module, { createRequire } from 'node:module';
 import { constants, homedir } from 'node:os';
 import { join } from 'node:path';
@@ -20,8 +20,6 @@ const GUARD = 'HASTEN_LAUNCHED';
 const PARENT_CHECK_MS = 500;
 
 const root = new URL('..', import.meta.url);
-const source = new URL('src/cli/main.ts', root);
-const main = existsSync(source) ? source : new URL('dist/cli/main.js', root);
 
 /** The carried packages, by `platform-arch`; the same list as optionalDependencies in package.json. */
 const CARRIERS = {
@@ -100,7 +98,28 @@ async function runHere(launcher = 0) {
     if (warning.name === 'ExperimentalWarning') return;
     for (const listener of print) listener(warning);
   });
-  await import(main.href);
+  await import(mainFile().href);
+}
+
+/** The command line's first file. */
+function mainFile() {
+  const source = new URL('src/cli/main.ts', root);
+  const built = new URL('dist/main.js', root);
+  return !existsSync(source) || isBuiltFromSources() ? built : source;
+}
+
+/** Whether every file that `dist/` was made of has the size and time of change that it had then; 2 ms for 400 files. */
+function isBuiltFromSources() {
+  try {
+    const sources = JSON.parse(readFileSync(new URL('dist/sources.json', root), 'utf8'));
+    const folder = fileURLToPath(root);
+    return sources.every(([file, size, mtimeMs]) => {
+      const now = statSync(folder + file);
+      return now.size === size && now.mtimeMs === mtimeMs;
+    });
+  } catch {
+    return false; // Never built, or a source is gone.
+  }
 }
 
 /** Becomes `node main ...`, so that the caller sees its output, signals and exit code as its own. */

@@ -1,8 +1,20 @@
-/** The launcher where it cannot become the carried Node and waits for it as a child: signals reach that, and nothing is left behind. */
+/**
+ * The launcher: which code it runs, and, where it cannot become the carried Node and waits for it as a child, that signals reach that and nothing
+ * is left behind.
+ */
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -146,3 +158,43 @@ async function eventually<T>(look: () => T): Promise<T> {
   }
   throw new Error('waited in vain');
 }
+
+test('the launcher takes built code for as long as no source has changed since', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'hasten-built-'));
+  try {
+    const files = {
+      'package.json': '{"name": "hasten", "type": "module", "optionalDependencies": {}}',
+      'src/cli/main.ts': "const from: string = 'sources'; console.log(from);",
+      'src/cli/part.ts': 'export {};',
+      'dist/main.js': "console.log('built');",
+    };
+    for (const [name, text] of Object.entries(files)) {
+      mkdirSync(join(folder, name, '..'), { recursive: true });
+      writeFileSync(join(folder, name), text);
+    }
+    mkdirSync(join(folder, 'bin'));
+    const launcher = join(folder, 'bin/hasten.js');
+    copyFileSync(join(REPOSITORY, 'bin/hasten.js'), launcher);
+    const env = { ...process.env, HASTEN_CACHE: join(folder, 'cache') };
+    const runs = (): string =>
+      execFileSync(process.execPath, [launcher], { env, encoding: 'utf8' }).trim();
+    assert.equal(runs(), 'sources', 'nobody knows what dist/ was made of');
+
+    const part = join(folder, 'src/cli/part.ts');
+    const stamps = ['src/cli/main.ts', 'src/cli/part.ts'].map((name) => {
+      const { size, mtimeMs } = statSync(join(folder, name));
+      return [name, size, mtimeMs];
+    });
+    writeFileSync(join(folder, 'dist/sources.json'), JSON.stringify(stamps));
+    assert.equal(runs(), 'built');
+
+    utimesSync(part, new Date(), new Date(2000, 0));
+    assert.equal(runs(), 'sources', 'changed');
+    rmSync(part);
+    assert.equal(runs(), 'sources', 'gone');
+    rmSync(join(folder, 'src'), { recursive: true });
+    assert.equal(runs(), 'built', 'as published');
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});

@@ -1,9 +1,10 @@
 /**
- * What version of hasten's own code this is, for keys of caches whose content our code decides: the package version; in a checkout also the sizes and times
- * of change of the sources that plan and emit, so that an edit is never answered from an older cache.
+ * What version of hasten's own code this is, for keys of caches whose content our code decides: of built code a digest; of sources the package version with
+ * the sizes and times of change of those that plan and emit, so that an edit is never answered from an older cache.
  */
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { codeFolder, isBuilt, packageManifest } from '../platform/package-files.ts';
 
 const PARTS = ['graph', 'models', 'kernels', 'compiler', 'targets', 'runtime', 'tensor'] as const;
 
@@ -15,12 +16,10 @@ export function codeVersion(): string {
 }
 
 function computeVersion(): string {
-  const root = new URL('../', import.meta.url);
-  const manifest = readFileSync(new URL('../package.json', root), 'utf8');
-  const parts = [String((JSON.parse(manifest) as { version: string }).version)];
-  if (!import.meta.url.endsWith('.ts')) return parts[0]!;
+  if (isBuilt) return readFileSync(new URL('build-id', codeFolder), 'utf8');
+  const parts = [packageManifest().version];
   for (const part of PARTS) {
-    const folder = new URL(`${part}/`, root);
+    const folder = new URL(`${part}/`, codeFolder);
     for (const name of readdirSync(folder, { recursive: true }) as string[]) {
       if (!name.endsWith('.ts') || name.endsWith('.test.ts')) continue;
       const { size, mtimeMs } = statSync(fileURLToPath(new URL(name, folder)));
