@@ -1,8 +1,8 @@
 /**
  * Speed of the decode kernels by weight format: one matrix far larger than the caches times one row, on one thread, all formats in turn in every round.
- * What counts is the last column: how fast a format's bytes go by, against those of Q4_0 in the same run.
+ * Prints a table, then one line of JSON, and writes the section of docs/benchmarks.md.
  *
- *   node bench/kernels/matvec.ts [--isa avx2] [--formats q4_0,q6_k] [--megabytes 96] [--rounds 15] [--columns 4096] [--activation f32] [--json]
+ *   node bench/kernels/matvec.ts [--isa avx2] [--formats q4_0,q6_k] [--megabytes 96] [--rounds 15] [--columns 4096] [--activation f32] [--no-doc]
  */
 import { parseArgs } from 'node:util';
 import { RowGroupPacker } from '../../src/compiler/pack.ts';
@@ -23,6 +23,8 @@ import { loadCode } from '../../src/targets/x64/loader.ts';
 import { lowerToX64 } from '../../src/targets/x64/lower.ts';
 import { rowBytes } from '../../src/tensor/dtype.ts';
 import { encodeRow } from '../../src/tensor/rows.ts';
+import { shownCommand } from '../lib/command.ts';
+import { writeSection } from '../lib/doc-section.ts';
 import { median } from '../lib/statistics.ts';
 import { markdownTable, significant } from '../lib/table.ts';
 
@@ -37,8 +39,6 @@ export interface MatvecRate {
   /** Bytes of packed weights per second. */
   readonly best: number;
   readonly median: number;
-  /** Weights per second at best. */
-  readonly weights: number;
 }
 
 export interface MatvecOptions {
@@ -85,7 +85,6 @@ export function measureMatvec(options: MatvecOptions): MatvecRate[] {
       bitsPerWeight: packedBitsPerWeight(FORMATS[format]),
       best: bytes / fastest,
       median: bytes / median(times[i]!),
-      weights: (numGroups * ROW_GROUP * options.columns) / fastest,
     };
   });
 }
@@ -170,24 +169,23 @@ function smallRows(format: BenchDType, columns: number): Uint8Array {
   return rows;
 }
 
-/** The rates as Markdown. */
+/** A row per format: bytes per second by instruction set, and the share of those of Q4_0. */
 export function formatMatvec(rates: readonly MatvecRate[]): string {
-  const gigabytes = (value: number): string => significant(value / 1e9);
+  const isas = [...new Set(rates.map(({ isa }) => isa))];
+  const formats = [...new Set(rates.map(({ format }) => format))];
   return markdownTable(
-    ['isa', 'format', 'bits/weight', 'GB/s best', 'median', 'G weights/s', 'bytes/s of q4_0'],
-    rates.map((rate) => {
-      const base = rates.find((x) => x.format === 'q4_0' && x.isa === rate.isa);
-      return [
-        rate.isa,
-        rate.format,
-        significant(rate.bitsPerWeight, 4),
-        gigabytes(rate.best),
-        gigabytes(rate.median),
-        gigabytes(rate.weights),
-        base
-          ? `${significant(rate.best / base.best)}x (${significant(rate.median / base.median)}x)`
-          : '–',
-      ];
+    ['format', 'bits per weight', ...isas.flatMap((isa) => [`${isa} GB/s (median)`, 'of Q4_0'])],
+    formats.map((format) => {
+      const own = rates.filter((rate) => rate.format === format);
+      const cells = isas.flatMap((isa) => {
+        const rate = own.find((x) => x.isa === isa)!;
+        const base = rates.find((x) => x.format === 'q4_0' && x.isa === isa);
+        return [
+          `${significant(rate.best / 1e9)} (${significant(rate.median / 1e9)})`,
+          base === undefined ? '–' : `${(rate.median / base.median).toFixed(2)}x`,
+        ];
+      });
+      return [format, significant(own[0]!.bitsPerWeight, 4), ...cells];
     }),
   );
 }
@@ -201,7 +199,7 @@ if (import.meta.main) {
       megabytes: { type: 'string', default: '96' },
       columns: { type: 'string', default: '4096' },
       rounds: { type: 'string', default: '15' },
-      json: { type: 'boolean' },
+      'no-doc': { type: 'boolean', default: false },
     },
   });
   const isas = x64Isas(detectCpu()).filter((isa) => !values.isa || isa === values.isa);
@@ -217,6 +215,15 @@ if (import.meta.main) {
       rounds: Number(values.rounds),
     }),
   );
-  console.log(formatMatvec(rates));
-  if (values.json) console.log(JSON.stringify(rates));
+  const text = [
+    `### Decode kernels by weight format, ${activation} activations`,
+    `\`${shownCommand('bench/kernels/matvec.ts')}\``,
+    `${values.megabytes} MiB of packed weights times one row, on one thread, formats in turn in each of ${values.rounds} rounds: bytes of packed weights per second, the best round and the median, and the medians' share of Q4_0's.`,
+    formatMatvec(rates),
+  ].join('\n\n');
+  console.log(text);
+  console.log(JSON.stringify({ benchmark: 'matvec', rates }));
+  if (!values['no-doc']) {
+    writeSection(activation === 'q8' ? 'kernels/matvec' : `kernels/matvec#${activation}`, text);
+  }
 }
