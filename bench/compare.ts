@@ -5,6 +5,8 @@
  *   node bench/compare.ts --smollm2 FILE [--model NAME=FILE ...] [--threads 1,2] [--rounds 3] [--isa best,avx2] [--native | --llama-bench PATH]
  *
  * --quiet 0.05: a run during which others took more of the CPU time is made again, up to --attempts times.
+ * --openvino-python PATH adds OpenVINO GenAI, run by a Python that has openvino-genai, on the same GGUF files; --openvino-model takes a folder in its
+ * own format instead, for one model.
  * --native compiles llama-bench for this machine first (minutes); --llama-bench takes one that is there. Without either, llama.cpp is npm's build.
  */
 import { writeFileSync } from 'node:fs';
@@ -12,7 +14,13 @@ import { basename, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { type ComparedModel, compare } from './compare/comparison.ts';
 import { type ComparisonReport, formatComparison } from './compare/comparison-report.ts';
-import { type Engine, hastenEngine, llamaBenchEngine, npmLlamaEngine } from './compare/engines.ts';
+import {
+  type Engine,
+  hastenEngine,
+  llamaBenchEngine,
+  npmLlamaEngine,
+  openVinoEngine,
+} from './compare/engines.ts';
 import { modelWork } from './compare/model-work.ts';
 import { shownCommand } from './lib/command.ts';
 import { writeSection } from './lib/doc-section.ts';
@@ -37,6 +45,8 @@ const { values: options } = parseArgs({
     /** llama.cpp's setting: both are tried, and the better one counts. */
     'flash-attn': { type: 'string', default: 'off,on' },
     'llama-bench': { type: 'string', default: process.env.LLAMA_BENCH },
+    'openvino-python': { type: 'string', default: process.env.OPENVINO_PYTHON },
+    'openvino-model': { type: 'string' },
     'no-npm': { type: 'boolean', default: false },
     'no-hasten': { type: 'boolean', default: false },
     /** Others may take this share of the CPU time during a run; a busier one is made again. */
@@ -84,6 +94,12 @@ async function engines(): Promise<Engine[]> {
     for (const flashAttention of options['flash-attn'].split(',').map((value) => value === 'on')) {
       if (folder !== null) list.push(npmLlamaEngine(folder, flashAttention, isa));
       if (program && isa === undefined) list.push(llamaBenchEngine(program, flashAttention));
+    }
+  }
+  const { 'openvino-python': python, 'openvino-model': openVinoModel } = options;
+  if (python !== undefined && isas.includes(undefined)) {
+    for (const attention of ['PA', 'SDPA'] as const) {
+      list.push(openVinoEngine(python, attention, openVinoModel));
     }
   }
   return list;

@@ -10,6 +10,12 @@ import { REPOSITORY } from '../lib/paths.ts';
 import { median } from '../lib/statistics.ts';
 import { pinnedVersion } from '../peers/install.ts';
 import type { LlamaBenchAnswer, LlamaBenchRequest } from '../peers/llama-bench.ts';
+import {
+  type OpenVinoAttention,
+  type OpenVinoBench,
+  openVinoVersion,
+  runOpenVino,
+} from '../peers/openvino.ts';
 
 export interface BenchJob {
   readonly modelPath: string;
@@ -115,6 +121,29 @@ export function llamaBenchEngine(program: string, flashAttention: boolean): Engi
           row.n_gen > 0 ? `tg${row.n_gen}` : `pp${row.n_prompt}`,
           median(row.samples_ts),
         ]),
+      );
+    },
+  };
+}
+
+/**
+ * @param python one that has openvino-genai
+ * @param folder of the model in OpenVINO's format; undefined: the GGUF file
+ */
+export function openVinoEngine(
+  python: string,
+  attentionBackend: OpenVinoAttention,
+  folder?: string,
+): Engine {
+  return {
+    ...{ name: 'OpenVINO GenAI', setting: attentionBackend, isa: undefined },
+    version: openVinoVersion(python),
+    async run({ modelPath, ...job }) {
+      const question: OpenVinoBench = { ...job, model: folder ?? modelPath, attentionBackend };
+      const answer = await runOpenVino(python, 'bench', question);
+      const { tokensPerSecond } = answer as { tokensPerSecond: Record<string, number[]> };
+      return Object.fromEntries(
+        Object.entries(tokensPerSecond).map(([test, rates]) => [test, median(rates)]),
       );
     },
   };

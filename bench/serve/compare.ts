@@ -1,10 +1,13 @@
 /**
- * hasten serve and llama.cpp's server under the same loads: 1, 4, 16 and 64 clients, a shared prefix, and offered rates that both can serve.
+ * hasten serve, llama.cpp's server and, where asked, OpenVINO GenAI under the same loads: 1, 4, 16 and 64 clients, a shared prefix, and offered
+ * rates that all can serve.
  * Prints tables, then one line of JSON, and writes the section of docs/benchmarks.md.
  *
  *   node bench/serve/compare.ts --model FILE [--llama-server PATH] [--peer NAME=URL ...] [--clients 1,4,16,64] [--rounds 2] [--scale 1]
  *
  * --llama-server takes one that is there; without it, one is compiled for this machine first (minutes; cmake, g++).
+ * --openvino-python PATH adds OpenVINO GenAI's continuous batching, run by a Python that has openvino-genai, on the same GGUF file or on the folder
+ * given by --openvino-model.
  * --peer adds a server that is running already and serves the same model, such as vLLM's.
  * --scale multiplies the number of requests; --quiet and --attempts as in bench/compare.ts.
  */
@@ -12,6 +15,7 @@ import { writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { hastenVersion } from '../compare/engines.ts';
+import { modelWork } from '../compare/model-work.ts';
 import { shownCommand } from '../lib/command.ts';
 import { writeSection } from '../lib/doc-section.ts';
 import { modelFile } from '../lib/model-file.ts';
@@ -22,10 +26,12 @@ import { compareServers, type ServePlan } from './comparison.ts';
 import { formatServeComparison, type ServeReport } from './comparison-report.ts';
 import { nativeLlamaServer } from './llama-server.ts';
 import {
-  type ComparedServer,
+  type ComparedPeer,
   hastenServer,
   LLAMA_SETTINGS,
   llamaServer,
+  OPENVINO_SETTINGS,
+  openVinoPeer,
   remoteServer,
 } from './servers.ts';
 
@@ -34,6 +40,8 @@ const { values: options } = parseArgs({
     model: { type: 'string' },
     'llama-server': { type: 'string', default: process.env.LLAMA_SERVER },
     'no-llama': { type: 'boolean', default: false },
+    'openvino-python': { type: 'string', default: process.env.OPENVINO_PYTHON },
+    'openvino-model': { type: 'string' },
     peer: { type: 'string', multiple: true, default: [] },
     clients: { type: 'string', default: '1,4,16,64' },
     threads: { type: 'string', default: '2' },
@@ -54,11 +62,18 @@ function positive(name: 'threads' | 'rounds' | 'attempts'): number {
   process.exit(2);
 }
 
-async function servers(): Promise<ComparedServer[]> {
-  const list = [hastenServer(hastenVersion())];
+async function peers(modelPath: string): Promise<ComparedPeer[]> {
+  const list: ComparedPeer[] = [hastenServer(hastenVersion())];
   if (!options['no-llama']) {
     const program = options['llama-server'] ?? (await nativeLlamaServer());
     list.push(...LLAMA_SETTINGS.map((setting) => llamaServer(program, setting)));
+  }
+  const { 'openvino-python': python, 'openvino-model': openVinoModel } = options;
+  if (python !== undefined) {
+    const { vocabSize } = modelWork(modelPath);
+    for (const maxTokens of OPENVINO_SETTINGS) {
+      list.push(openVinoPeer(python, openVinoModel, vocabSize, maxTokens));
+    }
   }
   for (const text of options.peer) {
     const [, name, url] = /^([^=]+)=(https?:.+)$/.exec(text) ?? [];
@@ -71,9 +86,10 @@ async function servers(): Promise<ComparedServer[]> {
   return list;
 }
 
+const modelPath = modelFile(options.model);
 const plan: ServePlan = {
-  modelPath: modelFile(options.model),
-  servers: await servers(),
+  modelPath,
+  servers: await peers(modelPath),
   cases: serveCases(options.clients.split(',').map(Number), Number(options.scale)),
   threads: positive('threads'),
   contextTokens: 1024,

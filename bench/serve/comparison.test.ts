@@ -4,10 +4,10 @@ import { FakeServer, type Script } from '../../src/loadgen/testing/fake-server.t
 import { serveCases } from './cases.ts';
 import { compareServers, medianOf, type ServePlan, serveDuels } from './comparison.ts';
 import { serveDuelTable, serveRawTable } from './comparison-report.ts';
-import type { ComparedServer } from './servers.ts';
+import { type ComparedServer, overHttp } from './servers.ts';
 
 function fake(name: string, setting: string, script: () => Script): ComparedServer {
-  return {
+  return overHttp({
     ...{ name, setting, version: '1' },
     isDistinct: (streams) => setting !== 'few slots' || streams > 1,
     start: async () => {
@@ -18,7 +18,7 @@ function fake(name: string, setting: string, script: () => Script): ComparedServ
         [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
       };
     },
-  };
+  });
 }
 
 const plan = (servers: readonly ComparedServer[], cases = serveCases([1], 0.3)): ServePlan => ({

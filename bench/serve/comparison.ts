@@ -5,12 +5,12 @@
 import { waitForQuiet, withForeignLoad } from '../lib/foreign-load.ts';
 import { median } from '../lib/statistics.ts';
 import { type ServeCase, streamsOf } from './cases.ts';
-import { type LoadFigures, runServeLoad } from './load-child.ts';
-import type { ComparedServer } from './servers.ts';
+import type { LoadFigures } from './load-child.ts';
+import type { ComparedPeer, MeasuredLoad } from './servers.ts';
 
 export interface ServePlan {
   readonly modelPath: string;
-  readonly servers: readonly ComparedServer[];
+  readonly servers: readonly ComparedPeer[];
   readonly cases: readonly ServeCase[];
   readonly threads: number;
   readonly contextTokens: number;
@@ -64,7 +64,7 @@ export async function compareServers(
     const servers = plan.servers.filter((server) => server.isDistinct(streams));
     const requestRate = offeredRate(serveCase, rows);
     if (Number.isNaN(requestRate)) continue;
-    const measured = new Map<ComparedServer, Omit<ServeRow, 'case' | 'server' | 'setting'>>();
+    const measured = new Map<ComparedPeer, Omit<ServeRow, 'case' | 'server' | 'setting'>>();
     for (let round = 0; round < plan.rounds; round++) {
       const order = round % 2 === 0 ? servers : servers.toReversed();
       for (const server of order) {
@@ -104,16 +104,14 @@ function offeredRate({ load }: ServeCase, rows: readonly ServeRow[]): number | n
   return Number.isFinite(best) ? best * load.share : Number.NaN;
 }
 
-interface OneRun {
-  readonly figures: LoadFigures;
-  readonly peakMemoryBytes: number;
+interface OneRun extends MeasuredLoad {
   readonly foreignLoad: number;
 }
 
 async function quietRun(
   plan: ServePlan,
   serveCase: ServeCase,
-  server: ComparedServer,
+  server: ComparedPeer,
   requestRate: number | null,
   round: number,
 ): Promise<OneRun> {
@@ -130,21 +128,22 @@ async function quietRun(
   return best!;
 }
 
-async function oneRun(
+function oneRun(
   { modelPath, threads, contextTokens }: ServePlan,
   serveCase: ServeCase,
-  server: ComparedServer,
+  server: ComparedPeer,
   requestRate: number | null,
   round: number,
-): Promise<Omit<OneRun, 'foreignLoad'>> {
+): Promise<MeasuredLoad> {
   const streams = streamsOf(serveCase);
-  await using running = await server.start({ modelPath, threads, streams, contextTokens });
   const { promptTokens, sharedTokens, outputTokens, numRequests } = serveCase;
-  const figures = await runServeLoad({
-    ...{ url: running.url, promptTokens, sharedTokens, outputTokens, numRequests },
-    ...{ seed: 100 + round, clients: streams, requestRate },
-  });
-  return { figures, peakMemoryBytes: running.peakMemoryBytes() };
+  return server.measure(
+    { modelPath, threads, streams, contextTokens },
+    {
+      ...{ promptTokens, sharedTokens, outputTokens, numRequests },
+      ...{ seed: 100 + round, clients: streams, requestRate },
+    },
+  );
 }
 
 /** hasten beside the best setting of each peer (by requests a second; at an offered rate by mean TTFT), case by case. */

@@ -65,16 +65,21 @@ export async function runServeLoad(load: ServeLoad): Promise<LoadFigures> {
     ...(load.extra ?? []),
   ];
   const figures = lastJson(await runChild(process.execPath, args)) as LoadFigures;
-  const { completed, sent, total_input_tokens: input, total_output_tokens: output } = figures;
-  if (completed !== sent || sent !== load.numRequests) {
-    throw new Error(
-      `${completed} of ${sent} requests finished, ${load.numRequests} were to be sent`,
-    );
-  }
-  if (input !== completed * load.promptTokens || output !== completed * load.outputTokens) {
-    throw new Error(
-      `${input} tokens in and ${output} out for ${completed} requests, expected ${load.promptTokens} and ${load.outputTokens} each`,
-    );
-  }
+  assertAllFinished(figures, load);
   return figures;
+}
+
+/** @throws {Error} if a request failed or was refused, or tokens were counted that were not asked for */
+export function assertAllFinished(
+  { completed, sent, total_input_tokens: input, total_output_tokens: output }: LoadFigures,
+  { numRequests, promptTokens, outputTokens }: Omit<ServeLoad, 'url'>,
+): void {
+  if (completed !== sent || sent !== numRequests) {
+    throw new Error(`${completed} of ${sent} requests finished, ${numRequests} were to be sent`);
+  }
+  if (input !== completed * promptTokens || output !== completed * outputTokens) {
+    throw new Error(
+      `${input} tokens in and ${output} out for ${completed} requests, expected ${promptTokens} and ${outputTokens} each`,
+    );
+  }
 }

@@ -1,5 +1,6 @@
 /**
- * The servers that are compared: how each is started for a number of streams, when it is ready, and how it ends. Knows nothing of loads.
+ * The servers that are compared: how each is started for a number of streams, when it is ready, how it ends, and how a load is put on it. Knows
+ * nothing of which loads there are.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -8,6 +9,8 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { REPOSITORY } from '../lib/paths.ts';
+import { type OpenVinoLoad, openVinoVersion, runOpenVino } from '../peers/openvino.ts';
+import { assertAllFinished, type LoadFigures, runServeLoad, type ServeLoad } from './load-child.ts';
 
 export interface ServerJob {
   readonly modelPath: string;
@@ -18,13 +21,25 @@ export interface ServerJob {
   readonly contextTokens: number;
 }
 
-export interface ComparedServer {
-  /** Servers of one name are settings of the same thing; the best one stands for it. */
+export interface ComparedPeer {
+  /** Peers of one name are settings of the same thing; the best one stands for it. */
   readonly name: string;
   readonly setting: string;
   readonly version: string;
   /** Whether this setting differs from the others for so many streams. */
   isDistinct(streams: number): boolean;
+  /** A load on a fresh one. */
+  measure(job: ServerJob, load: Omit<ServeLoad, 'url'>): Promise<MeasuredLoad>;
+}
+
+export interface MeasuredLoad {
+  readonly figures: LoadFigures;
+  /** The largest resident set, 0 where it cannot be known. */
+  readonly peakMemoryBytes: number;
+}
+
+/** A peer that is asked over HTTP. */
+export interface ComparedServer extends ComparedPeer {
   start(job: ServerJob): Promise<RunningServer>;
 }
 
@@ -34,12 +49,24 @@ export interface RunningServer extends AsyncDisposable {
   peakMemoryBytes(): number;
 }
 
+/** Measures a server by what `hasten bench serve` sees of it. */
+export function overHttp(server: Omit<ComparedServer, 'measure'>): ComparedServer {
+  return {
+    ...server,
+    async measure(job, load) {
+      await using running = await server.start(job);
+      const figures = await runServeLoad({ ...load, url: running.url });
+      return { figures, peakMemoryBytes: running.peakMemoryBytes() };
+    },
+  };
+}
+
 const READY_TIMEOUT_MS = 120_000;
 const STOP_TIMEOUT_MS = 10_000;
 
 /** @param extra further flags of `hasten serve`, which take precedence */
 export function hastenServer(version: string, extra: readonly string[] = []): ComparedServer {
-  return {
+  return overHttp({
     ...{ name: 'hasten', setting: extra.join(' '), version },
     isDistinct: () => true,
     start: (job) =>
@@ -53,7 +80,7 @@ export function hastenServer(version: string, extra: readonly string[] = []): Co
         ],
         '/readyz',
       ),
-  };
+  });
 }
 
 export interface LlamaSetting {
@@ -72,7 +99,7 @@ export const LLAMA_SETTINGS: readonly LlamaSetting[] = [
 export function llamaServer(program: string, setting: LlamaSetting): ComparedServer {
   const { flashAttention, maxSlots } = setting;
   const slots = (streams: number): number => Math.min(streams, maxSlots);
-  return {
+  return overHttp({
     name: 'llama-server',
     setting: `fa ${flashAttention ? 'on' : 'off'}${Number.isFinite(maxSlots) ? `, ≤ ${maxSlots} slots` : ''}`,
     version: llamaVersion(program),
@@ -87,15 +114,49 @@ export function llamaServer(program: string, setting: LlamaSetting): ComparedSer
         ],
         '/health',
       ),
-  };
+  });
 }
 
 /** A server that someone else started, such as vLLM's; it is asked for whatever model it serves first. */
 export function remoteServer(name: string, url: string): ComparedServer {
-  return {
+  return overHttp({
     ...{ name, setting: '', version: 'as started by hand' },
     isDistinct: () => true,
     start: async () => ({ url, peakMemoryBytes: () => 0, async [Symbol.asyncDispose]() {} }),
+  });
+}
+
+/** Tokens of one step, at most: OpenVINO's default, and more. */
+export const OPENVINO_SETTINGS: readonly number[] = [256, 1024];
+
+/**
+ * OpenVINO GenAI's continuous batching, in one process with the load: there is no server of its kind to start, and no HTTP is in its favour.
+ * @param python one that has it
+ * @param model  a folder in its format; undefined: the GGUF file
+ * @throws {Error} if that Python has it not
+ */
+export function openVinoPeer(
+  python: string,
+  model: string | undefined,
+  vocabSize: number,
+  maxBatchedTokens: number,
+): ComparedPeer {
+  return {
+    name: 'OpenVINO GenAI',
+    setting: `≤ ${maxBatchedTokens} tokens a step`,
+    version: openVinoVersion(python),
+    isDistinct: () => true,
+    async measure({ modelPath, threads, streams }, { extra: _, ...load }) {
+      const question: OpenVinoLoad = {
+        ...load,
+        ...{ model: model ?? modelPath, threads, streams, vocabSize, maxBatchedTokens },
+        cacheGigabytes: 2,
+      };
+      const answer = await runOpenVino(python, 'serve', question);
+      const { peakMemoryBytes, ...figures } = answer as LoadFigures & { peakMemoryBytes: number };
+      assertAllFinished(figures, load);
+      return { figures, peakMemoryBytes };
+    },
   };
 }
 
