@@ -317,6 +317,25 @@ export class BlockManager {
     return numBlocks;
   }
 
+  /**
+   * Makes content that the tokens begin with be found no more, in the pool and in the store; what sequences or pins hold stays.
+   *
+   * @returns how many tokens of it are forgotten
+   */
+  forget(tokens: TokenSpan, root: PrefixRoot): number {
+    const match = new PrefixMatch();
+    this.findPrefix(tokens, tokens.length, match, root);
+    let numForgotten = 0;
+    for (let index = 0; index < match.numBlocks; index++) {
+      const id = match.blockIds[index]! as KvBlockId;
+      if (match.isStored[index] === 1) this.#store?.forget(match.hashKeys[index]!);
+      else if (this.#refCounts[id] === 0) this.#unseal(id);
+      else continue;
+      numForgotten++;
+    }
+    return numForgotten * this.blockSize;
+  }
+
   /** Blocks that pins hold, others perhaps as well. */
   get numPinnedBlocks(): number {
     return this.#pinned.size;

@@ -10,6 +10,7 @@ export type EngineCall =
   | { readonly name: 'pinPrefix'; readonly text: PrefixText }
   | { readonly name: 'saveSession'; readonly path: string; readonly text: PrefixText }
   | { readonly name: 'restoreSession'; readonly path: string; readonly share: PrefixShare }
+  | { readonly name: 'forgetPrefix'; readonly text: PrefixText }
   | { readonly name: 'compileGrammar'; readonly grammar: GrammarSpec };
 
 /** By call: what it gives. */
@@ -17,6 +18,7 @@ export interface EngineCallResults {
   pinPrefix: number;
   saveSession: number;
   restoreSession: Int32Array;
+  forgetPrefix: number;
   compileGrammar: null;
 }
 
@@ -45,6 +47,12 @@ export interface EngineCalls {
    */
   restoreSession(path: string, share?: PrefixShare): Promise<Int32Array>;
   /**
+   * Lets go of what the prefix cache has of a text; what is in use or pinned stays.
+   *
+   * @returns how many of its tokens are forgotten
+   */
+  forgetPrefix(text: PrefixText): Promise<number>;
+  /**
    * Finds out whether a grammar can be used, and keeps it ready for requests.
    *
    * @throws {GrammarError} if it has not the shape of one; any error with code `invalid_grammar` if it cannot be compiled
@@ -66,6 +74,8 @@ export function engineCalls(
     saveSession: (path, { tokenIds, ...share }) =>
       call({ name: 'saveSession', path, text: { ...share, tokenIds: Int32Array.from(tokenIds) } }),
     restoreSession: (path, share = {}) => call({ name: 'restoreSession', path, share }),
+    forgetPrefix: ({ tokenIds, ...share }) =>
+      call({ name: 'forgetPrefix', text: { ...share, tokenIds: Int32Array.from(tokenIds) } }),
     compileGrammar: async (grammar) => {
       await call({ name: 'compileGrammar', grammar: parseGrammarSpec(grammar) });
     },
@@ -91,6 +101,8 @@ export function answerCall(
     }
     case 'restoreSession':
       return core.prefixes.restore(call.path, call.share);
+    case 'forgetPrefix':
+      return Promise.resolve(core.prefixes.forget(call.text));
     case 'compileGrammar':
       return core.compile(call.grammar).then(() => null);
     default:

@@ -87,6 +87,31 @@ test('what had to leave a small pool comes back with the same text', async () =>
   assert.equal(cachedOf(await ask(plain, texts[0]!)), 0);
 });
 
+test('a text is forgotten wherever it is, but for what is pinned', async () => {
+  for (const offload of [
+    undefined,
+    { memoryBytes: 1000 * 32 },
+    { memoryBytes: 0, disk: { folder: tmpdir(), maxBytes: 1000 * 32 } },
+  ]) {
+    const engine = engineOf(20, offload === undefined ? {} : { offload });
+    const text = textOf(1, 30);
+    const other = textOf(2, 30);
+    const expected = (await ask(engine, text)).text;
+    await ask(engine, other);
+    if (offload !== undefined) await press(engine);
+    assert.equal(await engine.calls.forgetPrefix({ tokenIds: text }), 28);
+    assert.equal(await engine.calls.forgetPrefix({ tokenIds: text }), 0);
+    const again = await ask(engine, text);
+    assert.equal(cachedOf(again), 0);
+    assert.equal(again.text, expected);
+    assert.equal(cachedOf(await ask(engine, other)), 28, 'others are still there');
+    await engine.calls.pinPrefix({ tokenIds: text.slice(0, 12) });
+    assert.equal(await engine.calls.forgetPrefix({ tokenIds: text }), 16);
+    assert.equal(cachedOf(await ask(engine, text)), 12);
+    await engine.close();
+  }
+});
+
 test('a pinned text survives pressure, and is refused where pins would take more than half', async () => {
   const engine = engineOf(20);
   const text = textOf(1, 34);

@@ -112,6 +112,15 @@ export class PrefixKeeper {
   }
 
   /**
+   * Lets go of what the prefix cache has of a text, texts included that begin with it; what is in use or pinned stays.
+   *
+   * @returns how many tokens of it are forgotten
+   */
+  forget(text: PrefixText): number {
+    return this.#blocks.forget(new TokenList(text.tokenIds), this.rootOf(text));
+  }
+
+  /**
    * Writes the full blocks of a text to a file; what of it is not in the prefix cache is computed.
    *
    * @returns how many tokens are in the file

@@ -10,7 +10,7 @@ import {
   toolSchema,
 } from './request-schemas.ts';
 
-export const SLOT_ACTIONS = ['save', 'restore'] as const;
+export const SLOT_ACTIONS = ['save', 'restore', 'erase'] as const;
 export type SlotAction = (typeof SLOT_ACTIONS)[number];
 
 const slotSchema = z.object({
@@ -18,7 +18,8 @@ const slotSchema = z.object({
   // No separators, and no dot at the start: it stays in its folder.
   filename: z
     .string()
-    .regex(/^\w[\w.-]{0,127}$/, 'expected a name of letters, digits, dot, hyphen and underscore'),
+    .regex(/^\w[\w.-]{0,127}$/, 'expected a name of letters, digits, dot, hyphen and underscore')
+    .optional(),
   prompt: z.union([z.string(), tokenIdsSchema], 'expected a string or token ids').optional(),
   messages: z.array(messageSchema).min(1).optional(),
   tools: z.array(toolSchema).optional(),
@@ -35,7 +36,7 @@ export function parseSlotAction(id: string, action: unknown): { id: number; acti
   }
   const known = SLOT_ACTIONS.find((each) => each === action);
   if (known !== undefined) return { id: Number(id), action: known };
-  const accepted = SLOT_ACTIONS.join(' or ');
+  const accepted = `one of ${SLOT_ACTIONS.join(', ')}`;
   throw badRequest('action', `action: expected ${accepted}, got ${JSON.stringify(action)}`);
 }
 
@@ -44,11 +45,14 @@ export function parseSlotRequest(body: unknown, action: SlotAction): ParsedReque
   const parsed = parseBody(body, slotSchema);
   const { prompt, messages } = parsed.request;
   const numTexts = [prompt, messages].filter((each) => each !== undefined).length;
-  if (action === 'save' && numTexts !== 1) {
+  if (action !== 'restore' && numTexts !== 1) {
     throw badRequest(
       'prompt',
-      'prompt: there are no slots here that hold a text, so say which one to save: one of prompt and messages',
+      `prompt: there are no slots here that hold a text, so say which one to ${action}: one of prompt and messages`,
     );
+  }
+  if (action !== 'erase' && parsed.request.filename === undefined) {
+    throw badRequest('filename', `filename: expected the name of the file to ${action}`);
   }
   return parsed;
 }

@@ -15,6 +15,7 @@ interface SlotAnswer {
   readonly n_written?: number;
   readonly n_restored?: number;
   readonly n_read?: number;
+  readonly n_erased?: number;
   readonly timings: { readonly save_ms?: number; readonly restore_ms?: number };
   readonly error: {
     readonly param: string | null;
@@ -69,6 +70,26 @@ describe('/slots', () => {
     assert.equal(call.name === 'saveSession' && call.text.cacheSalt, 'x');
   });
 
+  test('forgets a text, of the caller alone and without a folder for sessions', async () => {
+    await using server = await started({
+      slotSavePath: undefined,
+      apiKeys: [{ name: 'alice', secret: 'sk-a' }],
+    });
+    const answer = await server.post(
+      '/slots/2?action=erase',
+      { prompt: 'hello', cache_salt: 'x' },
+      { authorization: 'Bearer sk-a' },
+    );
+    const { status, id_slot, n_erased } = answer;
+    assert.deepEqual([status, id_slot, n_erased], [200, 2, 5]);
+    assert.deepEqual(server.model.engineCalls, [
+      {
+        name: 'forgetPrefix',
+        text: { tenant: 'alice', cacheSalt: 'x', tokenIds: Int32Array.from(Buffer.from('hello')) },
+      },
+    ]);
+  });
+
   test('no name leaves the folder', async () => {
     await using server = await started();
     for (const filename of [
@@ -105,7 +126,9 @@ describe('/slots', () => {
       return error.param;
     };
     assert.equal(await paramOf('/slots/0'), 'action');
-    assert.equal(await paramOf('/slots/0?action=erase'), 'action');
+    assert.equal(await paramOf('/slots/0?action=forget'), 'action');
+    assert.equal(await paramOf('/slots/0?action=erase', { filename: 'a' }), 'prompt');
+    assert.equal(await paramOf('/slots/0?action=save', { prompt: 'a' }), 'filename');
     assert.equal(await paramOf('/slots/0?action=save&action=save'), 'action');
     assert.equal(await paramOf('/slots/x?action=save'), 'id_slot');
     assert.equal(await paramOf('/slots/-1?action=save'), 'id_slot');

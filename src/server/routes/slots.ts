@@ -1,7 +1,7 @@
 /**
- * POST /slots/{id}?action=save and ?action=restore: sessions, as far as they can be as llama.cpp's server has them. There are no slots here, keys and
- * values belong to texts: so the id means nothing and is only given back, saving says which text is meant, and what was restored is found by any request
- * that begins with that text.
+ * POST /slots/{id}?action=save, restore or erase: sessions, as far as they can be as llama.cpp's server has them. There are no slots here, keys and
+ * values belong to texts: so the id means nothing and is only given back, saving and erasing say which text is meant, and what was restored is found by
+ * any request that begins with that text.
  */
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -22,7 +22,7 @@ export const slotsRoute: Route = (server, { served, enter, sessionFolder }) => {
   server.post<SlotsRoute>('/slots/*', async (request, reply) => {
     const { id, action } = parseSlotAction(request.params['*'], request.query.action);
     const folder = sessionFolder(request);
-    if (folder === null) {
+    if (folder === null && action !== 'erase') {
       throw new ApiError(501, 'this server saves no sessions: start it with --slot-save-path', {
         code: 'not_supported',
       });
@@ -30,13 +30,17 @@ export const slotsRoute: Route = (server, { served, enter, sessionFolder }) => {
     const { request: body, unknownFields } = parseSlotRequest(request.body, action);
     warnOfUnknownFields(request, unknownFields);
     const { model } = served.use(body.model);
-    const { filename, cache_salt: cacheSalt } = body;
-    const path = join(folder, filename);
+    const { filename = '', cache_salt: cacheSalt } = body;
     const share = {
       tenant: request.caller,
       ...(cacheSalt !== undefined && { cacheSalt }),
     };
     using _ = enter(request, reply, 1);
+    if (action === 'erase') {
+      const tokenIds = tokenIdsOf(body, model);
+      return { id_slot: id, n_erased: await model.calls.forgetPrefix({ ...share, tokenIds }) };
+    }
+    const path = join(folder ?? '', filename);
     const startMs = performance.now();
     const call =
       action === 'save'

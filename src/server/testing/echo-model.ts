@@ -85,7 +85,7 @@ export class EchoModel implements TextModel {
   /** Files are a text, and as many tokens are restored as it has bytes. */
   readonly calls = engineCalls(async (call) => {
     this.engineCalls.push(call);
-    if (call.name === 'pinPrefix') return call.text.tokenIds.length;
+    if (call.name === 'pinPrefix' || call.name === 'forgetPrefix') return call.text.tokenIds.length;
     if (call.name === 'compileGrammar') {
       const { grammarFault } = this.#options;
       if (grammarFault !== undefined) throw new GrammarError(grammarFault);
