@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import { HastenError, load } from './index.ts';
 
 const OPTIONS = { planCacheFolder: null, threads: 1 };
@@ -31,6 +32,20 @@ test('a model chats, completes, and turns text into tokens and back', async () =
   assert.equal(await model.complete(ids, { temperature: 0, maxTokens: 10 }).text(), text);
   const prompt = 'user: Hello\nassistant: ';
   assert.equal(await model.complete(prompt, { temperature: 0, maxTokens: 10 }).text(), text);
+});
+
+test('a draft model changes no text, and has to have the same vocabulary', async () => {
+  const options = { temperature: 0, maxTokens: 40, ignoreEos: true };
+  await using plain = await load('tiny', OPTIONS);
+  await using drafting = await load('tiny', { ...OPTIONS, draftModel: 'tiny' });
+  const prompt = 'Once upon a time';
+  assert.equal(
+    await drafting.complete(prompt, options).text(),
+    await plain.complete(prompt, options).text(),
+  );
+  const draftModel = fileURLToPath(new URL('../test/fixtures/tiny/llama-bias', import.meta.url));
+  await assert.rejects(load('tiny', { ...OPTIONS, draftModel }), /draft model/);
+  await assert.rejects(load('tiny', { ...OPTIONS, draftModel: '' }), { code: 'invalid_option' });
 });
 
 test('an answer is stopped by a signal, or by leaving the loop', async () => {

@@ -104,7 +104,7 @@ test('drafts with a second model: the same text; one of another vocabulary is re
   const model = join(import.meta.dirname, 'fixtures/tiny/llama-bias');
   const other = await runHasten(['serve', 'tiny', '--port', '0', '--draft-model', model]);
   assert.equal(other.code, 1);
-  assert.match(other.stderr, /--draft-model .*(\d+ tokens.*\d+|no tokenizer)/);
+  assert.match(other.stderr, /draft model .*(\d+ tokens.*\d+|no tokenizer)/);
   const contradiction = ['serve', 'tiny', '--draft-model', 'tiny', '--speculation', 'off'];
   assert.equal((await runHasten(contradiction)).code, 2);
   const body = { prompt: 'Once upon a time', max_tokens: 80, temperature: 0, ignore_eos: true };

@@ -14,19 +14,19 @@ export function assertSameVocabulary(text: TokenText | null, draftPath: string):
   if (text === null || draft === null) {
     if (text === draft) return;
     const which = text === null ? 'the model' : 'the draft model';
-    throw new DraftModelError(`--draft-model ${draftPath}: ${which} has no tokenizer; ${wayOut}`);
+    throw new DraftModelError(`draft model ${draftPath}: ${which} has no tokenizer; ${wayOut}`);
   }
   const [numTokens, numDraftTokens] = [text, draft].map(({ offsets }) => offsets.length - 1);
   if (numTokens !== numDraftTokens) {
     throw new DraftModelError(
-      `--draft-model ${draftPath}: its vocabulary has ${numDraftTokens} tokens, the model's ${numTokens}; ${wayOut}`,
+      `draft model ${draftPath}: its vocabulary has ${numDraftTokens} tokens, the model's ${numTokens}; ${wayOut}`,
     );
   }
   for (let id = 0; id < numTokens!; id++) {
     const [own, other] = [text, draft].map((each) => bytesOf(each, id));
     if (own!.equals(other!)) continue;
     throw new DraftModelError(
-      `--draft-model ${draftPath}: token ${id} is ${quote(other!)}, and ${quote(own!)} to the model; ${wayOut}`,
+      `draft model ${draftPath}: token ${id} is ${quote(other!)}, and ${quote(own!)} to the model; ${wayOut}`,
     );
   }
 }

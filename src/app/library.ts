@@ -57,6 +57,8 @@ export interface LoadOptions {
   readonly precision?: Precision;
   /** Quantizes a model that is stored in f32, f16 or bf16 while it is loaded: `nf4`, `int4` or `int8`. */
   readonly loadIn?: LoadFormat;
+  /** A smaller model of the same vocabulary, in any form that `load` takes: it drafts tokens, which are checked several at once. Texts stay the same. */
+  readonly draftModel?: string;
   /** Never use the network. */
   readonly offline?: boolean;
   /** Where packed weights are kept for the next start; null for nowhere. Default: `hasten/plans` in the user's cache folder. */
@@ -160,6 +162,7 @@ const LOAD_OPTIONS: { readonly [K in keyof Required<LoadOptions>]: Check } = {
   target: oneOf(TARGET_NAMES),
   precision: oneOf(PRECISIONS),
   loadIn: oneOf(LOAD_FORMATS),
+  draftModel: ['a path or the name of a model', (x) => typeof x === 'string' && x !== ''],
   offline: ['true or false', (x) => typeof x === 'boolean'],
   planCacheFolder: ['a folder or null', (x) => x === null || typeof x === 'string'],
   signal: isSignal,
@@ -190,13 +193,16 @@ function checkOptions(
 
 export async function loadModel(spec: string, options: LoadOptions): Promise<Model> {
   checkOptions('load', options, LOAD_OPTIONS);
-  const { signal, onProgress, offline = false } = options;
-  const found = await findModel(spec, {
-    offline,
-    signal,
-    onProgress: ({ phase, file, receivedBytes, totalBytes = 0 }) =>
-      onProgress?.({ phase: `${phase} ${file}`, done: receivedBytes, total: totalBytes }),
-  });
+  const { signal, onProgress, offline = false, draftModel } = options;
+  const find = (name: string) =>
+    findModel(name, {
+      offline,
+      signal,
+      onProgress: ({ phase, file, receivedBytes, totalBytes = 0 }) =>
+        onProgress?.({ phase: `${phase} ${file}`, done: receivedBytes, total: totalBytes }),
+    });
+  const found = await find(spec);
+  const draft = draftModel === undefined ? undefined : await find(draftModel);
   const running = await startModel({
     name: found.name,
     setup: {
@@ -209,6 +215,7 @@ export async function loadModel(spec: string, options: LoadOptions): Promise<Mod
       kvCacheMemoryBytes: options.kvCacheMemoryBytes,
       kvCacheType: options.kvCacheType,
       maxSeqs: options.maxSeqs,
+      ...(draft && { drafts: { modelPath: draft.path } }),
       planCacheFolder:
         options.planCacheFolder === undefined ? planCacheFolder() : options.planCacheFolder,
     },
