@@ -348,6 +348,58 @@ describe('hasten tokenize', () => {
   });
 });
 
+describe('hasten embed', () => {
+  interface Vector {
+    readonly index: number;
+    readonly numTokens: number;
+    readonly embedding: readonly number[];
+  }
+  const vectors = async (...args: string[]): Promise<Vector[]> => {
+    const { code, stdout, stderr } = await runHasten(['embed', TINY, ...args], {
+      stdin: 'a cat\n\na dog\n',
+    });
+    assert.equal(code, 0, stderr);
+    return stdout
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line));
+  };
+
+  test('prints a vector of length 1 for each text, given or in lines', async () => {
+    const given = await vectors('--text', 'a cat', '--text', 'a dog');
+    assert.deepEqual(await vectors('--file', '-'), given);
+    assert.deepEqual(
+      given.map(({ index, numTokens }) => [index, numTokens]),
+      [
+        [0, 6],
+        [1, 6],
+      ],
+    );
+    for (const { embedding } of given) {
+      assert.ok(Math.abs(Math.hypot(...embedding) - 1) < 1e-5);
+    }
+    const [short] = await vectors('--text', 'a cat', '--dimensions', '8');
+    assert.equal(short!.embedding.length, 8);
+    const [last] = await vectors('--text', 'a cat', '--pooling', 'last');
+    assert.notDeepEqual(last!.embedding, given[0]!.embedding);
+  });
+
+  test('wants texts, once, and no more dimensions than there are', async () => {
+    await failure(2, /either --text or --file/, 'embed', TINY);
+    await failure(2, /either/, 'embed', TINY, '--text', 'a', '--file', 'b');
+    await failure(
+      2,
+      /--dimensions 9999.* have \d+/,
+      'embed',
+      TINY,
+      '--text',
+      'a',
+      '--dimensions',
+      '9999',
+    );
+  });
+});
+
 describe('hasten perplexity', () => {
   test('scores whole windows, each from its second token on, with BOS before each', async () => {
     const file = join(folder, 'prose.txt');
@@ -465,7 +517,7 @@ describe('hasten show, explain, list, doctor', () => {
 describe('hasten --help', () => {
   const commands = [
     ...['run', 'chat', 'serve', 'pull', 'list', 'show', 'rm', 'bench', 'logits'],
-    ...['perplexity', 'tokenize', 'explain', 'doctor'],
+    ...['perplexity', 'tokenize', 'embed', 'explain', 'doctor'],
   ];
 
   test('names every command', async () => {

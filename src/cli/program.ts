@@ -75,6 +75,11 @@ const COMMANDS: readonly CommandEntry[] = [
     load: () => import('./commands/perplexity.ts'),
   },
   {
+    name: 'embed',
+    summary: 'turn texts into vectors',
+    load: () => import('./commands/embed.ts'),
+  },
+  {
     name: 'tokenize',
     summary: 'turn text into token ids',
     load: () => import('./commands/tokenize.ts'),
