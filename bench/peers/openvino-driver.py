@@ -1,6 +1,7 @@
 """OpenVINO GenAI in process, as the scripts of bench/ ask for it: a load on its continuous batching, or speeds of prefill and decode.
 
     python openvino-driver.py serve|bench JSON
+    python openvino-driver.py version
 
 The JSON is an OpenVinoLoad or OpenVinoBench of bench/peers/openvino.ts; the answer is one line of JSON on stdout. Needs openvino-genai. Loads are what
 `hasten bench serve` makes: prompts of random token ids, the first of them shared, greedy, the end token ignored; but without HTTP, which favours
@@ -177,8 +178,8 @@ def bench(job):
 
 
 if __name__ == "__main__":
-    mode, text = sys.argv[1:]
+    mode = sys.argv[1]
     if mode == "version":
         print(json.dumps({"version": genai.__version__}))
     else:
-        print(json.dumps({"serve": serve, "bench": bench}[mode](json.loads(text))))
+        print(json.dumps({"serve": serve, "bench": bench}[mode](json.loads(sys.argv[2]))))
