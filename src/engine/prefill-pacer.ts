@@ -1,30 +1,38 @@
 /**
  * Decides how many prompt tokens a step may take beside running streams: few when little waits, so that streams keep their pace, more when
- * much waits, so that the machine is used well. Without running streams a step takes all it can.
+ * much waits, so that the machine is used well. Without running streams a step takes all it can, unless it may have to give way.
  *
  * It learns what steps cost from their times; the size of a step never changes a token of the output, only when it comes.
  */
 
 export interface PrefillPacerOptions {
-  /** Wished time of a step with streams in it when one request waits, milliseconds. */
+  /** Wished time of a step with streams in it when `fewWaiting` or fewer wait, milliseconds. */
   readonly targetStepMs: number;
-  /** The same when `fullQueue` or more wait: the bound of what a stream may have to wait for its next token. */
+  /**
+   * The same when `manyWaiting` or more wait: the bound of what a stream may have to wait for its next token, and of what a request of a
+   * higher class may have to wait for the step under way.
+   */
   readonly maxStepMs: number;
-  /** Requests waiting or in their prompt at which `maxStepMs` is used. */
-  readonly fullQueue: number;
+  /** Requests waiting or in their prompt up to which `targetStepMs` is used, and from which on `maxStepMs` is. */
+  readonly fewWaiting: number;
+  readonly manyWaiting: number;
   /** Never fewer prompt tokens than this, however slow the machine is. */
   readonly minTokens: number;
 }
 
 export const DEFAULT_PREFILL_PACER_OPTIONS: PrefillPacerOptions = {
-  targetStepMs: 60,
-  maxStepMs: 200,
-  fullQueue: 8,
+  targetStepMs: 20,
+  maxStepMs: 60,
+  fewWaiting: 4,
+  manyWaiting: 16,
   minTokens: 16,
 };
 
 /** Share of a new measurement in the running mean. */
 const LEARNING_RATE = 0.2;
+/** Share of what one size of chunk shows that counts for the others, and by how much more it may be off for that. */
+const SHARED_RATE = 0.1;
+const MAX_RATIO = 4;
 /** Prompt tokens in a step while nothing is known of the machine yet. */
 const FIRST_GUESS = 64;
 
@@ -32,29 +40,48 @@ export class PrefillPacer {
   readonly #options: PrefillPacerOptions;
   /** Time of a step that only goes on with streams, per stream count 1, 2-3, 4-7, ...; `null` before the first. */
   readonly #streamStepMs: (number | null)[] = [];
+  /** What a prompt token takes in a step with 1, 2-3, 4-7, ... of them, since large chunks take less a token; `null` before the first. */
+  readonly #chunkTokenMs: (number | null)[] = [];
   #promptTokenMs: number | null = null;
 
   constructor(options: PrefillPacerOptions = DEFAULT_PREFILL_PACER_OPTIONS) {
     this.#options = options;
   }
 
-  /** What a prompt token is known to take; `null` before the first. */
+  /** What a prompt token took in the last steps; `null` before the first. */
   get promptTokenMs(): number | null {
     return this.#promptTokenMs;
   }
 
   /**
-   * @param numStreams sequences that get their next token in this step
+   * @param numStreams sequences that get their next token in this step, and tokens drafted for them
    * @param numWaiting sequences with prompt tokens still to compute
+   * @param givesWay   whether nothing in the step is above the lowest class: then it is bounded without streams, too
    */
-  promptTokens(numStreams: number, numWaiting: number): number {
-    if (numStreams === 0) return Number.POSITIVE_INFINITY;
+  promptTokens(numStreams: number, numWaiting: number, givesWay: boolean): number {
+    if (numStreams === 0 && !givesWay) return Number.POSITIVE_INFINITY;
     if (this.#promptTokenMs === null) return Math.max(FIRST_GUESS, this.#options.minTokens);
-    const { targetStepMs, maxStepMs, fullQueue, minTokens } = this.#options;
-    const load = Math.min(Math.max(numWaiting - 1, 0) / Math.max(fullQueue - 1, 1), 1);
-    const budgetMs = targetStepMs + (maxStepMs - targetStepMs) * load;
+    const budgetMs = numStreams === 0 ? this.#options.maxStepMs : this.#budgetMs(numWaiting);
     const left = budgetMs - this.#streamMs(numStreams);
-    return Math.max(minTokens, Math.floor(left / this.#promptTokenMs));
+    return Math.max(this.#options.minTokens, this.#tokensIn(left));
+  }
+
+  /** The largest chunk that is known to take no longer; 0 if even small ones do. */
+  #tokensIn(ms: number): number {
+    for (let size = this.#chunkTokenMs.length - 1; size >= 0; size--) {
+      const least = 2 ** size;
+      const tokenMs = nearest(this.#chunkTokenMs, size);
+      const count = Math.floor(ms / tokenMs);
+      const isLargest = size === this.#chunkTokenMs.length - 1;
+      if (count >= least) return isLargest ? count : Math.min(count, 2 * least - 1);
+    }
+    return 0;
+  }
+
+  #budgetMs(numWaiting: number): number {
+    const { targetStepMs, maxStepMs, fewWaiting, manyWaiting } = this.#options;
+    const load = (numWaiting - fewWaiting) / Math.max(manyWaiting - fewWaiting, 1);
+    return targetStepMs + (maxStepMs - targetStepMs) * Math.min(Math.max(load, 0), 1);
   }
 
   /** Learns from a step that took `stepMs`. */
@@ -65,24 +92,40 @@ export class PrefillPacer {
     } else {
       // The streams' share is what they cost alone; at least a tenth of the time is the prompt's.
       const promptMs = Math.max(stepMs - this.#streamMs(numStreams), stepMs / 10);
-      this.#promptTokenMs = mean(this.#promptTokenMs, promptMs / numPromptTokens);
+      this.#learnChunk(sizeClass(numPromptTokens), promptMs / numPromptTokens);
     }
+  }
+
+  #learnChunk(size: number, tokenMs: number): void {
+    const known = this.#chunkTokenMs;
+    const before = known[size] ?? null;
+    while (known.length < size) known.push(null);
+    if (before !== null) {
+      // A machine that slows down does so for all sizes, those that do not come up now among them.
+      const shift = 1 + SHARED_RATE * (Math.min(tokenMs / before, MAX_RATIO) - 1);
+      for (const [other, ms] of known.entries()) if (ms !== null) known[other] = ms * shift;
+    }
+    known[size] = mean(before, tokenMs);
+    this.#promptTokenMs = mean(this.#promptTokenMs, tokenMs);
   }
 
   /** What streams alone are known to take, from the nearest count that was seen. */
   #streamMs(numStreams: number): number {
-    if (numStreams === 0) return 0;
-    const size = sizeClass(numStreams);
-    for (let other = size; other >= 0; other--) {
-      const ms = this.#streamStepMs[other] ?? null;
-      if (ms !== null) return ms;
-    }
-    return 0;
+    return numStreams === 0 ? 0 : nearest(this.#streamStepMs, sizeClass(numStreams));
   }
 }
 
-function sizeClass(numStreams: number): number {
-  return 31 - Math.clz32(numStreams);
+function sizeClass(count: number): number {
+  return 31 - Math.clz32(count);
+}
+
+/** The value of a size or the nearest smaller one, else the nearest larger one, that has one; 0 if none has. */
+function nearest(values: readonly (number | null)[], size: number): number {
+  for (let other = size; other >= 0; other--) if (values[other] != null) return values[other]!;
+  for (let other = size + 1; other < values.length; other++) {
+    if (values[other] != null) return values[other]!;
+  }
+  return 0;
 }
 
 function mean(before: number | null, sample: number): number {

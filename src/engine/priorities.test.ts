@@ -135,6 +135,29 @@ test('with the machine full of low-priority work, high-priority requests start n
   assert.ok(loaded.core.stats().numPreemptions > 0);
 });
 
+test('low-priority prompts alone take steps that a more urgent request can wait for', () => {
+  const pacing = { targetStepMs: 8, maxStepMs: 20 };
+  const longestOf = (priority: 'low' | 'normal'): number => {
+    const arrivals = Array.from({ length: 4 }, (_, i) => ({
+      atMs: 1000 * i,
+      request: requestOf(`${priority}${i}`, 300, 1, { priority }),
+    }));
+    return serve(arrivals, { pacing }).longestStepMs;
+  };
+  // Steps of 64 tokens take 43 ms; the first one teaches what a token takes.
+  assert.equal(longestOf('normal'), 5 + 0.6 * LIMITS.maxTokens);
+  const { longestStepMs, served } = serve(
+    [
+      { atMs: 0, request: requestOf('first', 60, 1, { priority: 'low' }) },
+      { atMs: 200, request: requestOf('low', 300, 1, { priority: 'low' }) },
+      { atMs: 210, request: requestOf('high', 20, 1, { priority: 'high' }) },
+    ],
+    { pacing },
+  );
+  const highMs = served.get('high')!.ttftMs;
+  assert.ok(highMs <= 20 + 5 + 0.6 * 20 + 10, `${highMs} ms, with steps of ${longestStepMs} ms`);
+});
+
 test('no request starves, whatever keeps coming above it', () => {
   fc.assert(
     fc.property(

@@ -60,6 +60,9 @@ export interface SchedulerOptions {
 
 /** Prompt tokens of a paused sequence whose time is up, beside those of a more urgent one. */
 const OVERDUE_CHUNK = 16;
+/** Drafts take at most this share of the tokens that a step has left for prompts. */
+const DRAFT_SHARE = 0.5;
+const LOWEST_CLASS = PRIORITIES.length - 1;
 
 export class Scheduler {
   readonly #blocks: BlockManager;
@@ -168,7 +171,7 @@ export class Scheduler {
       output.numStreams++;
     }
     const numWaiting = this.#running.length - output.numStreams + this.#waiting.length;
-    this.#draft(numWaiting > 0);
+    this.#draft(numWaiting);
     this.#schedulePrompts(numWaiting);
     return output;
   }
@@ -231,12 +234,16 @@ export class Scheduler {
     return numNewTokens;
   }
 
+  /** Prompt tokens that the step may take beside the streams and drafts it has so far. */
+  #promptBudget(numWaiting: number): number {
+    const { numStreams, numDraftTokens } = this.#output;
+    const givesWay = this.#urgentClass >= LOWEST_CLASS;
+    return this.#pacer.promptTokens(numStreams + numDraftTokens, numWaiting, givesWay);
+  }
+
   #schedulePrompts(numWaiting: number): void {
     const output = this.#output;
-    let budget = Math.min(
-      this.#pacer.promptTokens(output.numStreams, numWaiting),
-      this.#maxTokens - output.numTokens,
-    );
+    let budget = Math.min(this.#promptBudget(numWaiting), this.#maxTokens - output.numTokens);
     const numScheduled = output.numSequences;
     // Those whose pause is over get a little at once, lest the more urgent ones take all there is.
     for (const sequence of this.#running) {
@@ -260,7 +267,7 @@ export class Scheduler {
   }
 
   /** Adds drafts to the streams, as far as logits and blocks reach without taking them from anyone. */
-  #draft(hasPrompts: boolean): void {
+  #draft(numWaiting: number): void {
     const output = this.#output;
     const { numStreams, sequences } = output;
     if (this.#speculator === null || numStreams === 0) return;
@@ -269,10 +276,13 @@ export class Scheduler {
       this.#maxLogitRows - this.#running.length,
       this.#maxTokens - output.numTokens,
     );
-    const promptTokenMs = hasPrompts
-      ? (this.#pacer.promptTokenMs ?? Number.POSITIVE_INFINITY)
-      : null;
-    this.#speculator.plan(sequences, numStreams, numRows, promptTokenMs);
+    if (numWaiting === 0) {
+      this.#speculator.plan(sequences, numStreams, numRows, null);
+    } else {
+      const promptTokenMs = this.#pacer.promptTokenMs ?? Number.POSITIVE_INFINITY;
+      const share = Math.floor(DRAFT_SHARE * this.#promptBudget(numWaiting));
+      this.#speculator.plan(sequences, numStreams, Math.min(numRows, share), promptTokenMs);
+    }
     const blocks = this.#blocks;
     for (let s = 0; s < numStreams; s++) {
       const sequence = sequences[s]!;
@@ -350,8 +360,9 @@ export class Scheduler {
       if (!isPrompt) numStreams++;
       else if (other.level <= sequence.level) numTokensBefore += numMissing(other);
     }
+    const givesWay = Math.min(this.#urgentClass, sequence.classIndex) >= LOWEST_CLASS;
     const budget = Math.min(
-      this.#pacer.promptTokens(numStreams, numPrompts + this.#waiting.length),
+      this.#pacer.promptTokens(numStreams, numPrompts + this.#waiting.length, givesWay),
       this.#maxTokens - numStreams,
     );
     return numTokensBefore < budget;
