@@ -24,12 +24,13 @@ function run(
   requests: readonly EngineRequest[],
   runnerOptions: MockRunnerOptions,
   options: Partial<EngineCoreOptions>,
+  costMs = stepMs,
 ): Run {
   let ms = 0;
   const runner = new MockRunner({
     ...runnerOptions,
     onStep: (_, batch) => {
-      ms += stepMs(batch.numTokens);
+      ms += costMs(batch.numTokens);
     },
   });
   const core = new EngineCore({
@@ -115,6 +116,75 @@ test('a text that looks repetitive and is not: losses stay within the balance', 
   const fast = run([request], runner, { speculation: 'ngram' });
   assert.deepEqual(fast.texts, plain.texts);
   assert.ok(fast.ms <= 1.03 * plain.ms, `${plain.ms} ms became ${fast.ms} ms`);
+});
+
+test('a long draft that was wrong does not end drafting for long', () => {
+  // Blocks of 20 new tokens, three times each: copies go well and end suddenly.
+  let state = 3;
+  const text: number[] = [];
+  while (text.length < 1000) {
+    const block = Array.from({ length: 20 }, () => {
+      state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+      return (state >>> 8) % 200;
+    });
+    text.push(...block, ...block, ...block);
+  }
+  const runner: MockRunnerOptions = {
+    limits: { ...LIMITS, maxLogitRows: 32, vocabSize: 200 },
+    editLogits: (logits, context) => {
+      logits[text[context.length]!]! += 90;
+    },
+  };
+  const request = {
+    promptTokenIds: text.slice(0, 16),
+    samplingParams: { temperature: 0, maxTokens: 900 },
+  };
+  const rowMs = (rows: number): number => (rows === 1 ? 4 : 3.2 + 1.1 * rows);
+  const plain = run([request], runner, { speculation: 'off' }, rowMs);
+  const fast = run([request], runner, { speculation: 'ngram' }, rowMs);
+  assert.deepEqual(fast.texts, plain.texts);
+  assert.ok(plain.ms / fast.ms > 1.45, `${plain.ms} ms became ${fast.ms} ms`);
+});
+
+test('drafts beside a prompt are part of the time that a step may take', () => {
+  let ms = 0;
+  let longestMs = 0;
+  let isMeasured = false;
+  const runner = new MockRunner({
+    limits: { ...LIMITS, maxTokens: 256, maxLogitRows: 64 },
+    editLogits: repetitive,
+    onStep: (_, { numTokens }) => {
+      const ownMs = 3 + 0.5 * numTokens;
+      if (isMeasured) longestMs = Math.max(longestMs, ownMs);
+      ms += ownMs;
+    },
+  });
+  const pacing = { targetStepMs: 25, maxStepMs: 80 };
+  const core = new EngineCore({
+    ...{ runner, tokenizer: byteTokenizer, eosTokenIds: [], now: () => ms, pacing },
+  });
+  const submit = (requestId: string, numPromptTokens: number, maxTokens: number): void => {
+    const promptTokenIds = Array.from(
+      { length: numPromptTokens },
+      (_, i) => (Math.imul(i, 0x9e3779b1) >>> 16) % 40,
+    );
+    const samplingParams = { temperature: 0, maxTokens };
+    core.submit(prepareRequest({ requestId, promptTokenIds, samplingParams }, runner.limits));
+  };
+  const step = (): void => {
+    core.begin();
+    core.finish();
+  };
+  for (const id of ['a', 'b', 'c']) submit(id, 16, 1900);
+  for (let i = 0; i < 40; i++) step();
+  const before = core.stats().speculation!.numDraftTokens;
+  submit('long', 700, 1);
+  // What a prompt token takes is known after a few.
+  for (let i = 0; i < 6; i++) step();
+  isMeasured = true;
+  while (core.stats().numFinished.length === 0) step();
+  assert.ok(core.stats().speculation!.numDraftTokens > before, 'nothing was drafted');
+  assert.ok(longestMs < 1.1 * pacing.targetStepMs, `a step of ${longestMs} ms`);
 });
 
 test('streams that repeat share the rows of a step with streams that do not', () => {

@@ -16,6 +16,8 @@ const WORTHWHILE = 0.97;
 const LOSS_SHARE = 0.01;
 const MAX_BALANCE_STEPS = 4;
 const FIRST_BALANCE_STEPS = 2;
+/** Drafts may take this many times as long as a draft of one token, whatever the balance is, so long as there is one. */
+const LEAST_SPAN = 1.6;
 /**
  * The same for work that must be done before anything can be drafted, such as a draft model's reading of a prompt; what drafts have gained may
  * be spent on it, too. In one step it takes no longer than a share of the step.
@@ -94,6 +96,8 @@ export class Speculator {
     if (numCandidates === 0 || most < 1) return;
     if (this.#balanceMs === null || this.#balanceMs < 0) return;
     const plainMs = this.#cost.ms(numStreams);
+    // Were all of it wrong, the balance would bear it; what costs little more than one drafted token is tried in any case.
+    const mostMs = Math.max(plainMs + this.#balanceMs, LEAST_SPAN * this.#cost.ms(numStreams + 1));
 
     let expected = 0;
     let best = (WORTHWHILE * plainMs) / numStreams;
@@ -110,7 +114,7 @@ export class Speculator {
           ? this.#cost.ms(numStreams + count)
           : plainMs + promptTokenMs * count;
       const perToken = (ms + draftMs) / (numStreams + expected);
-      if (perToken < best) {
+      if (perToken < best && ms + draftMs <= mostMs) {
         best = perToken;
         bestCount = count;
       }
