@@ -48,7 +48,8 @@ function highLoad(url: string, seed: number): Promise<LoadFigures> {
 async function measure(isSaturated: boolean) {
   const { value, foreignLoad } = await withForeignLoad(async () => {
     const job = { modelPath, threads, streams: clients, contextTokens: 1024 };
-    await using running = await hastenServer(version).start(job);
+    // It is stopped under load, and is to end by itself: what a killed one took would count as others'.
+    await using running = await hastenServer(version, ['--grace-period', '1']).start(job);
     if (!isSaturated) return { high: await highLoad(running.url, 1), isStillSaturated: true };
     let isOver = false;
     const low = runServeLoad({

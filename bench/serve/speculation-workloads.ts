@@ -79,8 +79,9 @@ export function speculationWorkloads(scale: number): SpeculationWorkload[] {
       })),
     },
     {
+      // Twice as many: the difference that is looked for is small.
       name: 'free text, temperature 1',
-      requests: some(STORIES).map((prompt, i) => ({
+      requests: some([...STORIES, ...STORIES]).map((prompt, i) => ({
         prompt,
         max_tokens: 160,
         temperature: 1,
