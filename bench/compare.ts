@@ -7,6 +7,7 @@
  * --quiet 0.05: a run during which others took more of the CPU time is made again, up to --attempts times.
  * --openvino-python PATH adds OpenVINO GenAI, run by a Python that has openvino-genai, on the same GGUF files; --openvino-model takes a folder in its
  * own format instead, for one model.
+ * --section NAME: writes a section of its own, for models that are looked at apart.
  * --native compiles llama-bench for this machine first (minutes); --llama-bench takes one that is there. Without either, llama.cpp is npm's build.
  */
 import { writeFileSync } from 'node:fs';
@@ -55,6 +56,8 @@ const { values: options } = parseArgs({
     /** Seconds to wait for a quiet machine before an attempt. */
     wait: { type: 'string', default: '30' },
     'models-folder': { type: 'string' },
+    /** Of the document, `compare#NAME`; without it that of the whole list, or of the instruction set. */
+    section: { type: 'string' },
     'no-doc': { type: 'boolean', default: false },
   },
 });
@@ -136,6 +139,7 @@ const text = formatComparison(report);
 console.log(text);
 writeFileSync(join(benchFolder(), 'compare.json'), `${JSON.stringify(report, null, 1)}\n`);
 if (!options['no-doc']) {
-  writeSection(options.isa === 'best' ? 'compare' : `compare#${options.isa}`, text);
+  const part = options.section ?? (options.isa === 'best' ? undefined : options.isa);
+  writeSection(part === undefined ? 'compare' : `compare#${part}`, text);
 }
 console.log(JSON.stringify(report));
