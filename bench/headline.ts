@@ -12,6 +12,9 @@ import { markdownTable } from './lib/table.ts';
 const README = fileURLToPath(new URL('../README.md', import.meta.url));
 const TESTS: Readonly<Record<string, string>> = { pp: 'reading a prompt', tg: 'writing' };
 
+/** Reads on white and on black. */
+const BAR_COLOUR = '#3b82c4';
+
 /** One bar. */
 interface Figure {
   readonly what: string;
@@ -81,10 +84,11 @@ function chart(figures: readonly Figure[]): string {
   const top = Math.ceil(Math.max(...figures.map(({ ratio }) => ratio)));
   return [
     '```mermaid',
+    `%%{init: {"themeVariables": {"xyChart": {"plotColorPalette": "${BAR_COLOUR}"}}}}%%`,
     'xychart-beta horizontal',
     '    title "times as fast as llama.cpp"',
     `    x-axis [${figures.map(({ what }) => `"${what}"`).join(', ')}]`,
-    `    y-axis "x" 0 --> ${top}`,
+    `    y-axis 0 --> ${top}`,
     `    bar [${figures.map(({ ratio }) => ratio).join(', ')}]`,
     '```',
   ].join('\n');
