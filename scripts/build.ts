@@ -36,6 +36,7 @@ const ENTRIES = [
   'cli/main.ts',
   'app/engine-worker.ts',
   'app/engine-process.ts',
+  'app/cost-process.ts',
   'grammar/grammar-worker.ts',
 ];
 const BUNDLED = ['commander', '@huggingface/jinja'];

@@ -1,5 +1,5 @@
 /**
- * What a smaller model costs and gains: likelihood of a text and divergence from a reference model, size, speed, memory. Two runners walk through the
+ * What a smaller model loses: likelihood of a text and divergence from a reference model, answers to questions. Two runners walk through the
  * same windows in step, so that no logits need to be kept.
  */
 import { setImmediate } from 'node:timers/promises';
@@ -9,10 +9,18 @@ import { HastenError } from '../platform/errors.ts';
 import { createRunner } from '../runtime/create-runner.ts';
 import type { KvCacheType, Precision, TargetName } from '../runtime/runner-options.ts';
 import type { ModelRunner } from '../targets/model-runner.ts';
-import { DTYPES } from '../tensor/dtype.ts';
+import type { Tokenizer } from '../tokenizer/contract.ts';
 import type { WeightSource } from '../weights/contract.ts';
-import { runBenchmark } from './benchmark.ts';
+import type { EvaluationTask } from './evaluation-task.ts';
 import { planCacheFolder } from './plan-cache-folder.ts';
+import {
+  choiceIds,
+  flippedShare,
+  type ItemScore,
+  scoreItems,
+  summarizeTask,
+  type TaskScore,
+} from './score-task.ts';
 import { scoringRows } from './scoring.ts';
 import { SequenceDriver } from './sequence-driver.ts';
 
@@ -105,10 +113,30 @@ export interface Quality extends QualityResult {
   readonly perplexity: number;
 }
 
-export interface QualityComparison {
-  readonly reference: Quality;
-  readonly model: Quality;
+/** What one window says. */
+export interface WindowFigures {
+  readonly perplexity: number;
+  readonly referencePerplexity?: number;
+  readonly meanKld?: number;
 }
+
+export interface ModelQuality {
+  readonly model: Quality;
+  /** In the text's order. */
+  readonly windows: readonly WindowFigures[];
+}
+
+export interface QualityComparison extends ModelQuality {
+  readonly reference: Quality;
+  /** KL divergence of the tokens at `KLD_SHARES` of them, ascending. */
+  readonly kldQuantiles: readonly number[];
+}
+
+/** Where the curve of divergences is taken: each percent, and the tail more closely. */
+export const KLD_SHARES: readonly number[] = [
+  ...Array.from({ length: 100 }, (_, percent) => percent / 100),
+  ...[0.995, 0.999, 1],
+];
 
 /**
  * @param reference null to score the model alone
@@ -119,7 +147,7 @@ export async function compareQuality(
   reference: ModelToRun | null,
   windows: readonly ScoringWindow[],
   options: EvaluateOptions,
-): Promise<QualityComparison | { readonly model: Quality }> {
+): Promise<QualityComparison | ModelQuality> {
   const { vocabSize } = model.config;
   if (reference !== null && reference.config.vocabSize !== vocabSize) {
     throw new EvaluationError(
@@ -127,25 +155,9 @@ export async function compareQuality(
     );
   }
   const longest = windows.reduce((most, { tokenIds }) => Math.max(most, tokenIds.length), 0);
-  const runnerOf = (
-    of: ModelToRun,
-    precision: Precision,
-    kvCacheType: KvCacheType = 'auto',
-  ): Promise<ModelRunner> =>
-    createRunner({
-      kvCacheType,
-      source: of.weights,
-      config: of.config,
-      target: options.target,
-      precision,
-      threads: options.threads,
-      maxSeqs: 1,
-      maxModelLen: longest,
-      maxLogitRows: scoringRows(vocabSize),
-      planCacheFolder: of.weights.files.length === 0 ? null : planCacheFolder(),
-    });
-  using runner = await runnerOf(model, options.precision, options.kvCacheType);
-  using referenceRunner = reference === null ? null : await runnerOf(reference, 'f32');
+  using runner = await modelRunner(model, longest, options);
+  using referenceRunner =
+    reference === null ? null : await modelRunner(reference, longest, exactly(options));
   const driver = new SequenceDriver(runner);
   const referenceDriver = referenceRunner === null ? null : new SequenceDriver(referenceRunner);
   const row = new ReferenceRow(vocabSize);
@@ -153,9 +165,12 @@ export async function compareQuality(
   const referenceTally = new QualityTally();
   const chunk = Math.min(runner.limits.maxTokens, runner.limits.maxLogitRows);
   let numTokens = 0;
+  const figures: WindowFigures[] = [];
+  const sums = (): Sums => ({ ...tally.sums, numTokens, referenceNll: referenceTally.sums.nll });
   for (const [index, { tokenIds, firstScored }] of windows.entries()) {
     driver.reset();
     referenceDriver?.reset();
+    const before = sums();
     for (let start = 0; start < tokenIds.length - 1; start += chunk) {
       options.signal?.throwIfAborted();
       const ids = tokenIds.slice(start, Math.min(start + chunk, tokenIds.length - 1));
@@ -175,59 +190,118 @@ export async function compareQuality(
       });
       await setImmediate(); // Lets Ctrl-C and the bar through.
     }
+    figures.push(windowFigures(before, sums(), reference !== null));
     options.onProgress?.(index + 1, windows.length);
   }
-  const scored = withPerplexity(tally.result(numTokens));
-  if (reference === null) return { model: scored };
-  return { reference: withPerplexity(referenceTally.result(numTokens)), model: scored };
+  const scored = { model: withPerplexity(tally.result(numTokens)), windows: figures };
+  if (reference === null) return scored;
+  return {
+    ...{ ...scored, reference: withPerplexity(referenceTally.result(numTokens)) },
+    kldQuantiles: tally.quantiles(KLD_SHARES),
+  };
+}
+
+interface Sums {
+  readonly numTokens: number;
+  readonly nll: number;
+  readonly kld: number;
+  readonly referenceNll: number;
+}
+
+/** What was added from one time to the other. */
+function windowFigures(before: Sums, now: Sums, hasReference: boolean): WindowFigures {
+  const mean = (key: 'nll' | 'kld' | 'referenceNll'): number =>
+    (now[key] - before[key]) / (now.numTokens - before.numTokens);
+  const perplexity = Math.exp(mean('nll'));
+  if (!hasReference) return { perplexity };
+  return { perplexity, referencePerplexity: Math.exp(mean('referenceNll')), meanKld: mean('kld') };
+}
+
+/** The reference has no roundings but its own weights'. */
+function exactly(options: EvaluateOptions): EvaluateOptions {
+  return { ...options, precision: 'f32', kvCacheType: 'auto' };
+}
+
+function modelRunner(
+  { weights, config }: ModelToRun,
+  maxModelLen: number,
+  { target, threads, precision, kvCacheType = 'auto' }: EvaluateOptions,
+): Promise<ModelRunner> {
+  return createRunner({
+    ...{ source: weights, config, target, threads, precision, kvCacheType, maxModelLen },
+    ...{ maxSeqs: 1, maxLogitRows: scoringRows(config.vocabSize) },
+    planCacheFolder: weights.files.length === 0 ? null : planCacheFolder(),
+  });
 }
 
 function withPerplexity(result: QualityResult): Quality {
   return { ...result, perplexity: Math.exp(result.nll) };
 }
 
-export interface ModelCost {
-  readonly sizeBytes: number;
-  /** Bits of all tensors, per element. */
-  readonly bitsPerWeight: number;
-  /** t/s, a prompt of 512 tokens (or the model's length) and 64 tokens one by one. */
-  readonly prefillTokensPerSecond: number;
-  readonly decodeTokensPerSecond: number;
-  /** What the process grew by while the model was loaded and ran. */
-  readonly residentBytes: number;
+export interface TaskComparison {
+  readonly model: TaskScore;
+  readonly reference?: TaskScore;
+  /** Share of the answers in which the two differ. */
+  readonly flips?: number;
 }
 
-export async function measureCost(
-  { config, weights }: ModelToRun,
+/**
+ * How model and reference (null: the model alone) answer questions, one model after the other.
+ *
+ * @param tokenizer of both
+ * @throws {EvaluationError} if a question does not fit into the model's context
+ */
+export async function compareOnTasks(
+  model: ModelToRun,
+  reference: ModelToRun | null,
+  tasks: readonly EvaluationTask[],
+  tokenizer: Tokenizer,
   options: EvaluateOptions,
-): Promise<ModelCost> {
-  const before = process.memoryUsage.rss();
-  const prompt = Math.min(512, config.maxPositionEmbeddings - 1);
-  using runner = await createRunner({
-    source: weights,
-    config,
-    target: options.target,
-    precision: 'fast',
-    kvCacheType: options.kvCacheType ?? 'auto',
-    threads: options.threads,
-    maxSeqs: 1,
-    maxModelLen: prompt + 1,
-    planCacheFolder: null,
-  });
-  const prefill = await runBenchmark(runner, { kind: 'pp', numTokens: prompt }, 3);
-  const decode = await runBenchmark(runner, { kind: 'tg', numTokens: Math.min(64, prompt) }, 3);
-  let elements = 0;
-  let bytes = 0;
-  for (const { shape, dtype, sizeBytes } of weights.tensors.values()) {
-    if (DTYPES[dtype].kind === 'integer') continue;
-    elements += shape.reduce((product, dim) => product * dim, 1);
-    bytes += sizeBytes;
-  }
-  return {
-    sizeBytes: weights.sizeBytes,
-    bitsPerWeight: (8 * bytes) / elements,
-    prefillTokensPerSecond: prefill.tokensPerSecond,
-    decodeTokensPerSecond: decode.tokensPerSecond,
-    residentBytes: process.memoryUsage.rss() - before,
+): Promise<TaskComparison[]> {
+  const numItems = tasks.reduce((sum, { items }) => sum + items.length, 0);
+  const total = reference === null ? numItems : 2 * numItems;
+  let done = 0;
+  const scoresOf = async (of: ModelToRun, how: EvaluateOptions): Promise<ItemScore[][]> => {
+    using runner = await modelRunner(of, longestChoice(tasks, tokenizer, of.config), how);
+    const scores: ItemScore[][] = [];
+    for (const { items } of tasks) {
+      scores.push(
+        await scoreItems(runner, items, tokenizer, () => {
+          options.signal?.throwIfAborted();
+          options.onProgress?.(++done, total);
+        }),
+      );
+    }
+    return scores;
   };
+  const referenceScores = reference && (await scoresOf(reference, exactly(options)));
+  const scores = await scoresOf(model, options);
+  return tasks.map((task, i) => {
+    const own = { model: summarizeTask(task, scores[i]!) };
+    if (referenceScores === null) return own;
+    return {
+      ...{ ...own, reference: summarizeTask(task, referenceScores[i]!) },
+      flips: flippedShare(scores[i]!, referenceScores[i]!),
+    };
+  });
+}
+
+function longestChoice(
+  tasks: readonly EvaluationTask[],
+  tokenizer: Tokenizer,
+  { maxPositionEmbeddings }: ModelConfig,
+): number {
+  let longest = 0;
+  for (const { name, items } of tasks) {
+    for (const [index, item] of items.entries()) {
+      for (const { tokenIds, firstScored } of choiceIds(item, tokenizer, maxPositionEmbeddings)) {
+        longest = Math.max(longest, tokenIds.length);
+        if (firstScored > 0 && tokenIds.length <= maxPositionEmbeddings) continue;
+        throw new EvaluationError(
+          `task ${name}: question ${index + 1} has a choice of ${tokenIds.length - firstScored} tokens, the model takes ${maxPositionEmbeddings}`,
+        );
+      }
+    }
+  }
+  return longest;
 }

@@ -55,30 +55,41 @@ export class ReferenceRow {
 export class QualityTally {
   #nll = 0;
   #sameTop = 0;
+  #kld = 0;
   readonly #divergences: number[] = [];
+
+  /** So far: negative log likelihoods, and divergences. */
+  get sums(): { readonly nll: number; readonly kld: number } {
+    return { nll: this.#nll, kld: this.#kld };
+  }
 
   /** One position: the engine's row, the token that came next, and the reference's prediction (null for the reference itself). */
   add(logits: Float32Array, nextToken: number, reference: ReferenceRow | null): void {
     const norm = logSumExp(logits);
     this.#nll += norm - logits[nextToken]!;
     if (reference === null) return;
-    this.#divergences.push(reference.divergence(logits, norm));
+    const divergence = reference.divergence(logits, norm);
+    this.#divergences.push(divergence);
+    this.#kld += divergence;
     if (reference.top === argmax(logits)) this.#sameTop++;
+  }
+
+  /** The divergences that these shares of the rows do not exceed; 0 without rows. @param shares from 0 to 1 */
+  quantiles(shares: readonly number[]): number[] {
+    const sorted = this.#divergences.toSorted((a, b) => a - b);
+    const last = sorted.length - 1;
+    return shares.map((share) => sorted[Math.min(last, Math.floor(share * sorted.length))] ?? 0);
   }
 
   /** @param numTokens rows added */
   result(numTokens: number): QualityResult {
-    const sorted = this.#divergences.toSorted((a, b) => a - b);
-    const count = sorted.length;
+    const [median, p90, p99, p999, max] = this.quantiles([0.5, 0.9, 0.99, 0.999, 1]);
+    const count = this.#divergences.length;
     return {
       tokens: numTokens,
       nll: this.#nll / numTokens,
-      meanKld: count === 0 ? 0 : sorted.reduce((a, b) => a + b, 0) / count,
-      medianKld: sorted[count >> 1] ?? 0,
-      p90Kld: sorted[Math.floor(0.9 * count)] ?? 0,
-      p99Kld: sorted[Math.floor(0.99 * count)] ?? 0,
-      p999Kld: sorted[Math.floor(0.999 * count)] ?? 0,
-      maxKld: sorted.at(-1) ?? 0,
+      meanKld: count === 0 ? 0 : this.#kld / count,
+      ...{ medianKld: median!, p90Kld: p90!, p99Kld: p99!, p999Kld: p999!, maxKld: max! },
       sameTop: count === 0 ? 1 : this.#sameTop / count,
     };
   }

@@ -1,15 +1,25 @@
 /** `hasten evaluate`: what a smaller model costs in quality, beside what it saves. */
-import type { Command } from 'commander';
+import { basename } from 'node:path';
+import { type Command, Option } from 'commander';
 import {
+  compareOnTasks,
   compareQuality,
   cutWindows,
   type EvaluateOptions,
-  type ModelCost,
-  measureCost,
   parseProtocol,
-  type Quality,
 } from '../../app/evaluate.ts';
+import { evaluationPage } from '../../app/evaluation-page.ts';
+import { type EvaluationReport, reportMarkdown } from '../../app/evaluation-report.ts';
+import {
+  BUILT_IN_TASKS,
+  BUILT_IN_TEXT,
+  type EvaluationTask,
+  loadTask,
+} from '../../app/evaluation-task.ts';
+import { type CostJob, type ModelCost, measureCost } from '../../app/model-cost.ts';
 import { OpenedModel } from '../../app/open-model.ts';
+import type { LoadModelOptions } from '../../models/load-model.ts';
+import { writeFileAtomic } from '../../platform/atomic-file.ts';
 import { InterruptHandler } from '../interrupt.ts';
 import { findModelWithProgress } from '../model-command.ts';
 import {
@@ -19,7 +29,7 @@ import {
   parseInteger,
   readTextFile,
 } from '../options.ts';
-import { formatBytes, printJson, printLine } from '../output.ts';
+import { formatBytes, note, printJson, printLine } from '../output.ts';
 import { ProgressReporter } from '../progress.ts';
 
 interface EvaluateFlags extends EngineFlags {
@@ -27,7 +37,10 @@ interface EvaluateFlags extends EngineFlags {
   readonly file: string;
   readonly protocol: string;
   readonly windows?: number;
+  readonly tasks: readonly string[];
+  readonly items: number;
   readonly speed: boolean;
+  readonly page?: string;
   readonly json: boolean;
 }
 
@@ -35,10 +48,15 @@ export function define(command: Command): void {
   addEngineOptions(command)
     .argument('<model>', 'a path, an alias or any form that pull takes')
     .option('--against <reference>', 'the model to compare with; it runs in f32')
-    .requiredOption('--file <file>', 'the text, or - for stdin')
+    .addOption(
+      new Option('--file <file>', 'the text, or - for stdin').default(BUILT_IN_TEXT, 'built-in'),
+    )
     .option('--protocol <name>', 'disjoint-N, strided-N-S or llama.cpp-N', 'disjoint-512')
     .option('--windows <n>', 'score the first n windows only', parseInteger(1))
+    .option('--tasks <list>', `${BUILT_IN_TASKS.join(', ')}, all, or .jsonl files`, parseTasks, [])
+    .option('--items <n>', 'ask the first n questions of each task', parseInteger(1), 100)
     .option('--no-speed', 'leave out speed and memory')
+    .option('--page <file>', 'also draw it all, an HTML file')
     .option('--json', 'print one JSON object instead of Markdown', false)
     .addHelpText(
       'after',
@@ -48,115 +66,99 @@ disjoint-N     windows of N tokens; all tokens from the second on are scored
 strided-N-S    windows of N every S tokens; the last S are scored
 llama.cpp-N    as disjoint-N, but only the second half of each window is scored
 
-Example:
+Tasks:
+cloze          the last word of passages of the text, to be written by itself
+capitals       the capital of a country, one of four
+definitions    what a noun means, one of four
+FILE.jsonl     {"context": "2 + 2 =", "choices": [" 4", " 5"], "answer": 0} on each line
+acc is the share where the right choice is the likeliest, acc_norm the same per character, each with its
+standard error, as lm-evaluation-harness defines them.
+
+Examples:
   $ hasten evaluate smollm2-q3.gguf --against smollm2 --file book.txt
+  $ hasten evaluate ./llama-gptq --against ./llama --tasks all --page llama-gptq.html
 `,
     )
     .action(evaluate);
 }
 
+function parseTasks(list: string): string[] {
+  const names = list.split(',').map((name) => name.trim());
+  return names.flatMap((name) => (name === 'all' ? BUILT_IN_TASKS : [name]));
+}
+
 async function evaluate(spec: string, flags: EvaluateFlags): Promise<void> {
   using interrupts = new InterruptHandler();
   const { signal } = interrupts;
-  const { offline, target, threads, precision, kvCacheType } = flags;
+  const { offline, precision } = flags;
   const protocol = parseProtocol(flags.protocol);
-  const found = await findModelWithProgress(spec, { offline, signal });
-  using model = new OpenedModel(found.path, openingOptions(flags));
-  using reference =
+  const text = await readTextFile(flags.file);
+  const tasks: EvaluationTask[] = [];
+  for (const name of flags.tasks) tasks.push(await loadTask(name, text, flags.items));
+  const { path } = await findModelWithProgress(spec, { offline, signal });
+  const referencePath =
     flags.against === undefined
       ? null
-      : new OpenedModel((await findModelWithProgress(flags.against, { offline, signal })).path);
-  const tokenizer = (reference ?? model).requireTokenizer();
-  const tokenIds = tokenizer.encode(await readTextFile(flags.file));
-  const bos = tokenizer.addsBos ? tokenizer.bosTokenId : null;
-  const windows = cutWindows(tokenIds, protocol, bos).slice(0, flags.windows);
-  using progress = new ProgressReporter();
-  const options: EvaluateOptions = {
-    ...{ target, threads, precision, kvCacheType, signal },
-    onProgress: (done, total) => progress.update({ label: 'windows', done, total, unit: 'items' }),
+      : (await findModelWithProgress(flags.against, { offline, signal })).path;
+  const report: EvaluationReport = {
+    ...{ model: spec, against: flags.against ?? null, text: basename(flags.file) },
+    ...{ protocol: protocol.name, precision },
+    ...(await qualityOf(path, referencePath, { flags, text, protocol, tasks, signal })),
+    costs: flags.speed ? await costsOf(path, referencePath, flags, signal) : null,
   };
-  const quality = await compareQuality(
-    model.description,
-    reference?.description ?? null,
-    windows,
-    options,
-  );
-  const costs = flags.speed
-    ? {
-        ...(reference && { reference: await measureCost(reference.description, options) }),
-        model: await measureCost(model.description, options),
-      }
-    : null;
-  progress[Symbol.dispose]();
-  const report = {
-    ...{ model: spec, against: flags.against ?? null, protocol: protocol.name, precision },
-    ...{ windows: windows.length, quality, costs },
-  };
+  if (flags.page !== undefined) {
+    await writeFileAtomic(flags.page, evaluationPage(report, formatBytes));
+    note(`page: ${flags.page}`);
+  }
   if (flags.json) await printJson(report);
-  else await printLine(markdown(report));
+  else await printLine(reportMarkdown(report, formatBytes));
 }
 
-type Report = Readonly<{
-  model: string;
-  against: string | null;
-  protocol: string;
-  precision: string;
-  windows: number;
-  quality: { readonly reference?: Quality; readonly model: Quality };
-  costs: { readonly reference?: ModelCost; readonly model: ModelCost } | null;
-}>;
+interface QualityJob {
+  readonly flags: EvaluateFlags;
+  readonly text: string;
+  readonly protocol: ReturnType<typeof parseProtocol>;
+  readonly tasks: readonly EvaluationTask[];
+  readonly signal: AbortSignal;
+}
 
-function markdown(report: Report): string {
-  const { quality, costs } = report;
-  const columns: [string, Quality, ModelCost | undefined][] = [
-    ...(quality.reference
-      ? [
-          [`${report.against} (f32)`, quality.reference, costs?.reference] as [
-            string,
-            Quality,
-            ModelCost | undefined,
-          ],
-        ]
-      : []),
-    [`${report.model} (${report.precision})`, quality.model, costs?.model],
-  ];
-  const row = (name: string, show: (q: Quality, c: ModelCost | undefined) => string): string =>
-    `| ${[name, ...columns.map(([, q, c]) => show(q, c))].join(' | ')} |`;
-  const lines = [
-    `| | ${columns.map(([name]) => name).join(' | ')} |`,
-    `| --- | ${columns.map(() => '---:').join(' | ')} |`,
-    row('perplexity', (q) => q.perplexity.toFixed(4)),
-    row('NLL', (q) => q.nll.toFixed(5)),
-  ];
-  if (quality.reference) {
-    const { reference } = quality;
-    const divergence = (name: string, pick: (q: Quality) => number): string =>
-      row(name, (q) => (q === reference ? '–' : pick(q).toPrecision(4)));
-    lines.push(
-      divergence('KL divergence, mean', (q) => q.meanKld),
-      divergence('median', (q) => q.medianKld),
-      divergence('90 %', (q) => q.p90Kld),
-      divergence('99 %', (q) => q.p99Kld),
-      divergence('99.9 %', (q) => q.p999Kld),
-      divergence('largest', (q) => q.maxKld),
-      row('same first token', (q) => (q === reference ? '–' : `${(100 * q.sameTop).toFixed(2)} %`)),
-    );
-  }
-  if (costs !== null) {
-    const cost = (name: string, show: (c: ModelCost) => string): string =>
-      row(name, (_, c) => (c ? show(c) : '–'));
-    lines.push(
-      cost('size', (c) => formatBytes(c.sizeBytes)),
-      cost('bits per weight', (c) => c.bitsPerWeight.toFixed(2)),
-      cost('prefill t/s', (c) => c.prefillTokensPerSecond.toFixed(0)),
-      cost('decode t/s', (c) => c.decodeTokensPerSecond.toFixed(1)),
-      cost('memory', (c) => formatBytes(c.residentBytes)),
-    );
-  }
-  const tokens = quality.model.tokens;
-  return [
-    ...lines,
-    '',
-    `${tokens} tokens in ${report.windows} windows, protocol ${report.protocol}${costs ? '; speed and memory in fast precision' : ''}`,
-  ].join('\n');
+/** Both models are closed when it is known. */
+async function qualityOf(
+  path: string,
+  referencePath: string | null,
+  { flags, text, protocol, tasks, signal }: QualityJob,
+): Promise<Pick<EvaluationReport, 'quality' | 'tasks'>> {
+  using model = new OpenedModel(path, openingOptions(flags));
+  using reference = referencePath === null ? null : new OpenedModel(referencePath);
+  const tokenizer = (reference ?? model).requireTokenizer();
+  const bos = tokenizer.addsBos ? tokenizer.bosTokenId : null;
+  const windows = cutWindows(tokenizer.encode(text), protocol, bos).slice(0, flags.windows);
+  using progress = new ProgressReporter();
+  const { target, threads, precision, kvCacheType } = flags;
+  const optionsOf = (label: string): EvaluateOptions => ({
+    ...{ target, threads, precision, kvCacheType, signal },
+    onProgress: (done, total) => progress.update({ label, done, total, unit: 'items' }),
+  });
+  const of = [model.description, reference?.description ?? null] as const;
+  const quality = await compareQuality(...of, windows, optionsOf('windows'));
+  if (tasks.length === 0) return { quality, tasks: [] };
+  return {
+    quality,
+    tasks: await compareOnTasks(...of, tasks, tokenizer, optionsOf('questions')),
+  };
+}
+
+async function costsOf(
+  path: string,
+  referencePath: string | null,
+  flags: EvaluateFlags,
+  signal: AbortSignal,
+): Promise<NonNullable<EvaluationReport['costs']>> {
+  const { target, threads, kvCacheType } = flags;
+  const jobOf = (of: string, opening: LoadModelOptions): CostJob => {
+    return { path: of, opening, target, threads, kvCacheType };
+  };
+  const model: ModelCost = await measureCost(jobOf(path, openingOptions(flags)), signal);
+  if (referencePath === null) return { model };
+  return { reference: await measureCost(jobOf(referencePath, {}), signal), model };
 }
