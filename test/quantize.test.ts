@@ -2,7 +2,15 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, describe, it } from 'node:test';
@@ -79,20 +87,7 @@ describe('hasten quantize with calibration', () => {
   it('says that the disk is full, and goes on once it is not', async () => {
     const output = path.join(folder, 'full');
     const more = ['--tokens', '1k'];
-    // A file may have no more than 64 blocks of 512 bytes: as ENOSPC, but without a file system of its own.
-    const limited = spawn(
-      'sh',
-      [
-        ...['-c', 'ulimit -f 64; exec "$0" "$@"', process.execPath],
-        ...[path.join(REPOSITORY, 'bin', 'hasten.js'), ...command(output, ...more)],
-      ],
-      { env: { ...process.env, ...TEST_ENVIRONMENT }, stdio: ['ignore', 'ignore', 'pipe'] },
-    );
-    let stderr = '';
-    limited.stderr.on('data', (part: Buffer) => {
-      stderr += part;
-    });
-    const [code] = (await once(limited, 'close')) as [number | null];
+    const { code, stderr } = await runWithSmallFiles(command(output, ...more));
     assert.match(stderr, /no space left for .*full/);
     assert.equal(code, 1);
     assert.ok(!existsSync(output));
@@ -105,3 +100,54 @@ describe('hasten quantize with calibration', () => {
     );
   });
 });
+
+describe('hasten quantize without calibration', () => {
+  const gguf = path.join(REPOSITORY, 'test/fixtures/tiny-gguf/smollm-f32.gguf');
+
+  for (const [type, model, name] of [
+    ['q8_0', gguf, 'cramped.gguf'],
+    ['nf4', MODEL, 'cramped-nf4'],
+    ['w8a8', MODEL, 'cramped-w8a8'],
+  ] as const) {
+    it(`leaves nothing of ${type} on a full disk`, async () => {
+      const output = path.join(folder, name);
+      const args = ['quantize', model, '--to', type, '-o', output, '--offline'];
+      const { code, stderr } = await runWithSmallFiles(args);
+      assert.match(stderr, /no space left for .*cramped/);
+      assert.equal(code, 1);
+      assert.deepEqual(
+        readdirSync(folder).filter((each) => each.includes('cramped')),
+        [],
+      );
+    });
+  }
+
+  it('removes what a killed run left of a folder', async () => {
+    const left = path.join(folder, '.tidied.999999999-0123456789abcdef.tmp');
+    mkdirSync(left);
+    writeFileSync(path.join(left, 'model.safetensors'), 'half');
+    const output = path.join(folder, 'tidied');
+    const { code, stderr } = await runHasten(['quantize', MODEL, '--to', 'nf4', '-o', output]);
+    assert.equal(code, 0, stderr);
+    assert.ok(!existsSync(left));
+    assert.ok(existsSync(path.join(output, 'config.json')));
+  });
+});
+
+/** A file may have no more than 64 blocks of 512 bytes: as a full disk, but without a file system of its own. */
+async function runWithSmallFiles(
+  args: readonly string[],
+): Promise<{ code: number | null; stderr: string }> {
+  const launcher = path.join(REPOSITORY, 'bin', 'hasten.js');
+  const child = spawn(
+    'sh',
+    ['-c', 'ulimit -f 64; exec "$0" "$@"', process.execPath, launcher, ...args],
+    { env: { ...process.env, ...TEST_ENVIRONMENT }, stdio: ['ignore', 'ignore', 'pipe'] },
+  );
+  let stderr = '';
+  child.stderr.on('data', (part: Buffer) => {
+    stderr += part;
+  });
+  const [code] = (await once(child, 'close')) as [number | null];
+  return { code, stderr };
+}

@@ -2,17 +2,9 @@
  * A compressed model as a Hugging Face folder in another toolkit's layout: GPTQ (v2 where a zero point is 0, else v1), AWQ (gemm) or compressed-tensors.
  * The rest of the model's folder (tokenizer, generation defaults) is copied; config.json gets its `quantization_config`.
  */
-import {
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { writeFolderAtomic } from '../platform/atomic-file.ts';
 import type { DType } from '../tensor/dtype.ts';
 import type { WeightSource, WeightTensor } from '../weights/contract.ts';
 import { f16BytesOf, packAwq, packCompressedTensors, packGptq } from '../weights/hf-packed.ts';
@@ -85,34 +77,29 @@ export async function writeHfFolder(
     );
   }
   if (existsSync(outputFolder)) throw new CompressError(`${outputFolder}: is there already`);
-  const temporary = `${outputFolder}.tmp-${process.pid}`;
-  mkdirSync(temporary, { recursive: true });
-  try {
+  return await writeFolderAtomic(outputFolder, async (folder) => {
     using source = openWeights(modelFolder);
     const tensors = [...source.tensors.values()].flatMap((tensor): readonly TensorToWrite[] => {
       const { name, dtype, shape } = tensor;
       const data = () => [source.readRows(name)];
       return tensorsOf(tensor, source) ?? [{ name, dtype, shape, data }];
     });
-    const sizeBytes = await writeSafetensors(join(temporary, 'model.safetensors'), {
+    const sizeBytes = await writeSafetensors(join(folder, 'model.safetensors'), {
       tensors,
       metadata: { format: 'pt' },
     });
     const config = JSON.parse(readFileSync(configFile, 'utf8')) as Record<string, unknown>;
     config.quantization_config = quantization();
-    writeFileSync(join(temporary, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
+    writeFileSync(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
     for (const name of readdirSync(modelFolder)) {
       const isOther =
         !/\.(safetensors|gguf|bin|pth)$|^(config|model\.safetensors\.index)\.json$/.test(name);
       if (isOther && /\.(json|txt|model|jinja)$/.test(name)) {
-        copyFileSync(join(modelFolder, name), join(temporary, name));
+        copyFileSync(join(modelFolder, name), join(folder, name));
       }
     }
-    renameSync(temporary, outputFolder);
     return sizeBytes;
-  } finally {
-    rmSync(temporary, { recursive: true, force: true });
-  }
+  });
 }
 
 function packedTensors(

@@ -1,7 +1,15 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
@@ -9,6 +17,7 @@ import {
   removeStaleTemporaries,
   removeStaleTemporariesIn,
   writeFileAtomic,
+  writeFolderAtomic,
 } from './atomic-file.ts';
 
 describe('atomic file', () => {
@@ -102,5 +111,53 @@ describe('atomic file', () => {
     assert.equal(await removeStaleTemporariesIn(folder), 1);
     const others = readdirSync(folder).filter((name) => name.startsWith('.'));
     assert.deepEqual(others, [names[1]]);
+  });
+});
+
+describe('atomic folder', () => {
+  const parent = mkdtempSync(join(tmpdir(), 'hasten-atomic-folder-'));
+  after(() => rmSync(parent, { recursive: true }));
+  const path = join(parent, 'model');
+
+  it('is not there before all of it is, nor anything else when that fails', async () => {
+    await assert.rejects(
+      writeFolderAtomic(path, async (folder) => {
+        writeFileSync(join(folder, 'half'), 'x');
+        throw new RangeError('no');
+      }),
+      RangeError,
+    );
+    assert.deepEqual(readdirSync(parent), []);
+    const result = await writeFolderAtomic(path, async (folder) => {
+      writeFileSync(join(folder, 'config.json'), '{}');
+      assert.ok(!existsSync(path));
+      return 42;
+    });
+    assert.equal(result, 42);
+    assert.deepEqual(readdirSync(parent), ['model']);
+    assert.deepEqual(readdirSync(path), ['config.json']);
+    rmSync(path, { recursive: true });
+  });
+
+  it('survives a kill while it is filled, and the next write tidies up', async () => {
+    const script = `
+      import { writeFileSync } from 'node:fs';
+      import { writeFolderAtomic } from ${JSON.stringify(new URL('atomic-file.ts', import.meta.url).href)};
+      await writeFolderAtomic(${JSON.stringify(path)}, async (folder) => {
+        writeFileSync(folder + '/half', 'x');
+        process.stdout.write('writing');
+        setInterval(() => {}, 1000);
+        await new Promise(() => {});
+      });`;
+    const child = spawn(process.execPath, ['--input-type=module', '-e', script]);
+    await once(child.stdout, 'data');
+    assert.equal(await removeStaleTemporaries(path), 0, 'its writer lives');
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+    const [left, ...others] = readdirSync(parent);
+    assert.deepEqual(others, []);
+    assert.match(left!, /^\.model\..*\.tmp$/);
+    await writeFolderAtomic(path, async (folder) => writeFileSync(join(folder, 'whole'), ''));
+    assert.deepEqual(readdirSync(parent), ['model']);
   });
 });

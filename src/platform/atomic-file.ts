@@ -1,9 +1,9 @@
 /**
- * Writing files so that a reader sees the old content or the new, never a half: temporary file in
- * the same folder, fsync, rename, fsync of the folder. Knows nothing of what is written.
+ * Writing files, and whole folders, so that a reader sees the old content or the new, never a half: temporary file
+ * in the same folder, fsync, rename, fsync of the folder. Knows nothing of what is written.
  */
 import { randomBytes } from 'node:crypto';
-import { type FileHandle, mkdir, open, readdir, rename, stat, unlink } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 
 /** A temporary of another machine (a shared folder) counts as left behind after this long. */
@@ -58,8 +58,37 @@ export async function writeFileAtomic<T>(
     await unlink(temporary).catch(ignoreMissing);
     throw error;
   }
-  await syncFolder(folder);
+  await syncPath(folder);
   return result;
+}
+
+/**
+ * Makes a folder that is there under its name only when `fill` has put everything into it. If anything fails nothing is left; what killed
+ * processes left is removed by the next write to the same path.
+ *
+ * @param path must not exist
+ * @param fill takes the path of a hidden folder beside `path`
+ * @returns what `fill` returned
+ */
+export async function writeFolderAtomic<T>(
+  path: string,
+  fill: (folder: string) => Promise<T>,
+): Promise<T> {
+  const parent = dirname(path);
+  await mkdir(parent, { recursive: true });
+  await removeStaleTemporaries(path);
+  const temporary = join(parent, temporaryName(basename(path)));
+  await mkdir(temporary);
+  try {
+    const result = await fill(temporary);
+    for (const name of await readdir(temporary)) await syncPath(join(temporary, name));
+    await syncPath(temporary);
+    await rename(temporary, path);
+    await syncPath(parent);
+    return result;
+  } finally {
+    await rm(temporary, { recursive: true, force: true });
+  }
 }
 
 /**
@@ -86,7 +115,7 @@ async function removeStale(folder: string, isWanted: (name: string) => boolean):
     if (m === null || !isWanted(name)) continue;
     const temporary = join(folder, name);
     if (await isInUse(temporary, Number(m[1]))) continue;
-    await unlink(temporary).catch(ignoreMissing);
+    await rm(temporary, { recursive: true, force: true });
     numRemoved++;
   }
   return numRemoved;
@@ -118,11 +147,11 @@ function ignoreMissing(error: NodeJS.ErrnoException): undefined {
   return undefined;
 }
 
-/** Makes the rename itself durable. Not all systems can open or sync a folder. */
-async function syncFolder(folder: string): Promise<void> {
+/** Makes a rename in a folder, or the content of a file, durable. Not all systems can open or sync a folder. */
+async function syncPath(path: string): Promise<void> {
   let handle: FileHandle | undefined;
   try {
-    handle = await open(folder, 'r');
+    handle = await open(path, 'r');
     await handle.sync();
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code ?? '';
