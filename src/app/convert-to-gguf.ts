@@ -11,6 +11,8 @@ type MetadataValue = Parameters<ModelMetadata['set']>[1] | Parameters<TokenizerM
  */
 export function convertedToGguf({ description }: OpenedModel): {
   readonly source: GgufView;
+  /** The same with every matrix as the model has it. */
+  readonly inStoredOrder: GgufView;
   readonly metadata: ReadonlyMap<string, MetadataValue>;
 } | null {
   if (description.format === 'gguf') return null;
@@ -18,5 +20,5 @@ export function convertedToGguf({ description }: OpenedModel): {
   const metadata = new Map<string, MetadataValue>(source.entries);
   const tokenizer = ggufTokenizerMetadata(description.path, description.config.vocabSize);
   for (const [key, value] of tokenizer) metadata.set(key, value);
-  return { source, metadata };
+  return { source, metadata, inStoredOrder: new GgufView(description, 'stored') };
 }

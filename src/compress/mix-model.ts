@@ -1,10 +1,11 @@
-/** A GGUF model on disk → which format each of its tensors is to have for a size or a number of bits. The search's results so far are kept beside the output. */
+/** A model on disk → which format each of its tensors is to have as GGUF for a size or a number of bits. The search's results so far are kept beside the output. */
 import { existsSync, readFileSync, rmSync, statSync } from 'node:fs';
 import type { ModelConfig } from '../models/model-config.ts';
 import { ggufArchitecture } from '../models/registry.ts';
 import { canonicalFromGguf } from '../models/tensor-names.ts';
 import { writeFileAtomic } from '../platform/atomic-file.ts';
 import type { WeightSource } from '../weights/contract.ts';
+import { ggufHeaderBytes, type TensorToWrite } from '../weights/gguf-writer.ts';
 import { openWeights } from '../weights/weight-source.ts';
 import { fingerprintOf } from './compression-state.ts';
 import { CompressError } from './errors.ts';
@@ -17,6 +18,7 @@ import {
   planMixedPrecision,
   tensorTotals,
 } from './mixed-precision.ts';
+import type { MetadataToWrite } from './quantize-gguf.ts';
 
 /** Room for metadata that are added. */
 const HEADER_SLACK = 4096;
@@ -28,6 +30,8 @@ export interface MixModelOptions
     | { readonly kind: 'size'; readonly bytes: number };
   /** Tensors will be encoded with this; otherwise it is gathered from the text and only weighs errors. */
   readonly importance?: ReadonlyMap<string, Float32Array> | undefined;
+  /** The model in GGUF's terms where it is no GGUF file: its matrices as the model has them, and all metadata. */
+  readonly converted?: { readonly inStoredOrder: WeightSource; readonly metadata: MetadataToWrite };
   /** Where divergences are kept until the search is done. */
   readonly stateFile: string;
   onProgress?(phase: 'imatrix' | 'errors' | 'probes', done: number, total: number): void;
@@ -42,13 +46,13 @@ export async function mixModel(
   { config, weights }: { readonly config: ModelConfig; readonly weights: WeightSource },
   options: MixModelOptions,
 ): Promise<MixedPlan> {
-  const { target, formats, windows, threads, signal, stateFile, onProgress } = options;
-  using source = openWeights(modelPath);
+  const { target, formats, windows, threads, signal, stateFile, converted, onProgress } = options;
+  using opened = converted === undefined ? openWeights(modelPath) : null;
+  const source = converted?.inStoredOrder ?? opened!;
   if (source.format !== 'gguf') {
-    throw new CompressError(
-      `${modelPath}: is no GGUF model; --target-bpw and --target-size take one`,
-    );
+    throw new CompressError(`${modelPath}: is a safetensors model and was not converted`);
   }
+  const { metadata } = converted ?? source;
   const f32 = new F32Weights(weights);
   const importance =
     options.importance ??
@@ -57,16 +61,20 @@ export async function mixModel(
       ...(signal && { signal }),
       onProgress: (done, total) => onProgress?.('imatrix', done, total),
     }));
-  const { reading } = ggufArchitecture(
-    modelPath,
-    String(source.metadata.get('general.architecture')),
-  );
+  const { reading } = ggufArchitecture(modelPath, String(metadata.get('general.architecture')));
   const totals = tensorTotals(source);
+  const headerBytes =
+    converted === undefined
+      ? source.sizeBytes - totals.bytes
+      : ggufHeaderBytes(modelPath, {
+          metadata: converted.metadata,
+          tensors: headerTensors(source),
+        });
   const padding = HEADER_SLACK + 32 * source.tensors.size;
   const budgetBytes =
     target.kind === 'bpw'
       ? Math.floor((target.bitsPerWeight * totals.elements) / 8)
-      : target.bytes - (source.sizeBytes - totals.bytes) - padding;
+      : target.bytes - headerBytes - padding;
   const encodesWeighted = options.importance !== undefined;
   const files = source.files.map((file) => [file, statSync(file).size, statSync(file).mtimeMs]);
   const weighing = encodesWeighted
@@ -81,6 +89,11 @@ export async function mixModel(
     canonicalName: (name) => canonicalFromGguf(name, reading.tensorParts),
   });
   return plan;
+}
+
+/** For the size of a header only. */
+function headerTensors({ tensors }: WeightSource): TensorToWrite[] {
+  return [...tensors.values()].map(({ name, dtype, shape }) => ({ name, dtype, shape, data: () => [] }));
 }
 
 /** Removes what a search left for going on with. */

@@ -71,6 +71,11 @@ export function ggufArchitecture(source: string, name: string): GgufArchitecture
   );
 }
 
+/** What GGUF files call an architecture. */
+export function ggufArchitectureName(architecture: string): string {
+  return Object.keys(architectureNamed(architecture).gguf)[0]!;
+}
+
 /** GGUF's name of a tensor of an architecture; null where GGUF has no place for it. */
 export function ggufTensorName(architecture: string, canonicalName: string): string | null {
   const [reading] = Object.values(architectureNamed(architecture).gguf);

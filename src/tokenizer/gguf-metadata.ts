@@ -1,5 +1,5 @@
 /**
- * A tokenizer.json of byte-level BPE as GGUF metadata (`tokenizer.*`). Only what GGUF can say: the pre-tokenizer must be one that llama.cpp knows by name.
+ * A tokenizer.json as GGUF metadata (`tokenizer.*`): byte-level BPE whose pre-tokenizer llama.cpp knows by name, and what was made of a SentencePiece BPE model.
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -13,21 +13,32 @@ import { GPT2_PATTERN } from './pre-tokenizer.ts';
 /** Values as a GGUF writer takes them. */
 export type TokenizerMetadata = Map<
   string,
-  string | boolean | number | readonly string[] | Int32Array
+  string | boolean | number | readonly string[] | Int32Array | Float32Array
 >;
 
 /** `tokenizer.ggml.token_type`. */
 const NORMAL = 1;
+const UNKNOWN = 2;
 const CONTROL = 3;
 const USER_DEFINED = 4;
 const UNUSED = 5;
+const BYTE = 6;
 
 /** Names that are tried, the usual ones first. */
-const PREFERRED = ['llama-bpe', 'qwen2', 'smollm', 'gpt-2', 'tekken', 'gpt-4o', 'stablelm2'];
+const PREFERRED = [
+  'llama-bpe',
+  'qwen2',
+  'smollm',
+  'gpt-2',
+  'tekken',
+  'gpt-4o',
+  'stablelm2',
+  'glm4',
+];
 
 /**
  * @param vocabSize rows of the model's embeddings; ids beyond the tokenizer's become unused tokens
- * @throws {TokenizerError} if it is no byte-level BPE, or its pre-tokenizer has no name in llama.cpp
+ * @throws {TokenizerError} if it is neither kind of BPE, or its pre-tokenizer has no name in llama.cpp
  */
 export function ggufTokenizerMetadata(folder: string, vocabSize: number): TokenizerMetadata {
   const tokenizer = tokenizerFromHf(folder);
@@ -48,26 +59,30 @@ export function metadataOf(
 ): TokenizerMetadata {
   const root = asObject(json, 'tokenizer.json');
   const model = asObject(root.model, 'model');
-  const pre = preTokenizerName(root, asFlag(model.ignore_merges, 'model.ignore_merges'));
-  const size = Math.max(vocabSize, tokenizer.vocabSize);
-  const added = new Set(
-    asArray(root.added_tokens ?? [], 'added_tokens').map((token) =>
-      asString(asObject(token, 'added_tokens').content, 'added_tokens.content'),
-    ),
-  );
-  const types = new Int32Array(size).fill(UNUSED);
-  const tokens = Array.from({ length: size }, (_, id) => {
-    const token = id < tokenizer.vocabSize ? tokenizer.idToToken(id) : undefined;
-    if (token === undefined || token === '') return `[PAD${id}]`;
-    types[id] = !added.has(token) ? NORMAL : tokenizer.isSpecial(id) ? CONTROL : USER_DEFINED;
-    return token;
-  });
+  const isSentencePiece = asFlag(model.byte_fallback, 'model.byte_fallback');
+  const size = isSentencePiece ? vocabSize : Math.max(vocabSize, tokenizer.vocabSize);
   const metadata: TokenizerMetadata = new Map<string, never>();
-  metadata.set('tokenizer.ggml.model', 'gpt2');
-  metadata.set('tokenizer.ggml.pre', pre);
+  const { tokens, types } = tokensOf(root, model, tokenizer, size);
+  if (isSentencePiece) {
+    metadata.set('tokenizer.ggml.model', 'llama');
+    metadata.set('tokenizer.ggml.pre', 'default');
+    metadata.set('tokenizer.ggml.add_space_prefix', addsSpacePrefix(root));
+    metadata.set('tokenizer.ggml.scores', scoresOf(model, tokenizer, size));
+    const unknown = model.unk_token == null ? undefined : tokens.indexOf(String(model.unk_token));
+    if (unknown !== undefined && unknown >= 0) {
+      metadata.set('tokenizer.ggml.unknown_token_id', unknown);
+    }
+  } else {
+    const pre = preTokenizerName(root, asFlag(model.ignore_merges, 'model.ignore_merges'));
+    metadata.set('tokenizer.ggml.model', 'gpt2');
+    metadata.set('tokenizer.ggml.pre', pre);
+    metadata.set(
+      'tokenizer.ggml.merges',
+      mergesOf(model).map((pair) => pair.join(' ')),
+    );
+  }
   metadata.set('tokenizer.ggml.tokens', tokens);
   metadata.set('tokenizer.ggml.token_type', types);
-  metadata.set('tokenizer.ggml.merges', mergesOf(model));
   const { bosTokenId, eosTokenIds, addsBos, addsEos, chatTemplates } = tokenizer;
   if (bosTokenId !== null) metadata.set('tokenizer.ggml.bos_token_id', bosTokenId);
   if (eosTokenIds[0] !== undefined) metadata.set('tokenizer.ggml.eos_token_id', eosTokenIds[0]);
@@ -80,14 +95,76 @@ export function metadataOf(
   return metadata;
 }
 
-/** `a b`, also where the file has pairs. */
-function mergesOf(model: JsonObject): string[] {
-  return asArray(model.merges, 'model.merges').map((merge) => {
-    if (typeof merge === 'string') return merge;
-    return asArray(merge, 'model.merges')
-      .map((part) => asString(part, 'model.merges'))
-      .join(' ');
+function tokensOf(
+  root: JsonObject,
+  model: JsonObject,
+  tokenizer: Tokenizer,
+  size: number,
+): { tokens: string[]; types: Int32Array } {
+  const added = new Set(
+    asArray(root.added_tokens ?? [], 'added_tokens').map((token) =>
+      asString(asObject(token, 'added_tokens').content, 'added_tokens.content'),
+    ),
+  );
+  const hasBytes = asFlag(model.byte_fallback, 'model.byte_fallback');
+  const types = new Int32Array(size).fill(UNUSED);
+  const typeOf = (token: string, id: number): number => {
+    if (hasBytes && token === model.unk_token) return UNKNOWN;
+    if (added.has(token)) return tokenizer.isSpecial(id) ? CONTROL : USER_DEFINED;
+    return hasBytes && /^<0x[0-9A-Fa-f]{2}>$/.test(token) ? BYTE : NORMAL;
+  };
+  const tokens = Array.from({ length: size }, (_, id) => {
+    const token = id < tokenizer.vocabSize ? tokenizer.idToToken(id) : undefined;
+    if (token === undefined || token === '') return `[PAD${id}]`;
+    types[id] = typeOf(token, id);
+    // llama.cpp looks for these in the text as it is typed.
+    return hasBytes && types[id] === USER_DEFINED ? token.replaceAll('\u2581', ' ') : token;
   });
+  return { tokens, types };
+}
+
+/** Pairs, also where the file has `a b`. */
+function mergesOf(model: JsonObject): [string, string][] {
+  return asArray(model.merges, 'model.merges').map((merge) => {
+    const parts =
+      typeof merge === 'string'
+        ? merge.split(' ')
+        : asArray(merge, 'model.merges').map((part) => asString(part, 'model.merges'));
+    if (parts.length !== 2) {
+      throw new TokenizerError(
+        `a merge has ${parts.length} parts: ${JSON.stringify(merge).slice(0, 80)}; expected 2`,
+      );
+    }
+    return parts as [string, string];
+  });
+}
+
+/**
+ * SentencePiece joins the two pieces whose union has the highest score. The merges were listed by that score, so a piece's is the place of the first merge that
+ * makes it; those that none makes are never joined into and have the lowest.
+ */
+function scoresOf(model: JsonObject, tokenizer: Tokenizer, size: number): Float32Array {
+  const merges = mergesOf(model);
+  const scores = new Float32Array(size).fill(-merges.length);
+  for (let rank = merges.length - 1; rank >= 0; rank--) {
+    const [left, right] = merges[rank]!;
+    const id = tokenizer.tokenToId(left + right);
+    if (id !== undefined && id < size) scores[id] = -rank;
+  }
+  return scores;
+}
+
+/** @throws {TokenizerError} if spaces are not written as U+2581 */
+function addsSpacePrefix(root: JsonObject): boolean {
+  const steps = JSON.stringify([root.normalizer ?? null, root.pre_tokenizer ?? null]);
+  const marksSpaces =
+    /"pattern":\{"String":" "\},"content":"\u2581"/.test(steps) || steps.includes('"Metaspace"');
+  if (!marksSpaces) {
+    throw new TokenizerError(
+      'it falls back to bytes but does not write spaces as U+2581: neither kind of BPE that can be written to GGUF',
+    );
+  }
+  return /"Prepend"|"prepend_scheme":"(?:always|first)"|"add_prefix_space":true/.test(steps);
 }
 
 function preTokenizerName(root: JsonObject, ignoresMerges: boolean): string {

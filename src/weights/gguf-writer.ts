@@ -34,6 +34,37 @@ export interface GgufToWrite {
  * @throws {WeightFileError} if a value does not fit its type, a name is given twice, GGUF has no such dtype, or a tensor's data has not the size its shape says; `path` is then as it was
  */
 export async function writeGguf(path: string, model: GgufToWrite): Promise<number> {
+  const { header, sizes, alignment } = headerOf(path, model);
+  return await writeFileByAppending(path, async (file) => {
+    for (const chunk of header.chunks()) await file.append(chunk);
+    await file.appendZeros(padded(file.sizeBytes, alignment) - file.sizeBytes);
+    for (const [index, tensor] of model.tensors.entries()) {
+      await appendTensor(path, file, tensor, sizes[index]!);
+      await file.appendZeros(padded(file.sizeBytes, alignment) - file.sizeBytes);
+    }
+  });
+}
+
+/**
+ * Bytes that a file has before its tensors' data.
+ *
+ * @throws {WeightFileError} as `writeGguf` does, for what can be known without the data
+ */
+export function ggufHeaderBytes(path: string, model: GgufToWrite): number {
+  const { header, alignment } = headerOf(path, model);
+  let size = 0;
+  for (const chunk of header.chunks()) size += chunk.length;
+  return padded(size, alignment);
+}
+
+interface BuiltHeader {
+  readonly header: HeaderBytes;
+  /** Of the tensors' data. */
+  readonly sizes: readonly number[];
+  readonly alignment: number;
+}
+
+function headerOf(path: string, model: GgufToWrite): BuiltHeader {
   const alignment = model.alignment ?? 32;
   const header = new HeaderBytes(path);
   const entries = entriesOf(path, model.metadata, alignment);
@@ -62,14 +93,7 @@ export async function writeGguf(path: string, model: GgufToWrite): Promise<numbe
     sizes.push(sizeBytes);
     offset = padded(offset + sizeBytes, alignment);
   }
-  return await writeFileByAppending(path, async (file) => {
-    for (const chunk of header.chunks()) await file.append(chunk);
-    await file.appendZeros(padded(file.sizeBytes, alignment) - file.sizeBytes);
-    for (const [index, tensor] of model.tensors.entries()) {
-      await appendTensor(path, file, tensor, sizes[index]!);
-      await file.appendZeros(padded(file.sizeBytes, alignment) - file.sizeBytes);
-    }
-  });
+  return { header, sizes, alignment };
 }
 
 function padded(size: number, alignment: number): number {

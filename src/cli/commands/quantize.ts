@@ -120,8 +120,8 @@ export function define(command: Command): void {
       `
 Types that end in _s, _m and _l give more bits to the tensors that llama.cpp gives more to. A row that
 is no multiple of 256 takes the nearest type with blocks of 32. Weights that are quantized already
-are dequantized first, and lose a little more. A Hugging Face folder (Llama, Qwen2 or Qwen3 with byte-level
-BPE) is converted on the way, also to f16 or bf16. --imatrix auto runs the calibration text first.
+are dequantized first, and lose a little more. A Hugging Face folder (Llama, Qwen2, Qwen3, Gemma 3,
+GLM) is converted on the way, also to f16 or bf16. --imatrix auto runs the calibration text first.
 
 --target-bpw and --target-size choose a type for each tensor: they measure how predictions change with one
 tensor rounded at a time and spend bits where they save most. A search that was interrupted goes on.
@@ -136,6 +136,7 @@ with --method, --bits, --group-size and --symmetry. A run that was interrupted g
 Examples:
   $ hasten quantize ./llama --to gptq --bits 4 --group-size 128 -o ./llama-gptq
   $ hasten quantize ./llama --to nf4 -o ./llama-nf4
+  $ hasten quantize ./llama --target-bpw 4.8 -o llama-mixed.gguf
   $ hasten quantize gemma3-270m --to q4_k_m --imatrix auto -o gemma3-270m-q4_k_m.gguf
 `,
     )
@@ -207,6 +208,7 @@ async function toMixedGguf(spec: string, flags: QuantizeFlags, signal: AbortSign
   using model = new OpenedModel(path);
   const startMs = performance.now();
   const imatrix = await imatrixOf(model, flags, signal);
+  const converted = convertedToGguf(model);
   const window = Math.min(flags.window, 256, searchTokens);
   const windows = await calibrationWindowsOf(model, { ...flags, tokens: searchTokens, window });
   const stateFile = `${output}.search.json`;
@@ -218,12 +220,14 @@ async function toMixedGguf(spec: string, flags: QuantizeFlags, signal: AbortSign
         : { kind: 'bpw', bitsPerWeight: targetBpw },
     ...{ formats: flags.formats ?? MIXED_FORMATS, windows, stateFile, signal },
     importance: imatrix?.importance,
+    ...(converted && { converted }),
     threads: threads ?? 'auto',
     onProgress: (phase, done, total) =>
       progress.update({ label: phase, done, total, unit: 'items' }),
   });
   const report = await quantizeModel(path, model.description.config, output, {
     types: new Map(plan.tensors.map(({ name, dtype }) => [name, dtype])),
+    ...(converted && { converted }),
     ...(imatrix && { imatrix }),
     signal,
     onProgress: (done, total) =>
