@@ -1,12 +1,22 @@
 import assert from 'node:assert/strict';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { loadModelDescription } from '../models/load-model.ts';
 import { encodeCodebook } from '../tensor/codebook.ts';
+import { writeSafetensors } from '../weights/safetensors-writer.ts';
 import { openWeights } from '../weights/weight-source.ts';
+import { NonFiniteWeightError } from './errors.ts';
 import { writeRoundedModel } from './write-rounded.ts';
 
 const MODEL = fileURLToPath(new URL('../../test/fixtures/tiny/llama-bf16', import.meta.url));
@@ -23,6 +33,32 @@ describe('folders that are rounded to nearest', () => {
   const original = stored.weights.readF32(LINEAR);
   const [rows, columns] = stored.weights.tensors.get(LINEAR)!.shape as [number, number];
   const head = stored.weights.readF32('lm_head.weight');
+
+  for (const layout of ['nf4', 'int8', 'w8a8'] as const) {
+    it(`${layout} names a weight that is no number, and leaves nothing`, async () => {
+      const broken = join(folder, `${layout}-broken`);
+      mkdirSync(broken);
+      cpSync(join(MODEL, 'config.json'), join(broken, 'config.json'));
+      const values = new Float32Array(64 * 64).fill(0.5);
+      values[3 * 64 + 5] = Number.POSITIVE_INFINITY;
+      const data = new Uint8Array(values.buffer);
+      await writeSafetensors(join(broken, 'model.safetensors'), {
+        tensors: [{ name: LINEAR, dtype: 'f32', shape: [64, 64], data }],
+      });
+      await assert.rejects(
+        writeRoundedModel(broken, layout, join(folder, `${layout}-never`)),
+        (error: unknown) =>
+          error instanceof NonFiniteWeightError &&
+          error.tensor === LINEAR &&
+          error.row === 3 &&
+          error.column === 5,
+      );
+      assert.deepEqual(
+        readdirSync(folder).filter((name) => name.includes('never')),
+        [],
+      );
+    });
+  }
 
   for (const layout of ['nf4', 'fp4'] as const) {
     it(`${layout} has the tensors of bitsandbytes and reads back`, async () => {
