@@ -3,7 +3,7 @@ import test from 'node:test';
 import { PrefillPacer } from './prefill-pacer.ts';
 
 const OPTIONS = {
-  ...{ targetStepMs: 50, maxStepMs: 200, minTokens: 8 },
+  ...{ targetStepMs: 50, maxStepMs: 200, yieldStepMs: 100, minTokens: 8 },
   ...{ fewWaiting: 2, manyWaiting: 6 },
 };
 
@@ -29,7 +29,9 @@ test('without streams a step takes what it can, and what the bound lets it where
   assert.equal(pacer.promptTokens(0, 3, false), Number.POSITIVE_INFINITY);
   for (let i = 0; i < 9; i++) pacer.observe(0, 64, 64 * 0.5);
   assert.equal(pacer.promptTokens(0, 3, false), Number.POSITIVE_INFINITY);
-  assert.equal(pacer.promptTokens(0, 3, true), 400);
+  assert.equal(pacer.promptTokens(0, 3, true), 200);
+  assert.equal(pacer.promptTokens(1, 20, false), 400);
+  assert.equal(pacer.promptTokens(1, 20, true), 200);
 });
 
 test('steps with streams settle at the target when few requests wait, at the bound when many do', () => {
@@ -74,5 +76,5 @@ test('what large chunks take a token says nothing of small ones', () => {
   for (let i = 0; i < 20; i++) pacer.observe(0, 512, promptMs(512));
   const numTokens = pacer.promptTokens(2, 1, false);
   assert.ok(numTokens >= 55 && 5 + promptMs(numTokens) <= 50, `${numTokens} tokens`);
-  assert.equal(pacer.promptTokens(0, 1, true), 500);
+  assert.equal(pacer.promptTokens(0, 1, true), 125);
 });

@@ -8,11 +8,10 @@
 export interface PrefillPacerOptions {
   /** Wished time of a step with streams in it when `fewWaiting` or fewer wait, milliseconds. */
   readonly targetStepMs: number;
-  /**
-   * The same when `manyWaiting` or more wait: the bound of what a stream may have to wait for its next token, and of what a request of a
-   * higher class may have to wait for the step under way.
-   */
+  /** The same when `manyWaiting` or more wait: the bound of what a stream may have to wait for its next token. */
   readonly maxStepMs: number;
+  /** Used for `maxStepMs` where the step gives way: the bound of what a request of a higher class may have to wait for the step under way. */
+  readonly yieldStepMs: number;
   /** Requests waiting or in their prompt up to which `targetStepMs` is used, and from which on `maxStepMs` is. */
   readonly fewWaiting: number;
   readonly manyWaiting: number;
@@ -22,9 +21,10 @@ export interface PrefillPacerOptions {
 
 export const DEFAULT_PREFILL_PACER_OPTIONS: PrefillPacerOptions = {
   targetStepMs: 20,
-  maxStepMs: 60,
+  maxStepMs: 80,
+  yieldStepMs: 60,
   fewWaiting: 4,
-  manyWaiting: 16,
+  manyWaiting: 10,
   minTokens: 16,
 };
 
@@ -56,12 +56,14 @@ export class PrefillPacer {
   /**
    * @param numStreams sequences that get their next token in this step, and tokens drafted for them
    * @param numWaiting sequences with prompt tokens still to compute
-   * @param givesWay   whether nothing in the step is above the lowest class: then it is bounded without streams, too
+   * @param givesWay   whether its prompts are all of the lowest class: then it is bounded without streams, too
    */
   promptTokens(numStreams: number, numWaiting: number, givesWay: boolean): number {
     if (numStreams === 0 && !givesWay) return Number.POSITIVE_INFINITY;
     if (this.#promptTokenMs === null) return Math.max(FIRST_GUESS, this.#options.minTokens);
-    const budgetMs = numStreams === 0 ? this.#options.maxStepMs : this.#budgetMs(numWaiting);
+    const { maxStepMs, yieldStepMs } = this.#options;
+    const mostMs = givesWay ? Math.min(yieldStepMs, maxStepMs) : maxStepMs;
+    const budgetMs = numStreams === 0 ? mostMs : this.#budgetMs(numWaiting, mostMs);
     const left = budgetMs - this.#streamMs(numStreams);
     return Math.max(this.#options.minTokens, this.#tokensIn(left));
   }
@@ -78,10 +80,10 @@ export class PrefillPacer {
     return 0;
   }
 
-  #budgetMs(numWaiting: number): number {
-    const { targetStepMs, maxStepMs, fewWaiting, manyWaiting } = this.#options;
+  #budgetMs(numWaiting: number, mostMs: number): number {
+    const { targetStepMs, fewWaiting, manyWaiting } = this.#options;
     const load = (numWaiting - fewWaiting) / Math.max(manyWaiting - fewWaiting, 1);
-    return targetStepMs + (maxStepMs - targetStepMs) * Math.min(Math.max(load, 0), 1);
+    return targetStepMs + (mostMs - targetStepMs) * Math.min(Math.max(load, 0), 1);
   }
 
   /** Learns from a step that took `stepMs`. */

@@ -24,7 +24,8 @@ function setUp(limits: Partial<typeof LIMITS> = {}) {
   const all = { ...LIMITS, ...limits };
   const blocks = new BlockManager({ ...all, hasPrefixCache: true });
   const pacer = new PrefillPacer({
-    ...{ targetStepMs: 0, maxStepMs: 0, fewWaiting: 1, manyWaiting: 2, minTokens: 6 },
+    ...{ targetStepMs: 0, maxStepMs: 0, yieldStepMs: 0 },
+    ...{ fewWaiting: 1, manyWaiting: 2, minTokens: 6 },
   });
   pacer.observe(1, 6, 1);
   const scheduler = new Scheduler({ limits: all, blocks, pacer });
