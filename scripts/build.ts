@@ -28,7 +28,7 @@ import { createRequire } from 'node:module';
 import { basename, dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { type OutputChunk, rolldown } from 'rolldown';
+import { type ChunkingContext, type CodeSplittingGroup, type OutputChunk, rolldown } from 'rolldown';
 
 /** From src/. Workers are found by their names beside whoever starts them, so the names must differ. */
 const ENTRIES = [
@@ -39,6 +39,19 @@ const ENTRIES = [
   'app/cost-process.ts',
   'grammar/grammar-worker.ts',
 ];
+/**
+ * What `hasten run` loads before the first token, from src/. Its modules go into five chunks, by who needs them; left to itself the bundler makes 70 of
+ * them, and each takes a start a good part of a millisecond.
+ */
+const MAIN = 'cli/main.ts';
+const PROGRAM = ['cli/program.ts'];
+const COMMAND = [
+  'cli/commands/run.ts',
+  'app/running-model.ts',
+  'engine/engine-client.ts',
+  'engine/protocol.ts',
+];
+const ENGINE = ['app/engine-worker.ts'];
 const BUNDLED = ['commander', '@huggingface/jinja'];
 /** Copied as they are, from src/. */
 const STATIC_FOLDERS = ['server/page'];
@@ -59,6 +72,7 @@ async function bundle(out: string): Promise<string[]> {
     cwd: root,
     input,
     platform: 'node',
+    preserveEntrySignatures: 'allow-extension', // Groups ask for it.
     external: (id) => !/^[./]/.test(id) && !BUNDLED.includes(id),
     plugins: [{ name: 'worker-addresses', transform: { handler: withBuiltAddresses } }],
   });
@@ -68,6 +82,7 @@ async function bundle(out: string): Promise<string[]> {
     entryFileNames: '[name].js',
     chunkFileNames: '[name]-[hash].js',
     keepNames: true, // Errors are named by their classes.
+    codeSplitting: { groups: startGroups() },
   });
   await build.close();
   const chunks = output.filter((part): part is OutputChunk => part.type === 'chunk');
@@ -77,6 +92,44 @@ async function bundle(out: string): Promise<string[]> {
   }
   writeFileSync(join(out, 'build-id'), hash.digest('hex'));
   return chunks.flatMap(({ moduleIds }) => moduleIds.filter((id) => existsSync(id)));
+}
+
+type ModuleTest = (id: string, context: ChunkingContext) => boolean;
+
+/** Whether one of the modules is `id` or imports it, at any remove. */
+function reachedFrom(names: readonly string[]): ModuleTest {
+  let reached: Set<string> | undefined;
+  return (id, context) => {
+    if (reached === undefined) {
+      reached = new Set(names.map((name) => join(root, 'src', name)));
+      for (const each of reached) {
+        for (const to of context.getModuleInfo(each)?.importedIds ?? []) reached.add(to);
+      }
+    }
+    return reached.has(id);
+  };
+}
+
+/** In order: a module goes into the first that takes it. */
+function startGroups(): CodeSplittingGroup[] {
+  const entries = new Set(ENTRIES.map((name) => join(root, 'src', name)));
+  const ofMain = reachedFrom([MAIN]);
+  const ofProgram = reachedFrom(PROGRAM);
+  const ofCommand = reachedFrom(COMMAND);
+  const ofEngine = reachedFrom(ENGINE);
+  const groups: Readonly<Record<string, ModuleTest>> = {
+    base: (id, of) => ofMain(id, of) || (ofProgram(id, of) && ofEngine(id, of)),
+    program: ofProgram,
+    model: (id, of) => ofCommand(id, of) && ofEngine(id, of),
+    command: ofCommand,
+    engine: ofEngine,
+  };
+  return Object.entries(groups).map(([name, has]) => ({
+    debugName: name,
+    // Entries stay by themselves: they may wait for chunks that need one of these.
+    name: (id, of) => (!entries.has(id) && has(id, of) ? name : null),
+    includeDependenciesRecursively: false,
+  }));
 }
 
 /** Bundlers rewrite imports but not the addresses of worker files. */
