@@ -28,7 +28,12 @@ import { createRequire } from 'node:module';
 import { basename, dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { type ChunkingContext, type CodeSplittingGroup, type OutputChunk, rolldown } from 'rolldown';
+import {
+  type ChunkingContext,
+  type CodeSplittingGroup,
+  type OutputChunk,
+  rolldown,
+} from 'rolldown';
 
 /** From src/. Workers are found by their names beside whoever starts them, so the names must differ. */
 const ENTRIES = [

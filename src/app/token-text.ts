@@ -16,15 +16,13 @@ export interface TokenText {
   readonly isSpecial: Uint8Array;
 }
 
-export function tokenTextOf(tokenizer: Tokenizer): TokenText {
-  const { vocabSize } = tokenizer;
-  const offsets = new Int32Array(new SharedArrayBuffer(4 * (vocabSize + 1)));
-  const tokens = Array.from({ length: vocabSize }, (_, id) => tokenizer.tokenBytes(id));
-  for (let id = 0; id < vocabSize; id++) offsets[id + 1] = offsets[id]! + tokens[id]!.length;
-  const bytes = new Uint8Array(new SharedArrayBuffer(offsets[vocabSize]!));
-  for (let id = 0; id < vocabSize; id++) bytes.set(tokens[id]!, offsets[id]);
-  const isSpecial = new Uint8Array(new SharedArrayBuffer(vocabSize));
-  for (let id = 0; id < vocabSize; id++) isSpecial[id] = tokenizer.isSpecial(id) ? 1 : 0;
+export function tokenTextOf({ tokenTable }: Tokenizer): TokenText {
+  const offsets = new Int32Array(new SharedArrayBuffer(4 * tokenTable.offsets.length));
+  const bytes = new Uint8Array(new SharedArrayBuffer(tokenTable.bytes.length));
+  const isSpecial = new Uint8Array(new SharedArrayBuffer(tokenTable.specials.length));
+  offsets.set(tokenTable.offsets);
+  bytes.set(tokenTable.bytes);
+  isSpecial.set(tokenTable.specials);
   return { offsets, bytes, isSpecial };
 }
 

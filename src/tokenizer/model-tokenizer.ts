@@ -7,7 +7,13 @@
  * takes 0.7; gives other ids for 2 of the 224 reference texts; and knows no SentencePiece scores.
  */
 import type { AddedTokens } from './added-tokens.ts';
-import type { DecodeOptions, DecoderStream, EncodeOptions, Tokenizer } from './contract.ts';
+import type {
+  DecodeOptions,
+  DecoderStream,
+  EncodeOptions,
+  Tokenizer,
+  TokenTable,
+} from './contract.ts';
 import { TokenizerError } from './errors.ts';
 import type { Merger } from './merger.ts';
 import { type PreTokenizerStep, preTokenize } from './pre-tokenizer.ts';
@@ -126,6 +132,11 @@ export class ModelTokenizer implements Tokenizer {
 
   tokenBytes(id: number): Uint8Array {
     return this.#parts.vocabulary.bytesOf(this.#checked(id));
+  }
+
+  get tokenTable(): TokenTable {
+    const { vocabulary, specials } = this.#parts;
+    return { ...vocabulary.table, specials };
   }
 
   isSpecial(id: number): boolean {

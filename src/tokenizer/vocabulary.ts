@@ -165,6 +165,11 @@ export class Vocabulary {
     return this.#pool.subarray(this.#offsets[id]!, this.#offsets[id + 1]!);
   }
 
+  /** The bytes of all tokens, one after another, and where each begins. */
+  get table(): { readonly offsets: Uint32Array; readonly bytes: Uint8Array } {
+    return { offsets: this.#offsets, bytes: this.#pool };
+  }
+
   /** Length of a token in bytes; `id` must be in range. */
   lengthOf(id: number): number {
     return this.#offsets[id + 1]! - this.#offsets[id]!;
