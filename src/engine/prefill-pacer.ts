@@ -22,7 +22,7 @@ export interface PrefillPacerOptions {
 export const DEFAULT_PREFILL_PACER_OPTIONS: PrefillPacerOptions = {
   targetStepMs: 20,
   maxStepMs: 80,
-  yieldStepMs: 60,
+  yieldStepMs: 40,
   fewWaiting: 4,
   manyWaiting: 10,
   minTokens: 16,
