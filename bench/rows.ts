@@ -77,7 +77,7 @@ async function measure(threads: number): Promise<number[]> {
     threads,
     maxModelLen: 2 * CONTEXT,
     maxSeqs: Math.max(...counts),
-    numKvBlocks: Math.max(...counts) * BLOCKS,
+    kvCacheTokens: Math.max(...counts) * BLOCKS * 16,
     planCacheFolder: null,
   });
   for (const count of counts) await step(runner, count);

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import type { Speculation } from '../src/engine/draft-source.ts';
 import { EngineCore } from '../src/engine/engine-core.ts';
+import type { EngineStats } from '../src/engine/engine-stats.ts';
 import { prepareRequest } from '../src/engine/request.ts';
 import type { SamplingParamsInput } from '../src/engine/sampling-params.ts';
 import type { SpeculationStats } from '../src/engine/speculator.ts';
@@ -18,7 +19,7 @@ export function generateTexts(
   runner: ModelRunner,
   prompts: readonly (readonly number[])[],
   { speculation, samplingParams }: GenerateOptions,
-): { texts: number[][]; stats: SpeculationStats | null } {
+): { texts: number[][]; stats: SpeculationStats | null; engine: EngineStats } {
   let nowMs = 0;
   const silent = { push: () => '', end: () => '' };
   const core = new EngineCore({
@@ -41,5 +42,6 @@ export function generateTexts(
       else assert.equal(event.reason, 'length');
     }
   }
-  return { texts, stats: core.stats().speculation };
+  const engine = core.stats();
+  return { texts, stats: engine.speculation, engine };
 }

@@ -9,6 +9,7 @@ import { summarizePlan } from '../src/compiler/print-plan.ts';
 import { KV_TYPES, type KvType } from '../src/kernels/kv-layout.ts';
 import { loadModelDescription, type ModelDescription } from '../src/models/load-model.ts';
 import { lowerModel } from '../src/runtime/compile-model.ts';
+import type { NativeRunner } from '../src/runtime/native-runner.ts';
 import { ReferenceRunner } from '../src/targets/reference/reference-runner.ts';
 import { machineOf, X64_ISAS } from '../src/targets/x64/isa.ts';
 import { generateTexts } from './generate-texts.ts';
@@ -18,7 +19,7 @@ import { maxAbsDifference, StepDriver } from './step-driver.ts';
 
 const MODELS = ['tiny-gguf/llama-q4_0.gguf', 'tiny/gemma3'];
 const LIMITS = { maxTokens: 64, maxSeqs: 8, maxLogitRows: 64, maxModelLen: 64, numBlocks: 32 };
-const TEXT = Array.from({ length: 40 }, (_, i) => (i * 17 + (i >> 2) * 5 + 3) % 61);
+const TEXT = Array.from({ length: 44 }, (_, i) => (i * 17 + (i >> 2) * 5 + 3) % 61);
 
 /** Most that logits of a format lie apart from those of f32: random models of 4 layers, logits spread by 1 to 3 (measured 0.0066, 0.11, 2.1). */
 const FROM_F32 = { f32: 0, f16: 0.02, q8: 0.3, k8v4: 4, q4: 4 } as const;
@@ -34,7 +35,7 @@ for (const name of MODELS) {
       const { config, weights } = model;
       const { graph } = lowerModel({ source: weights, config, precision: 'f32' });
       for (const kvType of KV_TYPES) {
-        const limits = sameLimits(LIMITS);
+        const limits = sameLimits(LIMITS, kvType);
         using runner = new ReferenceRunner({ graph, weights, limits, kvType });
         reference.set(kvType, new StepDriver(runner).logitsOfAll(TEXT));
       }
@@ -69,39 +70,78 @@ for (const name of MODELS) {
       const isa = X64_ISAS.find((x) => skipOf(x) === false) ?? X64_ISAS[0];
       const settings = { isa, precision: 'fast', threads: 2, kvType } as const;
 
-      it(`${kvType}: a half full block moved as bytes goes on with the same bits`, {
+      it(`${kvType}: a block moved as bytes goes on with the same bits`, {
         skip: skipOf(isa),
       }, async () => {
         using runner = await nativeRunner(model, settings, LIMITS);
         const expected = new StepDriver(runner).logitsOfAll(TEXT);
         const driver = new StepDriver(runner, { scatterBlocks: false });
         const sequence = driver.newSequence();
-        const start = TEXT.slice(0, 21);
+        const start = TEXT.slice(0, 37);
         driver.step([{ sequence, tokenIds: start, logitsOf: [] }]);
-        const [, second] = sequence.blockTable;
+        // Half full, or full where the others are not in the block yet.
+        const moved = runner.limits.hasOpenBlocks ? 0 : 2;
         const bytes = new Uint8Array(runner.kvBlockBytes);
-        runner.readBlock(second!, bytes);
-        runner.writeBlock(second!, new Uint8Array(runner.kvBlockBytes));
+        runner.readBlock(sequence.blockTable[moved]!, bytes);
+        runner.writeBlock(sequence.blockTable[moved]!, new Uint8Array(runner.kvBlockBytes));
         runner.writeBlock(20, bytes);
-        sequence.blockTable[1] = 20;
-        const rest = TEXT.slice(21);
+        sequence.blockTable[moved] = 20;
+        const rest = TEXT.slice(37);
         const rows = driver.step([{ sequence, tokenIds: rest, logitsOf: rest.map((_, i) => i) }]);
-        assertSameBits(rows, expected.slice(21), 'after the move');
+        assertSameBits(rows, expected.slice(37), 'after the move');
       });
 
-      it(`${kvType}: the engine gives the same greedy texts alone and together, drafted or not`, {
+      it(`${kvType}: tokens that are taken back leave no trace`, {
         skip: skipOf(isa),
       }, async () => {
         using runner = await nativeRunner(model, settings, LIMITS);
-        const prompts = [3, 17, 16, 5].map((length, i) => TEXT.slice(i, i + length));
-        const texts = (at: readonly (readonly number[])[], speculation: 'ngram' | 'off') =>
-          generateTexts(runner, at, {
+        const driver = new StepDriver(runner);
+        const expected = driver.logitsOfAll(TEXT);
+        for (const [length, numWrong] of [
+          [14, 5],
+          [30, 6],
+          [31, 1],
+          [32, 9],
+        ] as const) {
+          const sequence = driver.newSequence();
+          const step = (tokenIds: readonly number[]) =>
+            driver.step([{ sequence, tokenIds, logitsOf: tokenIds.map((_, i) => i) }]);
+          step(TEXT.slice(0, length - 1));
+          const wrong = TEXT.slice(0, numWrong).map((id) => (id + 1) % 61);
+          const [first] = step([TEXT[length - 1]!, ...wrong]);
+          sequence.contextLen = length;
+          const rows = [first!, ...step(TEXT.slice(length))];
+          assertSameBits(rows, expected.slice(length - 1), `${numWrong} after ${length}`);
+        }
+      });
+
+      it(`${kvType}: the engine gives the same greedy texts alone and together, drafted, cut, preempted, cached`, {
+        skip: skipOf(isa),
+      }, async () => {
+        using runner = await nativeRunner(model, settings, LIMITS);
+        const prompts = [3, 17, 16, 30, 36].map((length, i) => TEXT.slice(i, i + length));
+        const run = (
+          on: NativeRunner,
+          at: readonly (readonly number[])[],
+          speculation: 'ngram' | 'off',
+        ) =>
+          generateTexts(on, at, {
             speculation,
-            samplingParams: () => ({ temperature: 0, maxTokens: 30 }),
-          }).texts;
-        const alone = prompts.flatMap((prompt) => texts([prompt], 'off'));
-        assert.deepEqual(texts(prompts, 'off'), alone);
-        assert.deepEqual(texts(prompts, 'ngram'), alone);
+            samplingParams: () => ({ temperature: 0, maxTokens: 24 }),
+          });
+        const alone = prompts.flatMap((prompt) => run(runner, [prompt], 'off').texts);
+        assert.deepEqual(run(runner, prompts, 'off').texts, alone);
+        assert.deepEqual(run(runner, prompts, 'ngram').texts, alone);
+        // Room for not even two texts at their longest, in steps of few tokens; each comes twice.
+        const numBlocks = 96 / runner.limits.blockSize;
+        const few = { ...LIMITS, maxTokens: 13, maxSeqs: 5, maxLogitRows: 13, numBlocks };
+        using crowded = await nativeRunner(model, settings, few);
+        const twice = <T>(list: readonly T[]): T[] => list.flatMap((each) => [each, each]);
+        for (const speculation of ['off', 'ngram'] as const) {
+          const { texts, engine } = run(crowded, twice(prompts), speculation);
+          assert.deepEqual(texts, twice(alone));
+          assert.ok(engine.numPreemptions > 0 && engine.numCachedTokens > 0);
+        }
       });
     }
   });

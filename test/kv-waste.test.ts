@@ -5,9 +5,11 @@ import { EngineCore } from '../src/engine/engine-core.ts';
 import { prepareRequest } from '../src/engine/request.ts';
 import { byteTokenizer } from '../src/engine/testing/byte-decoder.ts';
 import { MockRunner } from '../src/engine/testing/mock-runner.ts';
-import { KV_BLOCK_SIZE } from '../src/kernels/kv-layout.ts';
+import { kvBlockSize } from '../src/kernels/kv-layout.ts';
 import { drawLengths, type LengthMix } from '../src/loadgen/lengths.ts';
 import { SeededRandom } from '../src/loadgen/random.ts';
+
+const BLOCK_SIZE = kvBlockSize('f16');
 
 const NUM_REQUESTS = 160;
 
@@ -15,7 +17,7 @@ const NUM_REQUESTS = 160;
 function wasteOf(mix: LengthMix): number {
   const runner = new MockRunner({
     limits: {
-      blockSize: KV_BLOCK_SIZE,
+      blockSize: BLOCK_SIZE,
       numBlocks: 800,
       maxTokens: 512,
       maxSeqs: 32,
@@ -43,7 +45,7 @@ function wasteOf(mix: LengthMix): number {
     const { numBlocks, numFreeBlocks, numUnusedSlots, numWaiting } = core.stats();
     // The emptying at the end is no load.
     if (numWaiting > 0) {
-      numHeld += (numBlocks - numFreeBlocks) * KV_BLOCK_SIZE;
+      numHeld += (numBlocks - numFreeBlocks) * BLOCK_SIZE;
       numUnused += numUnusedSlots;
     }
     core.finish();
@@ -67,6 +69,6 @@ test('what is wasted is half a block by sequence, so short ones waste a larger s
     const waste = wasteOf({ kind: 'fixed', inputTokens, outputTokens, rangeRatio: 0.5 });
     const mean = inputTokens + outputTokens / 2;
     t.diagnostic(`${inputTokens} in, ${outputTokens} out: ${(100 * waste).toFixed(2)} %`);
-    assert.ok(waste < (0.75 * KV_BLOCK_SIZE) / mean, `${waste} at ${mean} tokens`);
+    assert.ok(waste < (0.75 * BLOCK_SIZE) / mean, `${waste} at ${mean} tokens`);
   }
 });

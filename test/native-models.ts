@@ -2,9 +2,9 @@
  * Runners of the x64 target for tests: the levels of machine code that this machine has, and a runner of a model for one of them. Knows no expected values.
  */
 import {
-  KV_BLOCK_SIZE,
   type KvType,
   keyBlockBytes,
+  kvBlockSize,
   valueBlockBytes,
 } from '../src/kernels/kv-layout.ts';
 import type { ModelDescription } from '../src/models/load-model.ts';
@@ -74,6 +74,9 @@ export async function nativeRunner(
 }
 
 /** The limits that a runner of `nativeRunner` has, for another target beside it. */
-export function sameLimits(limits: TestLimits): Omit<RunnerLimits, 'vocabSize' | 'hiddenSize'> {
-  return { ...limits, blockSize: KV_BLOCK_SIZE };
+export function sameLimits(
+  limits: TestLimits,
+  kvType: KvType = 'f16',
+): Omit<RunnerLimits, 'vocabSize' | 'hiddenSize'> {
+  return { ...limits, blockSize: kvBlockSize(kvType) };
 }

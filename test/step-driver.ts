@@ -20,12 +20,16 @@ export interface StepPart {
 export class StepDriver {
   readonly runner: ModelRunner;
   #nextBlock: number;
+  /** By slot of the runner, the sequence that has it and the step that it was last in. */
+  readonly #holders: { sequence: DrivenSequence | null; step: number }[];
+  #step = 0;
   readonly #blockStride: number;
 
   /** @param options.scatterBlocks hands out blocks in an order that is not ascending, so that block tables matter */
   constructor(runner: ModelRunner, { scatterBlocks = true } = {}) {
     this.runner = runner;
-    const { numBlocks } = runner.limits;
+    const { numBlocks, maxSeqs } = runner.limits;
+    this.#holders = Array.from({ length: maxSeqs }, () => ({ sequence: null, step: 0 }));
     this.#blockStride = scatterBlocks ? coprimeStride(numBlocks) : 1;
     this.#nextBlock = 0;
   }
@@ -41,6 +45,11 @@ export class StepDriver {
     batch.numLogitRows = 0;
     batch.numSeqs = parts.length;
     batch.queryStarts[0] = 0;
+    this.#step++;
+    const sequences = parts.map(({ sequence }) => sequence);
+    for (const holder of this.#holders) {
+      if (holder.sequence && sequences.includes(holder.sequence)) holder.step = this.#step;
+    }
     for (const [s, { sequence, tokenIds, logitsOf }] of parts.entries()) {
       const first = batch.numTokens;
       for (const tokenId of tokenIds) {
@@ -55,6 +64,7 @@ export class StepDriver {
       for (const index of logitsOf) batch.logitRows[batch.numLogitRows++] = first + index;
       batch.queryStarts[s + 1] = batch.numTokens;
       batch.contextLens[s] = sequence.contextLen;
+      batch.sequenceSlots[s] = this.#slotOf(sequence);
       batch.blockTables.set(sequence.blockTable, s * batch.maxBlocksPerSeq);
     }
     const ticket = this.runner.submit();
@@ -85,6 +95,16 @@ export class StepDriver {
       tokenIds = [next];
     }
     return chosen;
+  }
+
+  /** A new sequence gets the slot that was not used for longest. */
+  #slotOf(sequence: DrivenSequence): number {
+    const known = this.#holders.findIndex((holder) => holder.sequence === sequence);
+    if (known >= 0) return known;
+    const oldest = Math.min(...this.#holders.map(({ step }) => step));
+    const slot = this.#holders.findIndex(({ step }) => step === oldest);
+    this.#holders[slot] = { sequence, step: this.#step };
+    return slot;
   }
 
   #blockFor(sequence: DrivenSequence, position: number): number {

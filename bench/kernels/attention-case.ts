@@ -6,7 +6,7 @@
 import { spanStateBytes } from '../../src/kernels/attention-spans.ts';
 import { KernelBuilder } from '../../src/kernels/builder.ts';
 import type { KernelProgram, VectorMachine } from '../../src/kernels/kernel-ir.ts';
-import { KV_BLOCK_SIZE, keyBlockBytes, valueBlockBytes } from '../../src/kernels/kv-layout.ts';
+import { keyBlockBytes, kvBlockSize, valueBlockBytes } from '../../src/kernels/kv-layout.ts';
 import { mergeAttentionKernel } from '../../src/kernels/merge-attention.ts';
 import { pagedAttentionKernel } from '../../src/kernels/paged-attention.ts';
 import { SPAN_TOKENS, TILE_ENTRY } from '../../src/kernels/tile-entry.ts';
@@ -157,7 +157,7 @@ export async function attentionRun(
     ...{ numHeads, numKvHeads, headDim, window, scale: headDim ** -0.5 },
     ...({ kvType: 'f16', queryTokens: tileTokens, output: 'q8' } as const),
   };
-  const numBlocks = Math.ceil(contextLen / KV_BLOCK_SIZE);
+  const numBlocks = Math.ceil(contextLen / kvBlockSize('f16'));
   const keyBytes = numBlocks * keyBlockBytes(shape);
   const valueBytes = numBlocks * valueBlockBytes(shape);
   const layerBytes = keyBytes + valueBytes;
@@ -168,7 +168,7 @@ export async function attentionRun(
   fillWithHalves(values);
 
   const maxParts = tileTokens * Math.ceil(contextLen / SPAN_TOKENS);
-  const limits = { tileTokens, maxParts, numKvHeads, numThreads };
+  const limits = { tileTokens, maxParts, numKvHeads, numThreads, openGroups: null };
   const most = maxTileEntries(limits, { maxTokens: queryLen, maxSeqs: 1 });
   const stride = 4 * numHeads * headDim;
   const parts = allocate(maxParts * numHeads * spanStateBytes(headDim) + 64);

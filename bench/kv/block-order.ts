@@ -85,6 +85,7 @@ function addSequence(
   }
   batch.queryStarts[s + 1] = batch.numTokens;
   batch.contextLens[s] = to;
+  batch.sequenceSlots[s] = s;
   batch.blockTables.set(table, s * batch.maxBlocksPerSeq);
   batch.numSeqs = s + 1;
   batch.numLogitRows = 0;

@@ -125,7 +125,7 @@ function assertOffloadFits(offload: EngineSetup['offload']): void {
 /** It has a KV cache for as many tokens as the first model's. */
 async function openDraftRunner(
   setup: EngineSetup,
-  { maxModelLen, numBlocks }: RunnerLimits,
+  { maxModelLen, numBlocks, blockSize }: RunnerLimits,
   tell: (message: HostMessage) => void,
 ): Promise<ModelRunner | null> {
   const path = setup.drafts?.modelPath;
@@ -142,7 +142,7 @@ async function openDraftRunner(
     maxSeqs,
     planCacheFolder,
     maxModelLen: Math.min(maxModelLen, config.maxPositionEmbeddings),
-    numKvBlocks: numBlocks,
+    kvCacheTokens: numBlocks * blockSize,
     onProgress: ({ phase, ...rest }) =>
       tell({ type: 'progress', progress: { phase: `draft model: ${phase}`, ...rest } }),
   });

@@ -19,6 +19,7 @@ import { layerNormKernel, rmsNormKernel } from '../kernels/norm.ts';
 import { pagedAttentionKernel } from '../kernels/paged-attention.ts';
 import { quantizeKernel } from '../kernels/quantize.ts';
 import { ropeKvStoreKernel } from '../kernels/rope-kv-store.ts';
+import { sealKvKernel } from '../kernels/seal-kv.ts';
 import { selectRowsKernel } from '../kernels/select-rows.ts';
 import { sliceStatsKernel } from '../kernels/slice-stats.ts';
 
@@ -39,6 +40,7 @@ const FAMILIES = {
   rmsNorm: rmsNormKernel,
   ropeKvStore: ropeKvStoreKernel,
   scale: scaleKernel,
+  sealKv: sealKvKernel,
   selectRows: selectRowsKernel,
   sliceStats: sliceStatsKernel,
   softcap: softcapKernel,

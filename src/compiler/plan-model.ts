@@ -10,13 +10,15 @@ import { q8RowBytes } from '../kernels/activation-format.ts';
 import { spanStateBytes } from '../kernels/attention-spans.ts';
 import type { VectorMachine } from '../kernels/kernel-ir.ts';
 import {
-  KV_BLOCK_SIZE,
+  hasOpenGroups,
   type KvType,
   keyBlockBytes,
+  kvBlockSize,
   valueBlockBytes,
 } from '../kernels/kv-layout.ts';
 import { matmulBlockInputs, matmulTile } from '../kernels/matmul.ts';
 import { type MatvecF32Shape, matvecF32Groups } from '../kernels/matvec-f32.ts';
+import { openGroupBytes } from '../kernels/open-group.ts';
 import {
   type PackedFormat,
   paddedRows,
@@ -27,6 +29,7 @@ import { cosSinRowBytes } from '../kernels/rope-table.ts';
 import { segmentsPerRow } from '../kernels/rows.ts';
 import { SPAN_TOKENS } from '../kernels/tile-entry.ts';
 import { InternalError } from '../platform/errors.ts';
+import { maxStepGroups, numOwnGroups } from '../targets/open-groups.ts';
 import { PlanError } from './errors.ts';
 import { type KernelSpec, kernelKey } from './kernel-spec.ts';
 import { planMemory } from './memory-plan.ts';
@@ -106,6 +109,8 @@ class Planner {
   readonly #ropes: RopeSpec[] = [];
   readonly #ropeIndices = new Map<string, number>();
   #kvCache: PlannedKvCache | null = null;
+  /** Buffers of the open groups that a step begins and ends, by layer. */
+  readonly #stepGroups = new Map<number, number>();
   #tileTokens = 1;
   #maxParts = 0;
 
@@ -548,9 +553,9 @@ class Planner {
       ...this.#matrix('k', k!),
       ...this.#matrix('v', v!),
       positions: this.#input(positions!),
-      slotMapping: { kind: 'input', input: 'slotMapping' },
-      keyCache: { kind: 'cache', store: 'key', layer },
-      valueCache: { kind: 'cache', store: 'value', layer },
+      slotMapping: { kind: 'input', input: hasOpenGroups(kvType) ? 'openSlots' : 'slotMapping' },
+      ...cacheParams(layer),
+      ...this.#openGroupParams(node.label, node.attrs),
     };
     if (rope) {
       params.cosSin = { kind: 'cosSin', table: this.#rope(rope) };
@@ -568,6 +573,45 @@ class Planner {
     this.#command(node, 'T', [
       this.#variant({ family: 'ropeKvStore', shape }, params, this.#rowChunks('T')),
     ]);
+    if (hasOpenGroups(kvType)) this.#sealKv(node);
+  }
+
+  /** Groups that the step fills become blocks, which later queries of the step read. */
+  #sealKv(node: NodeWithOp<'ropeKvStore'>): void {
+    const { numKvHeads, headDim, layer } = node.attrs;
+    const params: Params = {
+      seals: { kind: 'input', input: 'seals' },
+      ...cacheParams(layer),
+      ...this.#openGroupParams(node.label, node.attrs),
+    };
+    this.#command({ label: `${node.label}.seal`, op: 'sealKv' }, 'T', [
+      this.#variant({ family: 'sealKv', shape: { numKvHeads, headDim } }, params, {
+        kind: 'seals',
+        perSeal: numKvHeads,
+      }),
+    ]);
+  }
+
+  /** Those of kernels/open-group.ts, of the next command; none for formats without open groups. Groups of the step live until attention has read them. */
+  #openGroupParams(
+    label: string,
+    heads: { numKvHeads: number; headDim: number; layer: number },
+  ): Params {
+    const { kvType, limits } = this.#options;
+    if (!hasOpenGroups(kvType)) return {};
+    const { layer } = heads;
+    let buffer = this.#stepGroups.get(layer);
+    if (buffer === undefined) {
+      const count = Math.max(1, maxStepGroups(limits));
+      buffer = this.#newBuffer(`${label}.groups`, count, openGroupBytes(heads));
+      this.#stepGroups.set(layer, buffer);
+    }
+    this.#buffers[buffer]!.last = this.#commands.length;
+    return {
+      ownGroups: { kind: 'ownGroups', layer },
+      stepGroups: { kind: 'buffer', buffer, offsetBytes: 0 },
+      numOwnGroups: { kind: 'value', value: numOwnGroups(limits) },
+    };
   }
 
   #rope(rope: RopeSpec): number {
@@ -581,7 +625,7 @@ class Planner {
 
   #useKvCache(label: string, heads: { numKvHeads: number; headDim: number; layer: number }): void {
     const { numKvHeads, headDim, layer } = heads;
-    const { kvType } = this.#options;
+    const { kvType, limits } = this.#options;
     const known = this.#kvCache;
     if (known && (known.numKvHeads !== numKvHeads || known.headDim !== headDim)) {
       throw new PlanError(
@@ -592,18 +636,23 @@ class Planner {
     this.#kvCache = {
       ...shape,
       numLayers: Math.max(known?.numLayers ?? 0, layer + 1),
-      blockSize: KV_BLOCK_SIZE,
+      blockSize: kvBlockSize(kvType),
       keyBlockBytes: keyBlockBytes(shape),
       valueBlockBytes: valueBlockBytes(shape),
+      numOwnGroups: hasOpenGroups(kvType) ? numOwnGroups(limits) : 0,
+      openGroupBytes: hasOpenGroups(kvType) ? openGroupBytes(shape) : 0,
     };
   }
 
   #attention(node: NodeWithOp<'pagedAttention'>): void {
     const { numHeads, numKvHeads, headDim, scale, mask, layer, output } = node.attrs;
     const groupHeads = numHeads / numKvHeads;
+    const { kvType } = this.#options;
+    const wanted = Math.min(MAX_TILE_TOKENS, Math.floor(TARGET_TILE_ROWS / groupHeads));
     this.#tileTokens = Math.max(
       1,
-      Math.min(MAX_TILE_TOKENS, Math.floor(TARGET_TILE_ROWS / groupHeads)),
+      // Tiles do not cross groups.
+      hasOpenGroups(kvType) ? 2 ** Math.floor(Math.log2(wanted)) : wanted,
     );
     const partBytes = numHeads * spanStateBytes(headDim);
     this.#maxParts = maxParts(this.#options.limits, this.#tileTokens, partBytes);
@@ -620,18 +669,17 @@ class Planner {
     const params: Params = {
       ...shared,
       ...this.#matrix('q', node.inputs[0]!),
-      keyCache: { kind: 'cache', store: 'key', layer },
-      valueCache: { kind: 'cache', store: 'value', layer },
+      ...cacheParams(layer),
+      ...this.#openGroupParams(node.label, node.attrs),
       blockTables: { kind: 'input', input: 'blockTables' },
       maxBlocksPerSeq: {
         kind: 'value',
-        value: Math.ceil(this.#options.limits.maxModelLen / KV_BLOCK_SIZE),
+        value: Math.ceil(this.#options.limits.maxModelLen / kvBlockSize(kvType)),
       },
       tiles: { kind: 'input', input: 'tiles' },
     };
     this.#result(node);
     Object.assign(params, this.#matrix('out', node));
-    const { kvType } = this.#options;
     const merged = { numHeads, numKvHeads, headDim, window: mask.window, output, kvType };
     const shape = { ...merged, scale, queryTokens: this.#tileTokens };
     const chunks: ChunkRule = { kind: 'tiles', perTile: numKvHeads };
@@ -702,6 +750,13 @@ class Planner {
     ]);
     return { sliceMax: { buffer: sliceMax }, sliceExpSum: { buffer: sliceExpSum } };
   }
+}
+
+function cacheParams(layer: number): Params {
+  return {
+    keyCache: { kind: 'cache', store: 'key', layer },
+    valueCache: { kind: 'cache', store: 'value', layer },
+  };
 }
 
 function weightOf(node: GraphNode): NodeWithOp<'weight'> {

@@ -22,7 +22,9 @@ export type StepInput =
   | 'logitRows'
   | 'inverseTemperatures'
   | 'tiles'
-  | 'merges';
+  | 'merges'
+  | 'openSlots'
+  | 'seals';
 
 /** What stands in a field of a kernel's argument table. */
 export type ParamSource =
@@ -30,6 +32,8 @@ export type ParamSource =
   | { readonly kind: 'weight'; readonly weight: number }
   | { readonly kind: 'input'; readonly input: StepInput }
   | { readonly kind: 'cache'; readonly store: 'key' | 'value'; readonly layer: number }
+  /** Open groups that sequences keep, of one layer. */
+  | { readonly kind: 'ownGroups'; readonly layer: number }
   | { readonly kind: 'cosSin'; readonly table: number }
   | { readonly kind: 'value'; readonly value: number }
   /** The number of rows of the step. */
@@ -49,7 +53,9 @@ export type ChunkRule =
   /** Attention tiles of the step * perTile */
   | { readonly kind: 'tiles'; readonly perTile: number }
   /** Attention tiles whose context is split * perMerge */
-  | { readonly kind: 'merges'; readonly perMerge: number };
+  | { readonly kind: 'merges'; readonly perMerge: number }
+  /** Open groups that the step fills * perSeal */
+  | { readonly kind: 'seals'; readonly perSeal: number };
 
 /** One way to carry out a command, for row counts in [minRows, maxRows]. */
 export interface CommandVariant {
@@ -118,6 +124,9 @@ export interface PlannedKvCache {
   /** Bytes of keys, and of values, of one block of one layer. */
   readonly keyBlockBytes: number;
   readonly valueBlockBytes: number;
+  /** Open groups that sequences keep in each layer, and bytes of one; 0 for formats without. */
+  readonly numOwnGroups: number;
+  readonly openGroupBytes: number;
 }
 
 export interface PlanLimits {

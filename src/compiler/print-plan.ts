@@ -79,6 +79,7 @@ function chunksText(rule: ChunkRule): string {
   if (rule.kind === 'fixed') return `${rule.count} chunks`;
   if (rule.kind === 'tiles') return `tiles x ${rule.perTile}`;
   if (rule.kind === 'merges') return `split tiles x ${rule.perMerge}`;
+  if (rule.kind === 'seals') return `full groups x ${rule.perSeal}`;
   const groups = rule.rowsPerChunk === 1 ? rule.rows : `${rule.rows}/${rule.rowsPerChunk}`;
   return rule.perGroup === 1 ? groups : `${groups} x ${rule.perGroup}`;
 }

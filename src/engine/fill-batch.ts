@@ -56,6 +56,7 @@ export function fillBatch(batch: StepBatch, output: SchedulerOutput, blockSize: 
     for (let index = 0; index < numNeeded; index++)
       blockTables[tableRow + index] = blockIds[index]!;
     contextLens[s] = end;
+    batch.sequenceSlots[s] = sequence.slot;
     queryStarts[s + 1] = token;
     if (sequence.pooler !== null) hasPoolers = true;
     if (sequence.pooler !== null || !catchesUp(sequence, numNewTokens)) continue;

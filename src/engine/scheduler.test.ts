@@ -17,6 +17,7 @@ const LIMITS = {
   numBlocks: 12,
   vocabSize: 100,
   hiddenSize: 8,
+  hasOpenBlocks: false,
 };
 
 /** A scheduler with prompts chunked at 6 tokens beside streams, and what a test needs to drive it. */
@@ -224,4 +225,21 @@ test('what is taken in and displaced in one step leaves no copy behind: that of 
     [...output.copies.subarray(0, 2 * output.numCopies)],
     [cached[1]!.ids[1], fresh.blockTable.ids[1]],
   );
+});
+
+test('where blocks are open until they are full, one that is cached is not gone on with: it is computed again', () => {
+  const { add, step, scheduler } = setUp({ hasOpenBlocks: true });
+  const a = add('a', range(0, 8));
+  assert.deepEqual(step(), { a: 8 });
+  const b = add('b', range(0, 8));
+  const c = add('c', range(0, 7));
+  assert.deepEqual(step(), { a: 1, b: 4, c: 2 });
+  assert.equal(b.blockTable.ids[0], a.blockTable.ids[0]);
+  assert.notEqual(b.blockTable.ids[1], a.blockTable.ids[1]);
+  assert.equal(scheduler.schedule(0).numCopies, 0);
+  assert.equal(new Set([a.slot, b.slot, c.slot]).size, 3);
+  scheduler.remove(b);
+  const d = add('d', [70]);
+  scheduler.schedule(0);
+  assert.equal(d.slot, b.slot, 'a slot that is free again');
 });

@@ -72,6 +72,10 @@ export class Scheduler {
   readonly #maxTokens: number;
   readonly #maxLogitRows: number;
   readonly #maxRunning: number;
+  /** Whether blocks have no keys and values before they are full, so that none is gone on with that was filled for another. */
+  readonly #hasOpenBlocks: boolean;
+  /** Slots of the runner that no running sequence has. */
+  readonly #freeSlots: number[];
   readonly #shares = new TenantShares();
   /** The most urgent first, then in order of arrival. */
   readonly #running: Sequence[] = [];
@@ -97,6 +101,8 @@ export class Scheduler {
     this.#maxLogitRows = limits.maxLogitRows;
     // Every running sequence can then have its token and its row of logits in every step.
     this.#maxRunning = Math.min(limits.maxSeqs, limits.maxLogitRows, limits.maxTokens);
+    this.#hasOpenBlocks = limits.hasOpenBlocks ?? false;
+    this.#freeSlots = Array.from({ length: this.#maxRunning }, (_, i) => this.#maxRunning - 1 - i);
     this.#output = {
       sequences: [],
       numNewTokens: new Int32Array(this.#maxRunning),
@@ -142,7 +148,7 @@ export class Scheduler {
     if (!this.#waiting.remove(sequence)) {
       const index = this.#running.indexOf(sequence);
       if (index < 0) return;
-      this.#running.splice(index, 1);
+      this.#stopRunning(index);
     }
     this.#shares.leave(sequence.tenant);
     this.#blocks.releaseAll(sequence.blockTable);
@@ -317,7 +323,7 @@ export class Scheduler {
 
   /** Preemption by recompute: what it has computed survives only as far as the prefix cache keeps it. */
   #preempt(sequence: Sequence): void {
-    this.#running.splice(this.#running.indexOf(sequence), 1);
+    this.#stopRunning(this.#running.indexOf(sequence));
     this.#dropCopy(sequence);
     this.#blocks.releaseAll(sequence.blockTable);
     sequence.drafter?.drop();
@@ -391,11 +397,17 @@ export class Scheduler {
   #run(sequence: Sequence): void {
     this.#waiting.remove(sequence);
     this.#running.push(sequence);
+    sequence.slot = this.#freeSlots.pop()!;
     this.#sortRunning();
     sequence.lastServedMs = this.#nowMs;
     sequence.numCachedTokens ??= Math.min(sequence.numComputedTokens, sequence.numPromptTokens);
     this.#lastAdmittedMs[sequence.classIndex] = this.#nowMs;
     this.#noteUrgency(sequence);
+  }
+
+  #stopRunning(index: number): void {
+    const [sequence] = this.#running.splice(index, 1);
+    this.#freeSlots.push(sequence!.slot);
   }
 
   /** Whether a sequence of this level or a less urgent one is running. */
@@ -431,7 +443,8 @@ export class Scheduler {
 
   /**
    * Blocks for all tokens of a sequence that is to run, cached ones first. Everything may be cached, but the last token is computed in any case:
-   * its logits are wanted. Where a block can be spared, that is one token into a copy of the last block; else the last block is computed as a whole.
+   * its logits are wanted. Where a block can be spared, that is one token into a copy of the last block; else, and where blocks are open until they are
+   * full, the last block is computed as a whole.
    *
    * @returns false if there is no room for it
    */
@@ -439,7 +452,8 @@ export class Scheduler {
     if (this.#running.length >= this.#maxRunning) return false;
     const { numTokens } = sequence;
     return (
-      this.#takeBlocksAfter(sequence, numTokens) || this.#takeBlocksAfter(sequence, numTokens - 1)
+      (!this.#hasOpenBlocks && this.#takeBlocksAfter(sequence, numTokens)) ||
+      this.#takeBlocksAfter(sequence, numTokens - 1)
     );
   }
 

@@ -42,6 +42,8 @@ export class Sequence {
   /** Index of its class in `PRIORITIES`. */
   readonly classIndex: number;
   readonly tenant: string;
+  /** While it runs: by which the runner knows it, no other running one has it. */
+  slot = 0;
   /** Place in the order of arrival. Given by the scheduler, like the rest down to the blank line. */
   order = 0;
   /** Levels that it has sunk below its class, and tokens computed for it. */

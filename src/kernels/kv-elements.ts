@@ -5,17 +5,17 @@
 import { KV_CODES, LARGEST_KV, type QuantizedKvType, rotationSize } from '../tensor/kv-row.ts';
 import type { KernelBuilder } from './builder.ts';
 import type { Address, Scalar, Vector } from './kernel-ir.ts';
-import type { KvElement } from './kv-layout.ts';
+import { type FloatKvType, type KvShape, kvElements, valuePlace } from './kv-layout.ts';
 import { absF } from './math.ts';
 
 /** The smallest f16 above zero. */
-const SMALLEST_SCALE = 2 ** -24;
+export const SMALLEST_SCALE = 2 ** -24;
 const SWAPS = { 1: 'f32.swap1', 2: 'f32.swap2', 4: 'f32.swap4', 8: 'f32.swap8' } as const;
 
 /** A vector of the cache as f32; codes are not scaled. `isHighHalf`: of bytes that two codes share. */
 export function loadKv(
   k: KernelBuilder,
-  element: KvElement,
+  element: FloatKvType | QuantizedKvType,
   address: Address,
   isHighHalf: boolean,
 ): Vector {
@@ -140,4 +140,30 @@ function storedScale(
   }
   k.store(place, exact, 'f16');
   return k.broadcast(place, 'f16');
+}
+
+/**
+ * The `headDim` codes of a token's values, bytes at `codeRow` of scratch, to where they stand in the cache, two to a byte if they have 4 bits; zeros
+ * behind them.
+ */
+export function storeValueCodes(
+  k: KernelBuilder,
+  { headDim, kvType }: Omit<KvShape, 'numKvHeads'>,
+  codeRow: number,
+  to: Scalar,
+): void {
+  const codes = (d: number): Vector => {
+    const count = Math.min(k.lanes, headDim - d);
+    return count > 0 ? k.load(k.at(k.scratch, codeRow + d), 'i8', count) : k.zero();
+  };
+  for (let d = 0; d < headDim; d += k.lanes) {
+    const { offsetBytes, isHighHalf } = valuePlace(kvType, d);
+    if (isHighHalf) continue;
+    let bytes = codes(d);
+    if (kvElements(kvType).values === 'q4') {
+      const low = k.binary('bits.and', bytes, k.splatBits(15));
+      bytes = k.binary('bits.or', low, k.shift('i32.shl', codes(d + 16), 4));
+    }
+    k.store(k.at(to, offsetBytes), bytes, 'i8');
+  }
 }

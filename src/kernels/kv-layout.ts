@@ -1,95 +1,131 @@
 /**
  * How keys and values of one layer lie in the paged KV cache.
  *
- * A block holds 16 tokens. Slot s is token s & 15 of block s >> 4. Keys are transposed, so that one vector of a block is 16 tokens of one dimension;
- * values lie by token, so that one vector is dimensions of one token:
+ * A block holds 16 tokens, of q4 32. Keys are transposed, so that one vector of a block is tokens of one dimension; values lie by token, so that one vector
+ * is dimensions of one token:
  *
- *     keys    [block][kvHead] { scales[16 tokens] } [headDim][16 tokens]
- *     values  [block][kvHead] { scales[16 tokens] } [16 tokens][headDim padded to a multiple of 16; q4: of 32]
+ *     keys    [block][kvHead] { scales } [headDim][tokens]
+ *     values  [block][kvHead] { scales[tokens] } [tokens][headDim padded to a multiple of 16; 4 bits: of 32]
  *
  *     f16, f32   elements as they are, no scales
- *     q8, q4     codes, and one f16 scale per token and head (tensor/kv-row.ts says how a row becomes these)
- *     k8v4       keys as in q8, values as in q4
+ *     q8         codes, and one f16 scale per token and head (tensor/kv-row.ts says how a row becomes these)
+ *     k8v4       keys as in q8, values in 4 bits
+ *     q4         values as in k8v4; keys in 4 bits with an f16 scale and minimum per channel: scales[headDim], minima[headDim]
+ *     open       what a sequence has of its unfinished block of q4 (open-group.ts): f16, values rotated as their codes will be
  *
- * q4 has two codes in a byte. Keys: byte (i, token) holds dimension 2i of the token in its low half and 2i + 1 in its high half. Values: of each 32
- * dimensions byte j holds dimension j in its low half and 16 + j in its high half. So 16 bytes become two vectors of 16 lanes without a shuffle.
+ * Two 4-bit codes share a byte. Keys of q4: of 16 bytes of a dimension byte j holds token j in its low half and 16 + j in its high half. Values: of each
+ * 32 dimensions byte j holds dimension j in its low half and 16 + j in its high half. So 16 bytes become two vectors of 16 lanes without a shuffle.
  *
- * What a slot holds depends on that token alone: a block may be copied, moved away and written again as bytes at any time, full or not.
- * The padding of values is zero from allocation on. Stored values are always finite (stores saturate, NaN becomes the largest finite value), so whatever
- * stands in a block that was given back cannot spread to another sequence through a product with zero.
+ * What a slot holds depends on that token alone, in q4 a block on its 32: a block may be copied, moved away and written again as bytes at any time, in q4
+ * when it is full. The padding of values is zero from allocation on. Stored values are always finite (stores saturate, NaN becomes the largest finite
+ * value), so whatever stands in a block that was given back cannot spread to another sequence through a product with zero.
  * Knows nothing of block tables or of who owns a block.
  */
 
 import type { QuantizedKvType } from '../tensor/kv-row.ts';
 
-export const KV_BLOCK_SIZE = 16;
+/** Tokens of a block of q4, whose keys share scales; positions of a group are 32 g to 32 g + 31. */
+export const KV_GROUP_TOKENS = 32;
+/** Lanes of the widest vector. */
+const MOST_LANES = 16;
 
 export const KV_TYPES = ['f16', 'f32', 'q8', 'k8v4', 'q4'] as const;
 export type KvType = (typeof KV_TYPES)[number];
 export type FloatKvType = 'f16' | 'f32';
-/** What one key or value is stored as. */
-export type KvElement = FloatKvType | QuantizedKvType;
+/** A layout: of the cache's blocks, or of open groups. */
+export type KvLayoutType = KvType | 'open';
+/** What one key or value is stored as; c4: 4 bits with scale and minimum of its channel. */
+export type KvElement = FloatKvType | QuantizedKvType | 'c4';
 
 export interface KvShape {
   readonly numKvHeads: number;
   readonly headDim: number;
-  readonly kvType: KvType;
+  readonly kvType: KvLayoutType;
 }
 
 type HeadShape = Omit<KvShape, 'numKvHeads'>;
 
-const ELEMENT_BITS: Readonly<Record<KvElement, number>> = { f16: 16, f32: 32, q8: 8, q4: 4 };
+const ELEMENT_BITS: Readonly<Record<KvElement, number>> = { f16: 16, f32: 32, q8: 8, q4: 4, c4: 4 };
 
 /** Bytes of a scale, f16. */
 export const KV_SCALE_BYTES = 2;
 
-/** Whether heads are stored as codes, and so rotated (tensor/kv-row.ts), as the queries then must be. */
-export function isQuantizedKv(kvType: KvType): kvType is Exclude<KvType, FloatKvType> {
-  return kvType !== 'f16' && kvType !== 'f32';
-}
+const ELEMENTS: Readonly<Record<KvLayoutType, { keys: KvElement; values: KvElement }>> = {
+  f16: { keys: 'f16', values: 'f16' },
+  f32: { keys: 'f32', values: 'f32' },
+  q8: { keys: 'q8', values: 'q8' },
+  k8v4: { keys: 'q8', values: 'q4' },
+  q4: { keys: 'c4', values: 'q4' },
+  open: { keys: 'f16', values: 'f16' },
+};
 
 /** What keys and values are stored as. */
-export function kvElements<T extends KvType>(kvType: T): KvElementsOf<T> {
-  const elements =
-    kvType === 'k8v4' ? { keys: 'q8', values: 'q4' } : { keys: kvType, values: kvType };
-  return elements as KvElementsOf<T>;
+export function kvElements(kvType: KvLayoutType): { keys: KvElement; values: KvElement } {
+  return ELEMENTS[kvType];
 }
 
-interface KvElementsOf<T extends KvType> {
-  readonly keys: T extends FloatKvType ? FloatKvType : QuantizedKvType;
-  readonly values: T extends FloatKvType ? FloatKvType : QuantizedKvType;
+/** Whether elements are codes with a scale for each token and head. */
+export function hasTokenScales(element: KvElement): element is QuantizedKvType {
+  return element === 'q8' || element === 'q4';
 }
 
-/** Bytes of the scales in front of the codes of a block and KV head. */
-export function kvScalesBytes(kvType: KvType): number {
-  return isQuantizedKv(kvType) ? KV_SCALE_BYTES * KV_BLOCK_SIZE : 0;
+/** Whether blocks are written when they are full, and until then their tokens are kept in groups of f16 (open-group.ts). */
+export function hasOpenGroups(kvType: KvLayoutType): boolean {
+  return kvType === 'q4';
+}
+
+/** Whether keys are stored rotated (tensor/kv-row.ts), as the queries then must be. */
+export function hasRotatedKeys(kvType: KvLayoutType): boolean {
+  return hasTokenScales(ELEMENTS[kvType].keys);
+}
+
+/** Whether values are stored rotated, as sums of them then are. */
+export function hasRotatedValues(kvType: KvLayoutType): boolean {
+  return kvType === 'open' || hasTokenScales(ELEMENTS[kvType].values);
+}
+
+/** Tokens of a block. */
+export function kvBlockSize(kvType: KvLayoutType): number {
+  return kvType === 'open' || hasOpenGroups(kvType) ? KV_GROUP_TOKENS : 16;
+}
+
+/** Bytes of the scales in front of the keys of a block and KV head. */
+export function keyScalesBytes({ headDim, kvType }: HeadShape): number {
+  const { keys } = ELEMENTS[kvType];
+  if (keys === 'c4') return 2 * KV_SCALE_BYTES * headDim;
+  return hasTokenScales(keys) ? KV_SCALE_BYTES * kvBlockSize(kvType) : 0;
+}
+
+/** Bytes of the scales in front of the values of a block and KV head. */
+export function valueScalesBytes(kvType: KvLayoutType): number {
+  return hasTokenScales(ELEMENTS[kvType].values) ? KV_SCALE_BYTES * kvBlockSize(kvType) : 0;
 }
 
 /** Values per token and head in the memory of kernels: whole vectors on every machine. */
 export function valueRowElements(headDim: number): number {
-  return Math.ceil(headDim / KV_BLOCK_SIZE) * KV_BLOCK_SIZE;
+  return Math.ceil(headDim / MOST_LANES) * MOST_LANES;
 }
 
 /** Bytes of one token of one head of the value cache, without its scale. */
 export function valueRowBytes({ headDim, kvType }: HeadShape): number {
-  const { values } = kvElements(kvType);
-  const padding = values === 'q4' ? 32 : KV_BLOCK_SIZE;
+  const { values } = ELEMENTS[kvType];
+  const padding = values === 'q4' ? 32 : MOST_LANES;
   return (Math.ceil(headDim / padding) * padding * ELEMENT_BITS[values]) / 8;
 }
 
 /** Bytes that `dimensions` dimensions of the keys of a block take. */
-export function keyBytes(kvType: KvType, dimensions: number): number {
-  return (dimensions * KV_BLOCK_SIZE * ELEMENT_BITS[kvElements(kvType).keys]) / 8;
+export function keyBytes(kvType: KvLayoutType, dimensions: number): number {
+  return (dimensions * kvBlockSize(kvType) * ELEMENT_BITS[ELEMENTS[kvType].keys]) / 8;
 }
 
 /** Bytes of the keys of one block and KV head. */
-export function keyHeadBytes({ headDim, kvType }: HeadShape): number {
-  return kvScalesBytes(kvType) + keyBytes(kvType, headDim);
+export function keyHeadBytes(shape: HeadShape): number {
+  return keyScalesBytes(shape) + keyBytes(shape.kvType, shape.headDim);
 }
 
 /** Bytes of the values of one block and KV head. */
 export function valueHeadBytes(shape: HeadShape): number {
-  return kvScalesBytes(shape.kvType) + KV_BLOCK_SIZE * valueRowBytes(shape);
+  return valueScalesBytes(shape.kvType) + kvBlockSize(shape.kvType) * valueRowBytes(shape);
 }
 
 /** Bytes of the keys of one block of one layer. */
@@ -109,21 +145,16 @@ export interface KvPlace {
 }
 
 /** Of a key, from the first element of its block and head. */
-export function keyPlace(kvType: KvType, dimension: number, token: number): KvPlace {
-  const { keys } = kvElements(kvType);
-  if (keys === 'q4') {
-    return {
-      offsetBytes: (dimension >> 1) * KV_BLOCK_SIZE + token,
-      isHighHalf: dimension % 2 === 1,
-    };
-  }
-  const bytes = ELEMENT_BITS[keys] / 8;
-  return { offsetBytes: (dimension * KV_BLOCK_SIZE + token) * bytes, isHighHalf: false };
+export function keyPlace(kvType: KvLayoutType, dimension: number, token: number): KvPlace {
+  const { keys } = ELEMENTS[kvType];
+  if (keys === 'c4') return { offsetBytes: dimension * 16 + (token & 15), isHighHalf: token >= 16 };
+  const elements = dimension * kvBlockSize(kvType) + token;
+  return { offsetBytes: (elements * ELEMENT_BITS[keys]) / 8, isHighHalf: false };
 }
 
 /** Of a value, from the first element of its token. */
-export function valuePlace(kvType: KvType, dimension: number): KvPlace {
-  const { values } = kvElements(kvType);
+export function valuePlace(kvType: KvLayoutType, dimension: number): KvPlace {
+  const { values } = ELEMENTS[kvType];
   if (values === 'q4') {
     return {
       offsetBytes: (dimension >> 5) * 16 + (dimension & 15),

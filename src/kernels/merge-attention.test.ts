@@ -32,10 +32,11 @@ function splitOutput(machine: TestMachine, { shape, sequences, fields }: Scene):
   let numParts = 0;
   for (let at = 0; at < whole.length; at += FIELDS) {
     const [s, first, numTokens] = whole.subarray(at, at + 3) as unknown as [number, number, number];
+    const openGroup = whole[at + FIELDS - 1]!;
     const numSpans = Math.ceil(sequences[s]!.contextLen / SPAN_TOKENS);
     merges.push(s, first, numTokens, 0, numSpans, 0, numParts, 0);
     for (const span of range(numSpans)) {
-      tiles.push(s, first, numTokens, span, span + 1, 1, numParts + span * numTokens, 0);
+      tiles.push(s, first, numTokens, span, span + 1, 1, numParts + span * numTokens, openGroup);
     }
     numParts += numSpans * numTokens;
   }

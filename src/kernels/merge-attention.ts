@@ -14,7 +14,7 @@ import {
 } from './attention-spans.ts';
 import { KernelBuilder } from './builder.ts';
 import type { KernelProgram, VectorMachine } from './kernel-ir.ts';
-import { isQuantizedKv } from './kv-layout.ts';
+import { hasRotatedValues } from './kv-layout.ts';
 import type { PagedAttentionShape } from './paged-attention.ts';
 import { TILE_ENTRY } from './tile-entry.ts';
 
@@ -36,7 +36,7 @@ export function mergeAttentionKernel(
   const group = numHeads / numKvHeads;
   const stateBytes = spanStateBytes(headDim);
   const headBytes = outputHeadBytes(headDim, output);
-  const isRotated = isQuantizedKv(kvType);
+  const isRotated = hasRotatedValues(kvType);
   const rotation = isRotated ? '_rotated' : '';
   const name = `mergeAttention_${numHeads}_${numKvHeads}_${headDim}_w${window ?? 0}_${output}${rotation}`;
   const k = new KernelBuilder(name, machine);

@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { lowerToX64 } from '../targets/x64/lower.ts';
 import { KernelShapeError } from './errors.ts';
 import type { VectorMachine } from './kernel-ir.ts';
-import { isQuantizedKv, KV_TYPES } from './kv-layout.ts';
+import { hasOpenGroups, hasRotatedValues, KV_TYPES } from './kv-layout.ts';
 import { pagedAttentionKernel } from './paged-attention.ts';
 import { attentionReference, type Scene, scene } from './testing/attention-scene.ts';
 import {
@@ -17,7 +17,7 @@ import {
 function checkScene(s: Scene, nativeOnly: boolean): void {
   const expected = attentionReference(s);
   // Rotated there and back, values are sums of a whole head.
-  const tolerance = isQuantizedKv(s.shape.kvType) ? 1e-5 : 3e-6;
+  const tolerance = hasRotatedValues(s.shape.kvType) ? 1e-5 : 3e-6;
   runEverywhere({
     record: (machine) => pagedAttentionKernel(machine, s.shape),
     fields: s.fields,
@@ -54,7 +54,7 @@ test(`attention over the paged cache equals its definition (${nativeMachineNames
     const heads = { ...BASE, kvType, numHeads: 4, numKvHeads: 2, scale: 0.09 };
     for (const headDim of [8, 24, 64])
       checkScene(scene({ ...heads, headDim }, sequences), headDim > 8);
-    for (const headDim of isQuantizedKv(kvType) ? [16, 80, 256] : [16, 32, 80, 96, 128, 256]) {
+    for (const headDim of hasRotatedValues(kvType) ? [16, 80, 256] : [16, 32, 80, 96, 128, 256]) {
       checkScene(scene({ ...heads, headDim }, sequences, headDim), true);
     }
   }
@@ -154,8 +154,10 @@ test('kernels stay small and fit the registers of every machine', () => {
           numKvHeads: 1,
           queryTokens: 16,
         });
+        // With open groups it is there twice.
+        const most = hasOpenGroups(kvType) ? 7000 : 4000;
         assert.ok(
-          program.instructions.length < 4000,
+          program.instructions.length < most,
           `${program.name}: ${program.instructions.length}`,
         );
         if (NATIVE_MACHINES.length > 0) assert.ok(lowerToX64(program).length < 40_000);

@@ -14,6 +14,8 @@
  *
  * Quantized keys and values are read as codes: the scales of 16 tokens are a vector, which the finished dots of keys are multiplied by, and which goes into
  * p after its sum was taken. These are of rotated heads: the queries are rotated too, and what comes out is rotated back once, behind the last span.
+ * Keys by channel (q4) become minimum + scale * code in registers, for all rows at once. There a query sees its own group of 32 positions in f16
+ * (open-group.ts): as a last KV tile of its last span, behind those of blocks, which end before the group. No tile of queries has two groups.
  *
  * One answer bit for bit (docs/architecture.md, principle 5): boundaries do not depend on the tile, tokens are summed in ascending order, and a token that a row does
  * not see has p exactly 0; a KV tile that a row does not see at all leaves (m, l, o) as they are. So a row does not depend on its tile, chunk or batch.
@@ -23,6 +25,7 @@
  * Tiling: Dao 2023, arXiv:2307.08691.
  */
 
+import { InternalError } from '../platform/errors.ts';
 import { rotationSize } from '../tensor/kv-row.ts';
 import {
   finishHead,
@@ -39,27 +42,34 @@ import { KernelShapeError, requireCount } from './errors.ts';
 import type { KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.ts';
 import { loadKv, rotateHead } from './kv-elements.ts';
 import {
-  isQuantizedKv,
-  KV_BLOCK_SIZE,
+  hasOpenGroups,
+  hasRotatedKeys,
+  hasRotatedValues,
+  hasTokenScales,
+  KV_GROUP_TOKENS,
   KV_SCALE_BYTES,
+  type KvElement,
   type KvShape,
+  type KvType,
   keyBlockBytes,
   keyBytes,
   keyHeadBytes,
   keyPlace,
   kvElements,
-  kvScalesBytes,
   valueBlockBytes,
   valueHeadBytes,
   valuePlace,
   valueRowBytes,
   valueRowElements,
 } from './kv-layout.ts';
+import { KV_TILE, KvPart } from './kv-part.ts';
 import { exp2Base, exp2From, wholeExp2 } from './math.ts';
+import { openGroupAddress, openKeysBytes } from './open-group.ts';
 import { forEachColumnGroup, type RowElement } from './rows.ts';
 import { SPAN_TOKENS, TILE_ENTRY } from './tile-entry.ts';
 
 export interface PagedAttentionShape extends KvShape {
+  readonly kvType: KvType;
   readonly numHeads: number;
   /** Factor on q · k, 1 / sqrt(headDim) for most. */
   readonly scale: number;
@@ -71,9 +81,6 @@ export interface PagedAttentionShape extends KvShape {
   readonly output: RowElement;
 }
 
-/** Tokens of a KV tile. */
-const KV_TILE = 64;
-const BLOCKS_PER_TILE = KV_TILE / KV_BLOCK_SIZE;
 const LINE_BYTES = 64;
 /** Half of it is what masked scores are pressed below; far below LOWEST_MAX. */
 const MASK_STEP = 1e30;
@@ -92,10 +99,15 @@ const MAX_GROUP = 16;
  */
 const STATE = { scores: 0, sum: 256, max: 320, correction: 384, bytes: 448 } as const;
 
-/** What a KV tile needs of each of its four blocks, in scratch, bytes. Blocks outside the range in use repeat the nearest one in use. */
+/** What a KV tile needs of each of its blocks, in scratch, bytes. Blocks outside the range in use repeat the nearest one in use. */
 const BLOCK = { key: 0, value: 8, tokens: 16, nextKey: 24, bytes: 32 } as const;
-/** Bytes of scores of a block of tokens, per byte of its entry. */
-const SCORES_PER_ENTRY = 2;
+/** Most blocks of a KV tile. */
+const MOST_BLOCKS = 4;
+
+/** Bytes of scores of a block, per byte of its entry. */
+function scoresPerEntry({ blockSize }: KvPart): 2 | 4 {
+  return ((4 * blockSize) / BLOCK.bytes) as 2 | 4;
+}
 
 /** Register tile: rows, and vectors of tokens (scores) or dimensions (values) side by side. */
 interface RegisterTile {
@@ -103,10 +115,12 @@ interface RegisterTile {
   readonly vectors: number;
 }
 
-/** vectors of keys + one broadcast + rows x vectors of sums fill the registers. */
-function registerTile({ lanes, vectorRegisters }: VectorMachine): RegisterTile {
+/** vectors of keys + what they are made with, or one broadcast, + rows x vectors of sums fill the registers. */
+function registerTile({ lanes, vectorRegisters }: VectorMachine, keys: KvElement): RegisterTile {
   const vectors = lanes === 8 ? 2 : 4;
-  return { vectors, rows: Math.min(6, Math.floor((vectorRegisters - vectors - 1) / vectors)) };
+  const numOthers = keys === 'c4' ? 4 : 1;
+  const rows = Math.floor((vectorRegisters - vectors - numOthers) / vectors);
+  return { vectors, rows: Math.min(6, rows) };
 }
 
 /** Row counts that the code is made for, descending: as many of the first as there are, and what is left of tiles of 1..queryTokens tokens. */
@@ -152,18 +166,19 @@ class PagedAttention {
   readonly #group: number;
   readonly #tile: RegisterTile;
   readonly #sizes: readonly number[];
-  /** Bytes of one token of V. */
-  readonly #valueStep: number;
-  /** Bytes in front of the elements of a block and head. */
-  readonly #scalesBytes: number;
+  /** What is in blocks, and the open group of those who have one. */
+  readonly #blocksPart: KvPart;
+  readonly #openPart: KvPart | null;
   readonly #rowElements: number;
 
-  // Scratch offsets: q [rows][headDim]; of the span o [rows][rowElements] and states [rows]; of the spans before it folded [rows]; blocks [4].
+  // Scratch offsets: q [rows][headDim]; of the span o [rows][rowElements] and states [rows]; of the spans before it folded [rows]; blocks [4];
+  // keys by channel: scales and minima of the blocks of a step [blocks][2][headDim].
   readonly #q: number;
   readonly #o: number;
   readonly #states: number;
   readonly #folded: number;
   readonly #blocks: number;
+  readonly #channels: number;
 
   /** How many register tiles of each size the rows of this chunk make. */
   readonly #sizeCounts: readonly ScalarSlot[];
@@ -171,18 +186,25 @@ class PagedAttention {
   /** Position of the tile's first and last token. */
   readonly #firstPosition: ScalarSlot;
   readonly #lastPosition: ScalarSlot;
+  /** Last position that is read from blocks. */
+  readonly #lastInBlocks: ScalarSlot;
+  /** The tile's open group. */
+  readonly #openGroup: ScalarSlot;
   /** First position of the KV tile. */
   readonly #kvStart: ScalarSlot;
   /** First KV block that any row of the tile sees. */
   readonly #lowestBlock: ScalarSlot;
   /** Block ids of the sequence. */
   readonly #blockTable: ScalarSlot;
+  readonly #kvHead: ScalarSlot;
   readonly #keyHead: ScalarSlot;
   readonly #valueHead: ScalarSlot;
   readonly #query: ScalarSlot;
   readonly #out: ScalarSlot;
   readonly #isPart: ScalarSlot;
   readonly #numSpans: ScalarSlot;
+  /** Position of the tile's last token, counted from the span's last: above 0 if there are spans behind this one. */
+  readonly #behindSpan: ScalarSlot;
   /** Nonzero until a span is done. */
   readonly #isFirstSpan: ScalarSlot;
   /** Where the folded state of the first row goes, and bytes from a token's rows to the next one's: scratch, or the parts. */
@@ -200,37 +222,46 @@ class PagedAttention {
     this.#k = k;
     this.#shape = shape;
     this.#group = shape.numHeads / shape.numKvHeads;
-    this.#tile = registerTile(k.machine);
+    const { keys } = kvElements(shape.kvType);
+    this.#tile = registerTile(k.machine, keys);
+    this.#blocksPart = new KvPart(shape, k.lanes, this.#tile.vectors);
+    this.#openPart = hasOpenGroups(shape.kvType)
+      ? new KvPart({ ...shape, kvType: 'open' }, k.lanes, this.#tile.vectors)
+      : null;
     this.#sizes = rowBlockSizes(this.#tile.rows, this.#group, shape.queryTokens);
     this.#rowElements = valueRowElements(shape.headDim);
-    this.#valueStep = valueRowBytes(shape);
-    this.#scalesBytes = kvScalesBytes(shape.kvType);
 
     const maxRows = shape.queryTokens * this.#group;
     this.#q = k.reserveScratch(4 * maxRows * shape.headDim);
     this.#o = k.reserveScratch(4 * maxRows * this.#rowElements);
     this.#states = k.reserveScratch(STATE.bytes * maxRows);
     this.#folded = k.reserveScratch(spanStateBytes(shape.headDim) * maxRows);
-    this.#blocks = k.reserveScratch(BLOCK.bytes * BLOCKS_PER_TILE);
+    this.#blocks = k.reserveScratch(BLOCK.bytes * MOST_BLOCKS);
+    const mostChannels = this.#blocksPart.takesWholeTile ? this.#blocksPart.blocksPerTile : 1;
+    this.#channels = k.reserveScratch(keys === 'c4' ? 8 * shape.headDim * mostChannels + 64 : 0);
     this.#sizeCounts = this.#sizes.map(() => k.slot());
     this.#numTokens = k.slot();
     this.#firstPosition = k.slot();
     this.#lastPosition = k.slot();
+    this.#lastInBlocks = k.slot();
+    this.#openGroup = k.slot();
     this.#kvStart = k.slot();
     this.#lowestBlock = k.slot();
     this.#blockTable = k.slot();
+    this.#kvHead = k.slot();
     this.#keyHead = k.slot();
     this.#valueHead = k.slot();
     this.#query = k.slot();
     this.#out = k.slot();
     this.#isPart = k.slot();
     this.#numSpans = k.slot();
+    this.#behindSpan = k.slot();
     this.#isFirstSpan = k.slot();
     this.#target = k.slot();
     this.#targetStride = k.slot();
     this.#firstBlock = k.slot();
     this.#numBlocks = k.slot();
-    this.#prefetches = keyBlockBytes(shape) === valueBlockBytes(shape);
+    this.#prefetches = this.#openPart === null && keyBlockBytes(shape) === valueBlockBytes(shape);
     this.#keyToValue = k.slot();
   }
 
@@ -254,20 +285,40 @@ class PagedAttention {
     this.#startRows();
     const start = this.#kvStart.get();
     const spanEnd = k.add(k.and(start, -SPAN_TOKENS), SPAN_TOKENS - 1);
-    const end = k.min(this.#lastPosition.get(), spanEnd);
-    const numTiles = k.add(k.shr(k.sub(end, start), 6), 1);
+    const end = k.min(this.#lastInBlocks.get(), spanEnd);
+    const open = this.#openPart;
+    if (open === null) this.#walkBlocks(start, end);
+    else {
+      this.#behindSpan.set(k.sub(this.#lastPosition.get(), spanEnd));
+      // No block of the span may be in use: all before the group are hidden by the window, or the group begins the span.
+      const begin = k.max(start, k.shl(this.#lowestBlock.get(), this.#blocksPart.blockShift));
+      k.if(end, 'ge', begin, () => this.#walkBlocks(start, end));
+      k.if(this.#behindSpan.get(), 'le', 0, () => {
+        this.#locateOpenGroup();
+        this.#kvTile(open);
+      });
+    }
+    this.#foldSpan();
+  }
+
+  /** The KV tiles from `start` up to position `end`. */
+  #walkBlocks(start: Scalar, end: Scalar): void {
+    const k = this.#k;
     k.loop(
-      numTiles,
+      k.add(k.shr(k.sub(end, start), 6), 1),
       () => {
         this.#locateBlocks();
-        this.#scores();
-        this.#softmax();
-        this.#values();
+        this.#kvTile(this.#blocksPart);
         this.#kvStart.addTo(KV_TILE);
       },
       { countIsPositive: true, counterInMemory: true },
     );
-    this.#foldSpan();
+  }
+
+  #kvTile(part: KvPart): void {
+    this.#scores(part);
+    this.#softmax(part);
+    this.#values(part);
   }
 
   #scratchAt(offset: number): Scalar {
@@ -281,14 +332,23 @@ class PagedAttention {
     const tileIndex = k.div(k.chunk, numKvHeads);
     const kvHead = k.sub(k.chunk, k.mul(tileIndex, numKvHeads));
     const entry = k.add(k.arg('tiles'), k.mul(tileIndex, TILE_ENTRY.bytes));
+    if (this.#openPart !== null) {
+      const group = k.loadScalar(32, k.at(entry, TILE_ENTRY.openGroup));
+      this.#openGroup.set(openGroupAddress(k, this.#shape, group));
+    }
     const place = locateTile(k, entry, window);
     const { sequence, firstToken, numTokens } = place;
     this.#numTokens.set(numTokens);
     this.#firstPosition.set(place.firstPosition);
     this.#lastPosition.set(place.lastPosition);
+    this.#lastInBlocks.set(
+      this.#openPart === null
+        ? place.lastPosition
+        : k.sub(k.and(place.lastPosition, -KV_GROUP_TOKENS), 1),
+    );
     this.#numSpans.set(k.sub(place.endSpan, place.firstSpan));
     const from = k.max(place.lowest, k.mul(place.firstSpan, SPAN_TOKENS));
-    this.#lowestBlock.set(k.shr(from, 4));
+    this.#lowestBlock.set(k.shr(from, this.#blocksPart.blockShift));
     this.#kvStart.set(k.and(from, -KV_TILE));
 
     const rows = k.mul(numTokens, this.#group);
@@ -306,6 +366,7 @@ class PagedAttention {
 
     const tableOffset = k.shl(k.mul(sequence, k.arg('maxBlocksPerSeq')), 2);
     this.#blockTable.set(k.add(k.arg('blockTables'), tableOffset));
+    this.#kvHead.set(kvHead);
     this.#keyHead.set(k.add(k.arg('keyCache'), k.mul(kvHead, keyHeadBytes(this.#shape))));
     this.#valueHead.set(k.add(k.arg('valueCache'), k.mul(kvHead, valueHeadBytes(this.#shape))));
 
@@ -334,10 +395,11 @@ class PagedAttention {
   /** Asks for the keys of the first KV tile; what comes later is asked for on the way. */
   #prefetchFirstKeys(): void {
     const k = this.#k;
-    const first = k.shr(this.#kvStart.get(), 4);
-    const last = k.shr(this.#lastPosition.get(), 4);
+    const { blockShift, blocksPerTile } = this.#blocksPart;
+    const first = k.shr(this.#kvStart.get(), blockShift);
+    const last = k.shr(this.#lastInBlocks.get(), blockShift);
     const linesPerIteration = 4;
-    for (let i = 0; i < BLOCKS_PER_TILE; i++) {
+    for (let i = 0; i < blocksPerTile; i++) {
       const block = k.max(k.min(k.add(first, i), last), this.#lowestBlock.get());
       const id = k.loadScalar(32, k.at(this.#blockTable.get(), 0, block, 4));
       const key = k.add(this.#keyHead.get(), k.mul(id, keyBlockBytes(this.#shape)));
@@ -356,7 +418,7 @@ class PagedAttention {
     const { headDim, kvType } = this.#shape;
     const from = this.#query.get();
     const to = this.#scratchAt(this.#q);
-    const turns = isQuantizedKv(kvType) ? rotationSize(headDim) : 1;
+    const turns = hasRotatedKeys(kvType) ? rotationSize(headDim) : 1;
     const scale = k.splatF32((this.#shape.scale * Math.LOG2E) / turns);
     k.loop(
       this.#numTokens.get(),
@@ -369,7 +431,7 @@ class PagedAttention {
       },
       { countIsPositive: true },
     );
-    if (!isQuantizedKv(kvType)) return;
+    if (!hasRotatedKeys(kvType)) return;
     const head = this.#scratchAt(this.#q);
     k.loop(
       k.mul(this.#numTokens.get(), this.#group),
@@ -407,10 +469,11 @@ class PagedAttention {
   /** Addresses of the KV tile's blocks, and which of them hold tokens that some row sees. */
   #locateBlocks(): void {
     const k = this.#k;
-    const tileBlock = k.shr(this.#kvStart.get(), 4);
-    const last = k.shr(this.#lastPosition.get(), 4);
+    const { blockShift, blockSize, blocksPerTile } = this.#blocksPart;
+    const tileBlock = k.shr(this.#kvStart.get(), blockShift);
+    const last = k.shr(this.#lastInBlocks.get(), blockShift);
     const lowest = k.max(this.#lowestBlock.get(), tileBlock);
-    for (let i = 0; i < BLOCKS_PER_TILE; i++) {
+    for (let i = 0; i < blocksPerTile; i++) {
       const block = k.max(k.min(k.add(tileBlock, i), last), lowest);
       const id = k.loadScalar(32, k.at(this.#blockTable.get(), 0, block, 4));
       const at = (field: number) => k.at(k.scratch, this.#blocks + i * BLOCK.bytes + field);
@@ -418,17 +481,35 @@ class PagedAttention {
       k.storeScalar(64, at(BLOCK.key), key);
       const value = k.add(this.#valueHead.get(), k.mul(id, valueBlockBytes(this.#shape)));
       k.storeScalar(64, at(BLOCK.value), value);
-      const left = k.sub(k.add(this.#lastPosition.get(), 1), k.shl(block, 4));
-      k.storeScalar(64, at(BLOCK.tokens), k.min(left, KV_BLOCK_SIZE));
-      const nextBlock = k.min(k.add(block, BLOCKS_PER_TILE), last);
+      const left = k.sub(k.add(this.#lastInBlocks.get(), 1), k.shl(block, blockShift));
+      k.storeScalar(64, at(BLOCK.tokens), k.min(left, blockSize));
+      if (!this.#prefetches) continue;
+      const nextBlock = k.min(k.add(block, blocksPerTile), last);
       const nextId = k.loadScalar(32, k.at(this.#blockTable.get(), 0, nextBlock, 4));
       const nextKey = k.add(this.#keyHead.get(), k.mul(nextId, keyBlockBytes(this.#shape)));
       k.storeScalar(64, at(BLOCK.nextKey), nextKey);
     }
     const skipped = k.sub(lowest, tileBlock);
     this.#firstBlock.set(k.mul(skipped, BLOCK.bytes));
-    const behind = k.min(k.add(k.sub(last, tileBlock), 1), BLOCKS_PER_TILE);
+    const behind = k.min(k.add(k.sub(last, tileBlock), 1), blocksPerTile);
     this.#numBlocks.set(k.sub(behind, skipped));
+  }
+
+  /** The KV tile is the open group: one block, which begins with the group's first position. */
+  #locateOpenGroup(): void {
+    const k = this.#k;
+    const open: KvShape = { ...this.#shape, kvType: 'open' };
+    const at = (field: number) => k.at(k.scratch, this.#blocks + field);
+    const group = this.#openGroup.get();
+    const kvHead = this.#kvHead.get();
+    k.storeScalar(64, at(BLOCK.key), k.add(group, k.mul(kvHead, keyHeadBytes(open))));
+    const value = k.add(group, k.mul(kvHead, valueHeadBytes(open)));
+    k.storeScalar(64, at(BLOCK.value), k.add(value, openKeysBytes(this.#shape)));
+    this.#kvStart.set(k.add(this.#lastInBlocks.get(), 1));
+    const numTokens = k.sub(this.#lastPosition.get(), this.#lastInBlocks.get());
+    k.storeScalar(64, at(BLOCK.tokens), numTokens);
+    this.#firstBlock.set(k.const(0));
+    this.#numBlocks.set(k.const(1));
   }
 
   /** Runs `body` for each register tile of rows: how many rows, their queries, outputs or states from the pointers on. */
@@ -452,50 +533,67 @@ class PagedAttention {
     });
   }
 
-  #scores(): void {
+  #scores(part: KvPart): void {
     const k = this.#k;
-    const tokensPerStep = this.#tile.vectors * k.lanes;
-    if (tokensPerStep === KV_TILE) {
-      const keys = Array.from({ length: BLOCKS_PER_TILE }, (_, i) =>
+    if (part.takesWholeTile) {
+      const keys = Array.from({ length: part.blocksPerTile }, (_, i) =>
         k.loadScalar(64, k.at(k.scratch, this.#blocks + i * BLOCK.bytes + BLOCK.key)),
       );
-      this.#scoresOfStep(keys, this.#scratchAt(this.#states + STATE.scores));
+      this.#loadChannels(part, keys);
+      this.#scoresOfStep(part, 0, keys, this.#scratchAt(this.#states + STATE.scores));
       return;
     }
     // One block at a time, only those in use.
     const offset = this.#firstBlock.get();
     const block = k.pointer(k.at(k.scratch, this.#blocks, offset));
     const scores = k.pointer(
-      k.at(k.scratch, this.#states + STATE.scores, offset, SCORES_PER_ENTRY),
+      k.at(k.scratch, this.#states + STATE.scores, offset, scoresPerEntry(part)),
     );
     k.loop(
       this.#numBlocks.get(),
       () => {
         const key = k.loadScalar(64, k.at(block, BLOCK.key));
-        this.#scoresOfStep([key], k.copy(scores));
+        this.#loadChannels(part, [key]);
+        for (let step = 0; step < part.stepsPerBlock; step++) {
+          this.#scoresOfStep(part, step, [key], k.copy(scores));
+        }
         k.addTo(block, BLOCK.bytes);
-        k.addTo(scores, 4 * KV_BLOCK_SIZE);
+        k.addTo(scores, 4 * part.blockSize);
       },
       { countIsPositive: true },
     );
   }
 
-  /** Scores of all rows on the tokens of the given key blocks; `scores` is where those of row 0 go. */
-  #scoresOfStep(keys: readonly Scalar[], scores: Scalar): void {
+  /** Scales and minima of keys by channel, as f32 to scratch. */
+  #loadChannels(part: KvPart, keys: readonly Scalar[]): void {
+    if (part.keys !== 'c4') return;
     const k = this.#k;
-    const { headDim, kvType } = this.#shape;
-    const { vectors } = this.#tile;
+    const { headDim } = this.#shape;
+    keys.forEach((key, i) => {
+      k.unrolledLanes(2 * headDim, (channel, count) => {
+        const loaded = k.load(k.at(key, KV_SCALE_BYTES * channel), 'f16', count);
+        k.store(k.at(k.scratch, this.#channels + 4 * (2 * headDim * i + channel)), loaded);
+      });
+    });
+  }
+
+  /** Scores of all rows on tokens of the given key blocks; `scores` is where those of row 0 on the first block go. */
+  #scoresOfStep(part: KvPart, step: number, keys: readonly Scalar[], scores: Scalar): void {
+    const k = this.#k;
+    const { headDim } = this.#shape;
+    const { vectors } = part;
     const unroll = 4;
     const queries = { start: this.#scratchAt(this.#q), rowBytes: 4 * headDim };
     const states = { start: scores, rowBytes: STATE.bytes };
+    const places = Array.from({ length: vectors }, (_, v) => part.place(step, v));
     this.#forEachRowBlock([queries, states], (rows, [q, state]) => {
       const sums = Array.from({ length: rows * vectors }, () => k.zero());
       const query = k.copy(q!);
       const offset = k.const(0);
-      const valueOffset = this.#prefetches ? this.#keyToValue.get() : null;
-      const stepBytes = keyBytes(kvType, unroll);
-      const keyOf = (v: number) => keys[Math.floor((v * k.lanes) / KV_BLOCK_SIZE)]!;
-      const tokenOf = (v: number): number => (v * k.lanes) % KV_BLOCK_SIZE;
+      const isPrefetched = this.#prefetches && part === this.#blocksPart;
+      const valueOffset = isPrefetched ? this.#keyToValue.get() : null;
+      const stepBytes = keyBytes(part.kvType, unroll);
+      const loadKeys = this.#keyLoader(part, places, keys, offset);
       k.loop(headDim / unroll, () => {
         if (valueOffset) {
           for (let line = 0; line < stepBytes; line += LINE_BYTES) {
@@ -504,11 +602,7 @@ class PagedAttention {
           k.addTo(valueOffset, stepBytes);
         }
         for (let d = 0; d < unroll; d++) {
-          const key = Array.from({ length: vectors }, (_, v) => {
-            const { offsetBytes, isHighHalf } = keyPlace(kvType, d, tokenOf(v));
-            const address = k.at(keyOf(v), this.#scalesBytes + offsetBytes, offset);
-            return loadKv(k, kvElements(kvType).keys, address, isHighHalf);
-          });
+          const key = loadKeys.load(d);
           for (let r = 0; r < rows; r++) {
             const factor = k.broadcast(k.at(query, 4 * (r * headDim + d)));
             for (let v = 0; v < vectors; v++) k.fmaInto(sums[r * vectors + v]!, key[v]!, factor);
@@ -516,16 +610,58 @@ class PagedAttention {
         }
         k.addTo(query, 4 * unroll);
         k.addTo(offset, stepBytes);
+        loadKeys.advance(unroll);
       });
-      for (let v = 0; v < vectors; v++) {
-        const scale = isQuantizedKv(kvType) ? this.#scales(keyOf(v), tokenOf(v)) : null;
+      places.forEach(({ block, token }, v) => {
+        const scale = hasTokenScales(part.keys) ? this.#scales(keys[block]!, token) : null;
         for (let r = 0; r < rows; r++) {
           const sum = sums[r * vectors + v]!;
           if (scale) k.mulF(sum, scale, sum);
-          k.store(k.at(state!, r * STATE.bytes + 4 * v * k.lanes), sum);
+          const at = r * STATE.bytes + 4 * (block * part.blockSize + token);
+          k.store(k.at(state!, at), sum);
+        }
+      });
+    });
+  }
+
+  /** Loads the keys of one dimension, counted from `offset` bytes into the elements; `advance` goes with it, by dimensions. */
+  #keyLoader(
+    part: KvPart,
+    places: readonly { readonly block: number; readonly token: number }[],
+    keys: readonly Scalar[],
+    offset: Scalar,
+  ): { load(d: number): Vector[]; advance(dimensions: number): void } {
+    const k = this.#k;
+    const { kvType, keys: element } = part;
+    const addressOf = (v: number, d: number) => {
+      const { block, token } = places[v]!;
+      const { offsetBytes } = keyPlace(kvType, d, token);
+      return k.at(keys[block]!, part.keyScalesBytes + offsetBytes, offset);
+    };
+    if (element !== 'c4') {
+      const load = (d: number) => places.map((_, v) => loadKv(k, element, addressOf(v, d), false));
+      return { load, advance: () => {} };
+    }
+    const { headDim } = this.#shape;
+    const channel = this.#scratchAt(this.#channels);
+    const mask = k.splatBits(15);
+    const load = (d: number): Vector[] => {
+      const loaded: Vector[] = [];
+      for (let v = 0; v < places.length; v += 2) {
+        const at = 4 * (2 * headDim * places[v]!.block + d);
+        const scale = k.broadcast(k.at(channel, at));
+        const high = k.load(addressOf(v, d), 'u8');
+        const low = k.binary('bits.and', high, mask);
+        k.shift('i32.shr', high, 4, high);
+        for (const code of [low, high]) {
+          const key = k.broadcast(k.at(channel, at + 4 * headDim));
+          k.fmaInto(key, k.unary('f32.fromI32', code, code), scale);
+          loaded.push(key);
         }
       }
-    });
+      return loaded;
+    };
+    return { load, advance: (dimensions) => k.addTo(channel, 4 * dimensions) };
   }
 
   /** Scales of the tokens from `token` on, of the block and head whose keys or values are at `head`. */
@@ -534,18 +670,21 @@ class PagedAttention {
   }
 
   /** Masks the scores of each row, updates m and l, and turns scores into p. */
-  #softmax(): void {
+  #softmax(part: KvPart): void {
     const k = this.#k;
     const { window } = this.#shape;
     const state = this.#scratchAt(this.#states);
     // The last token of the KV tile that the row sees, counted from the tile's start; 63 and more: all.
     const limit = k.sub(this.#firstPosition.get(), this.#kvStart.get());
+    const endsBefore = this.#openPart !== null && part === this.#blocksPart;
     k.loop(
       this.#numTokens.get(),
       () => {
         k.loop(this.#group, () => {
-          k.if(limit, 'lt', KV_TILE - 1, () => {
-            const bound = k.max(limit, -1);
+          // Of blocks before the group all rows see the same.
+          const seen = endsBefore ? k.sub(this.#lastInBlocks.get(), this.#kvStart.get()) : limit;
+          k.if(seen, 'lt', KV_TILE - 1, () => {
+            const bound = k.max(seen, -1);
             this.#pressBelow(
               state,
               (lane) => k.subF(k.unary('f32.fromI32', k.splatScalar(bound)), lane),
@@ -563,7 +702,7 @@ class PagedAttention {
               );
             });
           }
-          this.#updateRow(state);
+          this.#updateRow(part, state);
           k.addTo(state, STATE.bytes);
         });
         k.addTo(limit, 1);
@@ -588,7 +727,7 @@ class PagedAttention {
     });
   }
 
-  #updateRow(state: Scalar): void {
+  #updateRow(part: KvPart, state: Scalar): void {
     const k = this.#k;
     const scoresAt = (token: number) => k.at(state, STATE.scores + 4 * token);
     const largest = k.load(scoresAt(0));
@@ -605,28 +744,28 @@ class PagedAttention {
     k.unrolledLanes(KV_TILE, (token) => {
       const p = exp2From(k, base, k.load(scoresAt(token)));
       k.addF(sum, p, sum);
-      k.store(scoresAt(token), this.#scaledForValues(p, token));
+      k.store(scoresAt(token), this.#scaledForValues(part, p, token));
     });
     k.store(k.at(state, STATE.sum), sum);
   }
 
   /** p of the tokens from `token` of the KV tile on, times the scales of their values. */
-  #scaledForValues(p: Vector, token: number): Vector {
-    if (!isQuantizedKv(this.#shape.kvType)) return p;
+  #scaledForValues(part: KvPart, p: Vector, token: number): Vector {
+    if (!hasTokenScales(part.values)) return p;
     const k = this.#k;
-    const block = this.#blocks + Math.floor(token / KV_BLOCK_SIZE) * BLOCK.bytes;
+    const block = this.#blocks + Math.floor(token / part.blockSize) * BLOCK.bytes;
     const values = k.loadScalar(64, k.at(k.scratch, block + BLOCK.value));
-    return k.mulF(p, this.#scales(values, token % KV_BLOCK_SIZE), p);
+    return k.mulF(p, this.#scales(values, token % part.blockSize), p);
   }
 
   /** o = o * correction + p · V, some dimensions at a time. */
-  #values(): void {
+  #values(part: KvPart): void {
     const k = this.#k;
     const numVectors = this.#rowElements / k.lanes;
     const vectors = Math.ceil(numVectors / Math.ceil(numVectors / this.#tile.vectors));
     // As many passes per iteration as end on a whole group of dimensions that share bytes.
     const columns = vectors * k.lanes;
-    const isPaired = kvElements(this.#shape.kvType).values === 'q4';
+    const isPaired = part.values === 'q4';
     const passes = isPaired ? Math.max(1, 32 / greatestPower2(columns)) : 1;
     const iterations = Math.floor(numVectors / (vectors * passes));
     const outputs = { start: this.#scratchAt(this.#o), rowBytes: 4 * this.#rowElements };
@@ -635,11 +774,11 @@ class PagedAttention {
       const output = k.copy(o!);
       const offset = k.const(0);
       const pass = (vectorsOfPass: number, column: number): void =>
-        this.#valuesOfPass({ rows, vectors: vectorsOfPass }, column, output, state!, offset);
+        this.#valuesOfPass(part, { rows, vectors: vectorsOfPass }, column, output, state!, offset);
       k.loop(iterations, () => {
         for (let i = 0; i < passes; i++) pass(vectors, i * columns);
         k.addTo(output, 4 * passes * columns);
-        k.addTo(offset, this.#bytesOfColumns(passes * columns));
+        k.addTo(offset, valueRowBytes({ headDim: passes * columns, kvType: part.kvType }));
       });
       const rest = numVectors - iterations * vectors * passes;
       for (let done = 0; done < rest; done += vectors) {
@@ -648,13 +787,9 @@ class PagedAttention {
     });
   }
 
-  /** Bytes of so many dimensions of a token's values, whole groups of those that share bytes. */
-  #bytesOfColumns(columns: number): number {
-    return valueRowBytes({ headDim: columns, kvType: this.#shape.kvType });
-  }
-
   /** Dimensions from `column` on, counted from where `output` and `offset` stand. */
   #valuesOfPass(
+    part: KvPart,
     { rows, vectors }: RegisterTile,
     column: number,
     output: Scalar,
@@ -662,12 +797,14 @@ class PagedAttention {
     offset: Scalar,
   ): void {
     const k = this.#k;
-    const { kvType } = this.#shape;
+    const { kvType, values: element, valueStep, valueScalesBytes: scalesBytes } = part;
+    if (element === 'c4') throw new InternalError('values have scales by token');
     const places = Array.from({ length: vectors }, (_, v) =>
       valuePlace(kvType, column + v * k.lanes),
     );
-    const firstByte = this.#scalesBytes + places[0]!.offsetBytes;
-    const passBytes = this.#scalesBytes + places.at(-1)!.offsetBytes + 1 - firstByte;
+    const firstByte = scalesBytes + places[0]!.offsetBytes;
+    const passBytes = scalesBytes + places.at(-1)!.offsetBytes + 1 - firstByte;
+    const prefetches = this.#prefetches && part === this.#blocksPart;
     const outputAt = (r: number, v: number) =>
       k.at(output, 4 * (r * this.#rowElements + column + v * k.lanes));
     const sums: Vector[] = [];
@@ -677,24 +814,24 @@ class PagedAttention {
     }
     const firstBlock = this.#firstBlock.get();
     const block = k.pointer(k.at(k.scratch, this.#blocks, firstBlock));
-    const p = k.pointer(k.at(state, STATE.scores, firstBlock, SCORES_PER_ENTRY));
+    const p = k.pointer(k.at(state, STATE.scores, firstBlock, scoresPerEntry(part)));
     const accumulate = (value: Scalar, toNextKey: Scalar | null, tokens: number): void => {
       for (let t = 0; t < tokens; t++) {
         if (toNextKey) {
           for (let line = 0; line < passBytes; line += LINE_BYTES) {
-            k.prefetch(k.at(value, t * this.#valueStep + firstByte + line, toNextKey), 'l2');
+            k.prefetch(k.at(value, t * valueStep + firstByte + line, toNextKey), 'l2');
           }
         }
         const loaded = places.map(({ offsetBytes, isHighHalf }) => {
-          const address = k.at(value, t * this.#valueStep + this.#scalesBytes + offsetBytes);
-          return loadKv(k, kvElements(kvType).values, address, isHighHalf);
+          const address = k.at(value, t * valueStep + scalesBytes + offsetBytes);
+          return loadKv(k, element, address, isHighHalf);
         });
         for (let r = 0; r < rows; r++) {
           const factor = k.broadcast(k.at(p, r * STATE.bytes + 4 * t));
           for (let v = 0; v < vectors; v++) k.fmaInto(sums[r * vectors + v]!, loaded[v]!, factor);
         }
       }
-      k.addTo(value, tokens * this.#valueStep);
+      k.addTo(value, tokens * valueStep);
       k.addTo(p, 4 * tokens);
     };
     // Few rows: more tokens per iteration, so that the loop itself does not cost.
@@ -703,7 +840,7 @@ class PagedAttention {
       this.#numBlocks.get(),
       () => {
         const from = k.loadScalar(64, k.at(block, BLOCK.value));
-        const toNextKey = this.#prefetches
+        const toNextKey = prefetches
           ? k.sub(k.loadScalar(64, k.at(block, BLOCK.nextKey)), from)
           : null;
         const value = k.add(from, offset);
@@ -771,7 +908,7 @@ class PagedAttention {
       () => {
         const out = k.copy(row);
         k.loop(this.#group, () => {
-          finishHead(k, { headDim, output, isRotated: isQuantizedKv(kvType) }, state, out);
+          finishHead(k, { headDim, output, isRotated: hasRotatedValues(kvType) }, state, out);
           k.addTo(out, outputHeadBytes(headDim, output));
           k.addTo(state, spanStateBytes(headDim));
         });
@@ -791,7 +928,9 @@ class PagedAttention {
  * ones: token i of the step stands at contextLens[s] - queryStarts[s + 1] + i.
  * tiles: entries (attention-spans.ts) of 1..queryTokens tokens; parts: where those that are parts of a context leave their state.
  *
- * Params: q qStride out outStride keyCache valueCache blockTables maxBlocksPerSeq contextLens queryStarts tiles parts.
+ * With open groups (kv-layout.ts) no tile has positions of two of them, and its entry names its own.
+ *
+ * Params: q qStride out outStride keyCache valueCache blockTables maxBlocksPerSeq contextLens queryStarts tiles parts, and those of open-group.ts.
  * Chunk: tile * numKvHeads + kvHead. Scratch: queries, outputs and states of queryTokens * numHeads / numKvHeads rows.
  * out may be q if no tile is a part: a chunk reads its queries before it writes, and nobody else's.
  * @throws {KernelShapeError} for head sizes above 256, or not a multiple of 8, or more than 16 query heads per KV head

@@ -8,24 +8,33 @@ import type { QuantizedKvType } from '../tensor/kv-row.ts';
 import { KernelBuilder } from './builder.ts';
 import { KernelShapeError, requireCount } from './errors.ts';
 import type { KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.ts';
-import { boundHead, quantizeHead, rotateHead, SCALE_SCRATCH_BYTES } from './kv-elements.ts';
 import {
-  type FloatKvType,
-  isQuantizedKv,
-  KV_BLOCK_SIZE,
+  boundHead,
+  quantizeHead,
+  rotateHead,
+  SCALE_SCRATCH_BYTES,
+  storeValueCodes,
+} from './kv-elements.ts';
+import {
+  hasOpenGroups,
+  hasRotatedValues,
+  hasTokenScales,
   KV_SCALE_BYTES,
   type KvShape,
   type KvType,
   keyBlockBytes,
   keyBytes,
   keyHeadBytes,
+  keyPlace,
+  keyScalesBytes,
+  kvBlockSize,
   kvElements,
-  kvScalesBytes,
   valueBlockBytes,
   valueHeadBytes,
-  valuePlace,
   valueRowBytes,
+  valueScalesBytes,
 } from './kv-layout.ts';
+import { openGroupAddress, openKeysBytes } from './open-group.ts';
 import type { RopeShape } from './rope-table.ts';
 import { forEachRow, rowStream } from './rows.ts';
 
@@ -34,6 +43,7 @@ const LARGEST_F32 = 3.4028234663852886e38;
 const SCATTER_UNROLL = 8;
 
 export interface RopeKvStoreShape extends KvShape {
+  readonly kvType: KvType;
   readonly numHeads: number;
   readonly rope: RopeShape | null;
 }
@@ -133,63 +143,87 @@ type LocateToken = (cache: 'keyCache' | 'valueCache') => TokenPlace;
 function storeFloats(
   k: KernelBuilder,
   shape: KvShape,
-  kvType: 'f16' | 'f32',
   keyRow: number,
   values: Scalar,
   locate: LocateToken,
 ): void {
-  const { numKvHeads, headDim } = shape;
-  const bits = kvType === 'f16' ? 16 : 32;
+  const { numKvHeads, headDim, kvType } = shape;
+  const element = kvElements(kvType).keys === 'f32' ? 'f32' : 'f16';
+  const bits = element === 'f16' ? 16 : 32;
   const elementBytes = bits / 8;
   const narrowKeyRow = k.reserveScratch(elementBytes * numKvHeads * headDim + 64);
   // The row of keys in the type of the cache, then element by element to where its token stands.
   const wide = k.pointer(k.at(k.scratch, keyRow));
   const narrow = k.pointer(k.at(k.scratch, narrowKeyRow));
   k.loop(Math.ceil((numKvHeads * headDim) / k.lanes), () => {
-    storeFinite(k, kvType, narrow, 0, k.load(k.at(wide)));
+    storeFinite(k, element, narrow, 0, k.load(k.at(wide)));
     k.addTo(wide, 4 * k.lanes);
     k.addTo(narrow, elementBytes * k.lanes);
   });
   const { block: key, inBlock: keyInBlock } = locate('keyCache');
   k.addTo(key, k.mul(keyInBlock, elementBytes));
-  const element = k.pointer(k.at(k.scratch, narrowKeyRow));
+  const from = k.pointer(k.at(k.scratch, narrowKeyRow));
   k.loop((numKvHeads * headDim) / SCATTER_UNROLL, () => {
     for (let i = 0; i < SCATTER_UNROLL; i++) {
-      const stored = k.loadScalar(bits, k.at(element, i * elementBytes));
-      k.storeScalar(bits, k.at(key, i * KV_BLOCK_SIZE * elementBytes), stored);
+      const stored = k.loadScalar(bits, k.at(from, i * elementBytes));
+      k.storeScalar(bits, k.at(key, keyPlace(kvType, i, 0).offsetBytes), stored);
     }
-    k.addTo(element, SCATTER_UNROLL * elementBytes);
-    k.addTo(key, SCATTER_UNROLL * KV_BLOCK_SIZE * elementBytes);
+    k.addTo(from, SCATTER_UNROLL * elementBytes);
+    k.addTo(key, keyBytes(kvType, SCATTER_UNROLL));
   });
+  storeFloatValues(k, shape, element, values, locate);
+}
+
+function storeFloatValues(
+  k: KernelBuilder,
+  shape: KvShape,
+  element: 'f16' | 'f32',
+  values: Scalar,
+  locate: LocateToken,
+): void {
+  const { numKvHeads, headDim, kvType } = shape;
+  const isRotated = hasRotatedValues(kvType);
+  const rotatedHead = isRotated ? k.reserveScratch(4 * headDim + 64) : 0;
   const { block: value, inBlock } = locate('valueCache');
   k.addTo(value, k.mul(inBlock, valueRowBytes(shape)));
   const from = k.copy(values);
-  k.loop(numKvHeads, () => {
+  const oneHead = (): void => {
+    let head = from;
+    if (isRotated) {
+      head = k.pointer(k.at(k.scratch, rotatedHead));
+      boundHead(k, headDim, from, head);
+      rotateHead(k, headDim, head);
+    }
     k.unrolledLanes(headDim, (d, count) => {
       // Whole vectors: behind headDim there is padding, which gets the zeros of the lanes not loaded.
-      storeFinite(k, kvType, value, d * elementBytes, k.load(k.at(from, 4 * d), 'bits', count));
+      const offset = (d * (element === 'f16' ? 16 : 32)) / 8;
+      storeFinite(k, element, value, offset, k.load(k.at(head, 4 * d), 'bits', count));
     });
     k.addTo(from, 4 * headDim);
     k.addTo(value, valueHeadBytes(shape));
-  });
+  };
+  k.loop(numKvHeads, oneHead, { counterInMemory: isRotated });
+}
+
+interface TokenElements {
+  readonly keys: QuantizedKvType;
+  readonly values: QuantizedKvType;
 }
 
 /** The same as codes and scales: head by head rounded in scratch, then brought to where its token stands. */
 function storeCodes(
   k: KernelBuilder,
   shape: KvShape,
-  kvType: Exclude<KvType, FloatKvType>,
+  { keys: keyElement, values: valueElement }: TokenElements,
   keyRow: number,
   values: Scalar,
   locate: LocateToken,
 ): void {
-  const { numKvHeads, headDim } = shape;
+  const { numKvHeads, headDim, kvType } = shape;
   const boundedHead = k.reserveScratch(4 * headDim + 64);
   const codeRow = k.reserveScratch(headDim + 64);
   const scale = k.at(k.scratch, k.reserveScratch(SCALE_SCRATCH_BYTES));
   const codeAt = (d: number) => k.at(k.scratch, codeRow + d);
-  const scalesBytes = kvScalesBytes(kvType);
-  const elements = kvElements(kvType);
 
   // Where the next head comes from and goes to: in memory, as the row's own pointers fill the registers.
   const nextFrom = k.slot();
@@ -225,19 +259,15 @@ function storeCodes(
 
   const keyPlaces = locate('keyCache');
   const keyScales = k.add(keyPlaces.block, k.mul(keyPlaces.inBlock, KV_SCALE_BYTES));
-  const keyCodes = k.add(k.add(keyPlaces.block, keyPlaces.inBlock), scalesBytes);
+  const keyCodes = k.add(k.add(keyPlaces.block, keyPlaces.inBlock), keyScalesBytes(shape));
   const keys = k.pointer(k.at(k.scratch, keyRow));
-  const ofKeys = { element: elements.keys, headBytes: keyHeadBytes(shape) };
+  const ofKeys = { element: keyElement, headBytes: keyHeadBytes(shape) };
   forEachStoredHead(keys, keyScales, keyCodes, ofKeys, (to) => {
     const code = k.pointer(codeAt(0));
     k.loop(headDim / SCATTER_UNROLL, () => {
-      for (let i = 0; i < SCATTER_UNROLL; i += elements.keys === 'q4' ? 2 : 1) {
-        const target = k.at(to, keyBytes(kvType, i));
-        if (elements.keys === 'q8') k.storeScalar(8, target, k.loadScalar(8, k.at(code, i)));
-        else {
-          const pair = k.loadScalar(16, k.at(code, i));
-          k.storeScalar(8, target, k.add(k.and(pair, 15), k.and(k.shr(pair, 4), 0xf0)));
-        }
+      for (let i = 0; i < SCATTER_UNROLL; i++) {
+        const target = k.at(to, keyPlace(kvType, i, 0).offsetBytes);
+        k.storeScalar(8, target, k.loadScalar(8, k.at(code, i)));
       }
       k.addTo(code, SCATTER_UNROLL);
       k.addTo(to, keyBytes(kvType, SCATTER_UNROLL));
@@ -247,24 +277,11 @@ function storeCodes(
   const { block, inBlock } = locate('valueCache');
   const valueScales = k.add(block, k.mul(inBlock, KV_SCALE_BYTES));
   const valueCodes = k.add(block, k.mul(inBlock, valueRowBytes(shape)));
-  k.addTo(valueCodes, scalesBytes);
-  const ofValues = { element: elements.values, headBytes: valueHeadBytes(shape) };
-  forEachStoredHead(values, valueScales, valueCodes, ofValues, (to) => {
-    const codes = (d: number): Vector => {
-      const count = Math.min(k.lanes, headDim - d);
-      return count > 0 ? k.load(codeAt(d), 'i8', count) : k.zero();
-    };
-    for (let d = 0; d < headDim; d += k.lanes) {
-      const { offsetBytes, isHighHalf } = valuePlace(kvType, d);
-      if (isHighHalf) continue;
-      let bytes = codes(d);
-      if (elements.values === 'q4') {
-        const low = k.binary('bits.and', bytes, k.splatBits(15));
-        bytes = k.binary('bits.or', low, k.shift('i32.shl', codes(d + 16), 4));
-      }
-      k.store(k.at(to, offsetBytes), bytes, 'i8');
-    }
-  });
+  k.addTo(valueCodes, valueScalesBytes(kvType));
+  const ofValues = { element: valueElement, headBytes: valueHeadBytes(shape) };
+  forEachStoredHead(values, valueScales, valueCodes, ofValues, (to) =>
+    storeValueCodes(k, shape, codeRow, to),
+  );
 }
 
 /**
@@ -272,10 +289,12 @@ function storeCodes(
  *
  * q and out f32 `[numRows, numHeads * headDim]`, k and v f32 `[numRows, numKvHeads * headDim]`, positions and slotMapping i32 `[numRows]`,
  * cosSin f32 `[positions, cosSinRowElements]` (see `cosSinRow`). keyCache and valueCache are the addresses of the layer, laid out as in kv-layout.ts.
+ * Where blocks are written when they are full (q4), tokens go to open groups: slotMapping is then group * 32 + place in it (open-group.ts).
  * Without rope q is copied to out. Values beyond the range of the cache's type become its largest finite value, and so does NaN
  * (quantized types: beyond that of f16).
  *
- * Params: q qStride k kStride v vStride out outStride [positions cosSin cosSinStride] slotMapping keyCache valueCache numRows rowsPerChunk.
+ * Params: q qStride k kStride v vStride out outStride [positions cosSin cosSinStride] slotMapping numRows rowsPerChunk, and keyCache valueCache or those
+ * of open-group.ts.
  * Chunk: rowsPerChunk tokens. Scratch: one row of keys. Positions and slots are not checked here.
  * @throws {KernelShapeError} if the head does not fit the rotation
  */
@@ -313,14 +332,22 @@ export function ropeKvStoreKernel(machine: VectorMachine, shape: RopeKvStoreShap
 
     const locate: LocateToken = (cache) => {
       const slot = ofToken('slotMapping');
+      const block = k.shr(slot, Math.log2(kvBlockSize(kvType)));
+      const inBlock = k.and(slot, kvBlockSize(kvType) - 1);
+      if (hasOpenGroups(kvType)) {
+        const group = openGroupAddress(k, shape, block);
+        if (cache === 'valueCache') k.addTo(group, openKeysBytes(shape));
+        return { block: group, inBlock };
+      }
       const blockBytes = cache === 'keyCache' ? keyBlockBytes(shape) : valueBlockBytes(shape);
-      return {
-        block: k.add(k.arg(cache), k.mul(k.shr(slot, 4), blockBytes)),
-        inBlock: k.and(slot, KV_BLOCK_SIZE - 1),
-      };
+      return { block: k.add(k.arg(cache), k.mul(block, blockBytes)), inBlock };
     };
-    if (isQuantizedKv(kvType)) storeCodes(k, shape, kvType, keyRow, values!, locate);
-    else storeFloats(k, shape, kvType, keyRow, values!, locate);
+    const stored: KvShape = hasOpenGroups(kvType) ? { ...shape, kvType: 'open' } : shape;
+    const { keys: keyElement, values: valueElement } = kvElements(stored.kvType);
+    if (hasTokenScales(keyElement) && hasTokenScales(valueElement)) {
+      const elements = { keys: keyElement, values: valueElement };
+      storeCodes(k, shape, elements, keyRow, values!, locate);
+    } else storeFloats(k, stored, keyRow, values!, locate);
     token.addTo(1);
   });
   return k.finish();

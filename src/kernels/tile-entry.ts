@@ -8,7 +8,8 @@ export const SPAN_TOKENS = 256;
  * numTokens) of the step, attending to spans [firstSpan, endSpan) as far as any of them sees these.
  *
  * With `isPart` (1 or 0) the tile has one span, and the state of its rows goes to the parts `firstPart` .. `firstPart + numTokens - 1`; an entry of
- * `merges` then folds them, the parts of span s beginning at its firstPart + s * numTokens.
+ * `merges` then folds them, the parts of span s beginning at its firstPart + s * numTokens. `openGroup` is where the tile's own group of positions lies
+ * (open-group.ts), for formats that have these.
  */
 export const TILE_ENTRY = {
   sequence: 0,
@@ -18,5 +19,6 @@ export const TILE_ENTRY = {
   endSpan: 16,
   isPart: 20,
   firstPart: 24,
+  openGroup: 28,
   bytes: 32,
 } as const;

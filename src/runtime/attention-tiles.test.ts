@@ -5,7 +5,13 @@ import type { StepBatch } from '../targets/model-runner.ts';
 import { type AttentionTileLimits, AttentionTiles, maxTileEntries } from './attention-tiles.ts';
 
 const FIELDS = TILE_ENTRY.bytes / 4;
-const LIMITS: AttentionTileLimits = { tileTokens: 4, maxParts: 64, numKvHeads: 3, numThreads: 2 };
+const LIMITS: AttentionTileLimits = {
+  tileTokens: 4,
+  maxParts: 64,
+  numKvHeads: 3,
+  numThreads: 2,
+  openGroups: null,
+};
 
 interface Entry {
   readonly sequence: number;

@@ -6,6 +6,7 @@
  */
 import { SPAN_TOKENS, TILE_ENTRY } from '../kernels/tile-entry.ts';
 import type { StepBatch } from '../targets/model-runner.ts';
+import type { OpenGroups } from '../targets/open-groups.ts';
 
 export interface AttentionTileLimits {
   /** Most query tokens of a tile. */
@@ -15,6 +16,8 @@ export interface AttentionTileLimits {
   /** Chunks per tile. */
   readonly numKvHeads: number;
   readonly numThreads: number;
+  /** Of formats that have them: tiles then end where groups do, which `tileTokens` divides. */
+  readonly openGroups: OpenGroups | null;
 }
 
 const FIELDS = TILE_ENTRY.bytes / 4;
@@ -23,10 +26,11 @@ const MAX_SHARE = 1 / 8;
 
 /** Entries that the lists need room for. */
 export function maxTileEntries(
-  { tileTokens, maxParts }: AttentionTileLimits,
+  { tileTokens, maxParts }: Pick<AttentionTileLimits, 'tileTokens' | 'maxParts'>,
   { maxTokens, maxSeqs }: { readonly maxTokens: number; readonly maxSeqs: number },
 ): { tiles: number; merges: number } {
-  return { tiles: Math.ceil(maxTokens / tileTokens) + maxSeqs + maxParts, merges: maxParts };
+  // The first and the last tile of a sequence may have few tokens.
+  return { tiles: Math.ceil(maxTokens / tileTokens) + 2 * maxSeqs + maxParts, merges: maxParts };
 }
 
 export class AttentionTiles {
@@ -47,7 +51,7 @@ export class AttentionTiles {
   }
 
   make(batch: StepBatch): void {
-    const { tileTokens, maxParts } = this.#limits;
+    const { tileTokens, maxParts, openGroups } = this.#limits;
     const { numSeqs, queryStarts, contextLens } = batch;
     const mostWhole = maxParts >= 2 ? this.#mostWhole(batch) : Number.POSITIVE_INFINITY;
     this.numTiles = 0;
@@ -57,29 +61,39 @@ export class AttentionTiles {
       const begin = queryStarts[s]!;
       const end = queryStarts[s + 1]!;
       const beforeStep = contextLens[s]! - end;
-      const count = Math.ceil((end - begin) / tileTokens);
+      const offset = openGroups === null ? 0 : (beforeStep + begin) % tileTokens;
+      const count = begin === end ? 0 : Math.ceil((end - begin + offset) / tileTokens);
       // Later queries see more: they come first, so that threads end together.
       for (let tile = count - 1; tile >= 0; tile--) {
-        const first = begin + tile * tileTokens;
-        const numTokens = Math.min(tileTokens, end - first);
+        const tileStart = begin - offset + tile * tileTokens;
+        const first = Math.max(begin, tileStart);
+        const numTokens = Math.min(tileStart + tileTokens, end) - first;
+        const group = openGroups?.idOf(s, beforeStep + first) ?? 0;
         const numSpans = Math.ceil((beforeStep + first + numTokens) / SPAN_TOKENS);
         const newParts = numSpans * numTokens;
         if (numSpans < 2 || newParts <= mostWhole || numParts + newParts > maxParts) {
-          this.#addTile(s, first, numTokens, numSpans);
+          setEntry(this.#tiles, this.numTiles++, s, first, numTokens, 0, numSpans, 0, 0, group);
           continue;
         }
-        setEntry(this.#merges, this.numMerges++, s, first, numTokens, 0, numSpans, 0, numParts);
+        setEntry(this.#merges, this.numMerges++, s, first, numTokens, 0, numSpans, 0, numParts, 0);
         for (let span = 0; span < numSpans; span++) {
           const part = numParts + span * numTokens;
-          setEntry(this.#tiles, this.numTiles++, s, first, numTokens, span, span + 1, 1, part);
+          setEntry(
+            this.#tiles,
+            this.numTiles++,
+            s,
+            first,
+            numTokens,
+            span,
+            span + 1,
+            1,
+            part,
+            group,
+          );
         }
         numParts += newParts;
       }
     }
-  }
-
-  #addTile(sequence: number, first: number, numTokens: number, numSpans: number): void {
-    setEntry(this.#tiles, this.numTiles++, sequence, first, numTokens, 0, numSpans, 0, 0);
   }
 
   /** Tokens times spans that a tile may have and stay whole. */
@@ -105,6 +119,7 @@ function setEntry(
   endSpan: number,
   isPart: 0 | 1,
   firstPart: number,
+  openGroup: number,
 ): void {
   const at = index * FIELDS;
   list[at] = sequence;
@@ -114,4 +129,5 @@ function setEntry(
   list[at + 4] = endSpan;
   list[at + 5] = isPart;
   list[at + 6] = firstPart;
+  list[at + 7] = openGroup;
 }

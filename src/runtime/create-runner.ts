@@ -3,7 +3,7 @@
  * the targets.
  */
 import type { Plan } from '../compiler/plan.ts';
-import { KV_BLOCK_SIZE, kvElements } from '../kernels/kv-layout.ts';
+import { kvBlockSize, kvElements } from '../kernels/kv-layout.ts';
 import { allocate } from '../platform/native-memory.ts';
 import type { ModelRunner } from '../targets/model-runner.ts';
 import type { X64Isa } from '../targets/x64/isa.ts';
@@ -156,12 +156,13 @@ async function createReferenceRunner(options: RunnerOptions): Promise<ModelRunne
   const kvType = kvCacheType === 'auto' ? 'f32' : kvCacheType;
   const { numKvHeads, headDim } = config;
   const { keys, values } = kvElements(kvType);
+  const blockSize = kvBlockSize(kvType);
   const tokenBytes = numKvHeads * (kvRowBytes(keys, headDim) + kvRowBytes(values, headDim));
-  const budget = budgetOf(options, KV_BLOCK_SIZE * tokenBytes);
+  const budget = budgetOf(options, blockSize * tokenBytes, blockSize);
   return new ReferenceRunner({
     graph: lowerModel(options).graph,
     weights: source,
-    limits: { ...stepLimits(options, budget.maxModelLen), ...budget, blockSize: KV_BLOCK_SIZE },
+    limits: { ...stepLimits(options, budget.maxModelLen), ...budget, blockSize },
     kvType,
   });
 }

@@ -78,6 +78,8 @@ export class NativeRunner implements ModelRunner {
   readonly #arena: NativeRegion;
   readonly #keyCache: NativeRegion;
   readonly #valueCache: NativeRegion;
+  /** Open groups that sequences keep, layer by layer. */
+  readonly #ownGroups: NativeRegion;
   readonly #tables: NativeRegion;
   readonly #commandMemory: NativeRegion;
   readonly #profile: NativeRegion;
@@ -103,6 +105,7 @@ export class NativeRunner implements ModelRunner {
   #boundTiles = -1;
   #isDisposed = false;
   #boundMerges = -1;
+  #boundSeals = -1;
 
   constructor(options: NativeRunnerOptions) {
     const { plan, kernels, image, numBlocks } = options;
@@ -119,6 +122,7 @@ export class NativeRunner implements ModelRunner {
       numBlocks,
       vocabSize: plan.vocabSize,
       hiddenSize: plan.hiddenSize,
+      hasOpenBlocks: plan.kvCache.numOwnGroups > 0,
     };
     this.kernels = kernels;
     const scratchBytes = this.kernels.reduce((most, k) => Math.max(most, k.scratchBytes), 0);
@@ -137,6 +141,9 @@ export class NativeRunner implements ModelRunner {
     const hugePages = 'later';
     this.#keyCache = allocate(numLayers * numBlocks * keyBlockBytes + 64, { hugePages });
     this.#valueCache = allocate(numLayers * numBlocks * valueBlockBytes + 64, { hugePages });
+
+    const { numOwnGroups, openGroupBytes } = plan.kvCache;
+    this.#ownGroups = allocate(numLayers * numOwnGroups * openGroupBytes + 64);
 
     const allVariants = plan.commands.flatMap((command) => command.variants);
     const fieldsOf = (v: CommandVariant): number => this.kernels[v.kernel]!.params.length;
@@ -170,9 +177,7 @@ export class NativeRunner implements ModelRunner {
       (COMMAND_BYTES / 4) * plan.commands.length,
     );
     this.#tileCommands = plan.commands.flatMap((command, i) =>
-      command.variants.some((v) => v.chunks.kind === 'tiles' || v.chunks.kind === 'merges')
-        ? [i]
-        : [],
+      command.variants.some((v) => ['tiles', 'merges', 'seals'].includes(v.chunks.kind)) ? [i] : [],
     );
     this.#team.setCommands(this.#commandMemory.address, plan.commands.length);
     this.#profile = allocate(8 * PROFILE_STAMPS * plan.commands.length);
@@ -203,6 +208,10 @@ export class NativeRunner implements ModelRunner {
         return source.store === 'key'
           ? this.#keyCache.address + BigInt(source.layer * numBlocks * keyBlockBytes)
           : this.#valueCache.address + BigInt(source.layer * numBlocks * valueBlockBytes);
+      }
+      case 'ownGroups': {
+        const { numOwnGroups, openGroupBytes } = this.plan.kvCache;
+        return this.#ownGroups.address + BigInt(source.layer * numOwnGroups * openGroupBytes);
       }
       case 'cosSin':
         return this.#ropes.address(source.table);
@@ -287,7 +296,7 @@ export class NativeRunner implements ModelRunner {
   /** Checks the batch, before anything is changed, and brings tables and chunk counts in line with it. */
   #prepare(): void {
     this.#checkAlive();
-    this.#inputs.check();
+    this.#inputs.prepare();
     const { numTokens, numLogitRows, numHiddenRows, numSeqs, contextLens } = this.batch;
     let longest = 0;
     for (let s = 0; s < numSeqs; s++) longest = Math.max(longest, contextLens[s]!);
@@ -297,8 +306,8 @@ export class NativeRunner implements ModelRunner {
       this.#keyCache.advise('hugePages');
       this.#valueCache.advise('hugePages');
     }
-    this.#inputs.tiles.make(this.batch);
     const { numTiles, numMerges } = this.#inputs.tiles;
+    const numSeals = this.#inputs.openGroups?.numSeals ?? 0;
     if (
       numTokens !== this.#boundTokens ||
       numLogitRows !== this.#boundLogitRows ||
@@ -309,11 +318,16 @@ export class NativeRunner implements ModelRunner {
       this.#boundTokens = numTokens;
       this.#boundLogitRows = numLogitRows;
       this.#boundHiddenRows = numHiddenRows;
-    } else if (numTiles !== this.#boundTiles || numMerges !== this.#boundMerges) {
+    } else if (
+      numTiles !== this.#boundTiles ||
+      numMerges !== this.#boundMerges ||
+      numSeals !== this.#boundSeals
+    ) {
       for (const i of this.#tileCommands) this.#setChunks(i, this.#chosen[i]!.variant.chunks);
     }
     this.#boundTiles = numTiles;
     this.#boundMerges = numMerges;
+    this.#boundSeals = numSeals;
   }
 
   #bindCommand(i: number): void {
@@ -347,6 +361,8 @@ export class NativeRunner implements ModelRunner {
         return this.#inputs.tiles.numTiles * rule.perTile;
       case 'merges':
         return this.#inputs.tiles.numMerges * rule.perMerge;
+      case 'seals':
+        return (this.#inputs.openGroups?.numSeals ?? 0) * rule.perSeal;
       default:
         rule satisfies never;
         return 0;
@@ -450,6 +466,7 @@ export class NativeRunner implements ModelRunner {
       this.#arena,
       this.#keyCache,
       this.#valueCache,
+      this.#ownGroups,
       this.#tables,
       this.#commandMemory,
       this.#profile,

@@ -1,10 +1,5 @@
 /** Runner options → what the planner is told and how much KV cache there will be. Decides sizes only. */
-import {
-  KV_BLOCK_SIZE,
-  type KvType,
-  keyBlockBytes,
-  valueBlockBytes,
-} from '../kernels/kv-layout.ts';
+import { type KvType, keyBlockBytes, kvBlockSize, valueBlockBytes } from '../kernels/kv-layout.ts';
 import { cpuTopology, memoryInfo } from '../platform/topology.ts';
 import { RunnerError } from './errors.ts';
 import { kvBudget } from './kv-budget.ts';
@@ -19,25 +14,26 @@ export function planSettings(options: RunnerOptions) {
   const ownType: KvType = precision === 'f32' ? 'f32' : 'f16';
   const kvType = kvCacheType === 'auto' ? ownType : kvCacheType;
   const kvShape = { numKvHeads: config.numKvHeads, headDim: config.headDim, kvType };
-  const { maxModelLen, numBlocks } = budgetOf(
-    options,
-    keyBlockBytes(kvShape) + valueBlockBytes(kvShape),
-  );
+  const blockBytes = keyBlockBytes(kvShape) + valueBlockBytes(kvShape);
+  const { maxModelLen, numBlocks } = budgetOf(options, blockBytes, kvBlockSize(kvType));
   const numThreads = checkedThreads(options.threads);
   const limits = { ...stepLimits(options, maxModelLen), maxModelLen, numThreads };
   return { precision, kvType, limits, numBlocks };
 }
 
 /** @param layerBlockBytes keys and values of one block of one layer */
-export function budgetOf(options: RunnerOptions, layerBlockBytes: number) {
-  const { config, maxModelLen, kvCacheMemoryBytes, numKvBlocks } = options;
+export function budgetOf(options: RunnerOptions, layerBlockBytes: number, blockSize: number) {
+  const { config, maxModelLen, kvCacheMemoryBytes, kvCacheTokens } = options;
   const blockBytes = config.numLayers * layerBlockBytes;
   return kvBudget({
     maxPositionEmbeddings: config.maxPositionEmbeddings,
-    bytesPerToken: blockBytes / KV_BLOCK_SIZE,
-    blockSize: KV_BLOCK_SIZE,
+    bytesPerToken: blockBytes / blockSize,
+    blockSize,
     maxModelLen,
-    kvCacheMemoryBytes: numKvBlocks === undefined ? kvCacheMemoryBytes : numKvBlocks * blockBytes,
+    kvCacheMemoryBytes:
+      kvCacheTokens === undefined
+        ? kvCacheMemoryBytes
+        : Math.ceil(kvCacheTokens / blockSize) * blockBytes,
     availableBytes: memoryInfo().availableBytes,
   });
 }

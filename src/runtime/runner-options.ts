@@ -54,8 +54,8 @@ export interface RunnerOptions {
   readonly kvCacheMemoryBytes?: number;
   /** Default auto. */
   readonly kvCacheType?: KvCacheType;
-  /** KV blocks there shall be, instead of the memory that they take. */
-  readonly numKvBlocks?: number;
+  /** Tokens that the KV cache shall have room for, instead of the memory that they take. */
+  readonly kvCacheTokens?: number;
   readonly maxTokensPerStep?: number;
   readonly maxSeqs?: number;
   readonly maxLogitRows?: number;

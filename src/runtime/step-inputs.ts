@@ -6,6 +6,7 @@ import type { StepInput } from '../compiler/plan.ts';
 import { TILE_ENTRY } from '../kernels/tile-entry.ts';
 import { allocate, f32, i32, type NativeRegion } from '../platform/native-memory.ts';
 import type { RunnerLimits, StepBatch } from '../targets/model-runner.ts';
+import { maxSeals, OpenGroups } from '../targets/open-groups.ts';
 import { validateStepBatch } from '../targets/step-batch.ts';
 import { type AttentionTileLimits, AttentionTiles, maxTileEntries } from './attention-tiles.ts';
 
@@ -14,10 +15,12 @@ export class StepInputs implements Disposable {
   readonly #limits: RunnerLimits;
   /** Tiles of the current batch, after `tiles.make`. */
   readonly tiles: AttentionTiles;
+  /** Of formats that have them; made before the tiles. */
+  readonly openGroups: OpenGroups | null;
   readonly #region: NativeRegion;
   readonly #addresses: Record<StepInput, bigint>;
 
-  constructor(limits: RunnerLimits, tileLimits: AttentionTileLimits) {
+  constructor(limits: RunnerLimits, tileLimits: Omit<AttentionTileLimits, 'openGroups'>) {
     this.#limits = limits;
     const { maxTokens, maxSeqs, maxModelLen, blockSize } = limits;
     const maxBlocksPerSeq = Math.ceil(maxModelLen / blockSize);
@@ -33,6 +36,8 @@ export class StepInputs implements Disposable {
       inverseTemperatures: limits.maxLogitRows,
       tiles: (TILE_ENTRY.bytes / 4) * entries.tiles,
       merges: (TILE_ENTRY.bytes / 4) * entries.merges,
+      openSlots: maxTokens,
+      seals: 2 * maxSeals(limits),
     };
     const names = Object.keys(lengths) as StepInput[];
     const padded = (name: StepInput): number => Math.ceil((4 * lengths[name]) / 64) * 64;
@@ -47,7 +52,8 @@ export class StepInputs implements Disposable {
     }
     this.#addresses = addresses as Record<StepInput, bigint>;
     const all = arrays as Record<StepInput, Int32Array>;
-    this.tiles = new AttentionTiles(tileLimits, all);
+    this.openGroups = limits.hasOpenBlocks ? new OpenGroups(limits, all) : null;
+    this.tiles = new AttentionTiles({ ...tileLimits, openGroups: this.openGroups }, all);
     this.batch = {
       numTokens: 0,
       numSeqs: 0,
@@ -60,6 +66,7 @@ export class StepInputs implements Disposable {
       contextLens: all.contextLens,
       blockTables: all.blockTables,
       maxBlocksPerSeq,
+      sequenceSlots: new Int32Array(maxSeqs),
       logitRows: all.logitRows,
       inverseTemperatures: f32(addresses.inverseTemperatures!, limits.maxLogitRows).fill(1),
     };
@@ -70,11 +77,13 @@ export class StepInputs implements Disposable {
   }
 
   /**
-   * Checks the batch: kernels trust every index in it.
+   * Checks the batch, since kernels trust every index in it, and makes what follows from it.
    * @throws {StepError}
    */
-  check(): void {
+  prepare(): void {
     validateStepBatch(this.batch, this.#limits);
+    this.openGroups?.make(this.batch);
+    this.tiles.make(this.batch);
   }
 
   [Symbol.dispose](): void {

@@ -29,6 +29,11 @@ export interface StepBatch {
   readonly blockTables: Int32Array;
   readonly maxBlocksPerSeq: number;
   /**
+   * By which the runner knows each sequence from step to step, 0 to maxSeqs - 1, i32 [numSeqs]. Runners that keep something of sequences beside the
+   * blocks want them to differ; a sequence has its slot until it is recomputed.
+   */
+  readonly sequenceSlots: Int32Array;
+  /**
    * Indices into the step's tokens: those whose logits are wanted, ascending, then those whose hidden state only is wanted, ascending,
    * i32 [numLogitRows + numHiddenRows]. May be none.
    */
@@ -49,6 +54,11 @@ export interface RunnerLimits {
   readonly blockSize: number;
   /** KV blocks in the pool. */
   readonly numBlocks: number;
+  /**
+   * Whether a block is written when it is full, and until then its tokens are the runner's, by sequence slot. Then a sequence can begin behind full blocks
+   * of others only, and go back by less than a block and no further than the first token of its last step.
+   */
+  readonly hasOpenBlocks?: boolean;
   readonly vocabSize: number;
   /** Width of the final hidden state. */
   readonly hiddenSize: number;

@@ -25,6 +25,7 @@ export function createStepBatch(limits: RunnerLimits): StepBatch {
     contextLens: new Int32Array(maxSeqs),
     blockTables: new Int32Array(maxSeqs * maxBlocksPerSeq),
     maxBlocksPerSeq,
+    sequenceSlots: new Int32Array(maxSeqs),
     logitRows: new Int32Array(maxTokens),
     inverseTemperatures: new Float32Array(limits.maxLogitRows).fill(1),
   };
@@ -96,6 +97,7 @@ function validateSequence(batch: StepBatch, s: number, limits: RunnerLimits): vo
       );
     }
   }
+  expectIndex('sequenceSlots', s, batch.sequenceSlots[s]!, limits.maxSeqs);
   const numBlocks = Math.ceil(contextLen / limits.blockSize);
   for (let b = 0; b < numBlocks; b++) {
     const at = s * batch.maxBlocksPerSeq + b;

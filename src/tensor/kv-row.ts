@@ -1,5 +1,6 @@
 /**
- * The quantized formats of keys and values: how the values of one token and head become codes and one scale, and back.
+ * The quantized formats of keys and values: how the values of one token and head become codes and one scale, and back; and how the keys of 32 tokens
+ * become codes, with a scale and a minimum for each channel.
  *
  *     q8   scale = f16(largest magnitude / 127),            codes -127..127
  *     q4   scale = f16(value of the largest magnitude / -8),  codes -8..7
@@ -8,7 +9,11 @@
  * that one scale serves a head (the mean KL divergence of q8 is a quarter of what it is without). H is its own inverse up to the factor n = rotationSize, a power of two: codes are of H x, not divided, so
  * q · k = (H q) · (H k) / n and x = H (H x) / n.
  *
- * Rotation before rounding: Ashkboos et al. 2024, "QuaRot", arXiv:2404.00456.
+ *     c4   minimum = f16(smallest), scale = f16((largest - minimum) / 15), codes 0..15, of one channel (dimension of a head) over 32 tokens
+ *
+ * of the head as it is: a channel that stands out does so in all tokens.
+ *
+ * Rotation before rounding: Ashkboos et al. 2024, "QuaRot", arXiv:2404.00456. Keys by channel: Liu et al. 2024, "KIVI", arXiv:2402.02750.
  * Knows nothing of how rows lie in a cache.
  */
 
@@ -93,4 +98,31 @@ export function decodeKvHead(codes: Int8Array, scale: number): Float64Array {
   const size = rotationSize(values.length);
   for (let i = 0; i < values.length; i++) values[i]! /= size;
   return values;
+}
+
+/** Scale and minimum of a channel, exactly what f16 holds. */
+export interface KvChannel {
+  readonly scale: number;
+  readonly minimum: number;
+}
+
+/**
+ * Codes of one channel over some tokens into `codes`, bit for bit as the kernels do: value = minimum + scale * code.
+ * @param values finite, what f16 holds; left as they are
+ */
+export function encodeKvChannel(values: Float32Array, codes: Uint8Array): KvChannel {
+  let minimum = Number.POSITIVE_INFINITY;
+  let largest = Number.NEGATIVE_INFINITY;
+  for (const value of values) {
+    minimum = Math.min(minimum, value);
+    largest = Math.max(largest, value);
+  }
+  const range = Math.fround(largest - minimum);
+  const scale = Math.f16round(Math.fround(range * Math.fround(1 / 15)));
+  const inverse = scale === 0 ? 0 : Math.fround(1 / scale);
+  for (let i = 0; i < values.length; i++) {
+    const scaled = Math.fround(Math.fround(values[i]! - minimum) * inverse);
+    codes[i] = roundToEven(Math.min(15, scaled));
+  }
+  return { scale, minimum };
 }

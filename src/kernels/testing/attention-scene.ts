@@ -1,33 +1,26 @@
 /** Sequences in a paged KV cache for tests of attention, and attention by its definition. */
-import { decodeKvHead, encodeKvHead } from '../../tensor/kv-row.ts';
+import { decodeKvHead, encodeKvChannel, encodeKvHead } from '../../tensor/kv-row.ts';
 import {
-  isQuantizedKv,
-  KV_BLOCK_SIZE,
+  hasOpenGroups,
+  hasTokenScales,
+  KV_GROUP_TOKENS,
   KV_SCALE_BYTES,
   type KvElement,
   type KvPlace,
-  type KvShape,
   keyBlockBytes,
-  keyHeadBytes,
   keyPlace,
+  kvBlockSize,
   kvElements,
-  kvScalesBytes,
   valueBlockBytes,
-  valueHeadBytes,
   valuePlace,
-  valueRowBytes,
 } from '../kv-layout.ts';
 import type { PagedAttentionShape } from '../paged-attention.ts';
+import { keyAddress, type Sequence, valueAddress } from './kv-address.ts';
+import { type OpenGroupScene, openGroupScene } from './open-group-scene.ts';
 import { type Fields, randomF32, randomSource, range } from './run-kernel.ts';
 
 /** More spans than any context has. */
 const ALL_SPANS = 1 << 20;
-
-export interface Sequence {
-  readonly contextLen: number;
-  /** Query tokens of the step, its last ones. */
-  readonly queryLen: number;
-}
 
 export interface Scene {
   readonly shape: PagedAttentionShape;
@@ -37,6 +30,8 @@ export interface Scene {
   /** Per sequence `[contextLen, numKvHeads * headDim]`, as the cache holds them. */
   readonly keys: readonly Float64Array[];
   readonly values: readonly Float64Array[];
+  /** Of formats that have them: what a query sees of its own group. */
+  readonly open: OpenGroupScene | null;
   readonly fields: Fields;
   readonly numChunks: number;
 }
@@ -46,16 +41,44 @@ interface StoredHead {
   readonly elements: ArrayLike<number>;
   readonly scale: number;
   readonly meaning: ArrayLike<number>;
+  /** Where it is a code's: of each dimension, shared by the group. */
+  readonly channels?: readonly { readonly scale: number; readonly minimum: number }[];
 }
 
-function storedHead(element: KvElement, values: Float32Array): StoredHead {
-  if (element === 'q8' || element === 'q4') {
+function storedHead(element: Exclude<KvElement, 'c4'>, values: Float32Array): StoredHead {
+  if (hasTokenScales(element)) {
     const elements = new Int8Array(values.length);
     const scale = encodeKvHead(element, values, elements);
     return { elements, scale, meaning: decodeKvHead(elements, scale) };
   }
   const elements = element === 'f16' ? new Float16Array(values) : values;
   return { elements, scale: 1, meaning: elements };
+}
+
+/** Keys of q4 of all heads, `[tokens, numKvHeads, headDim]` of whole groups. */
+function storedGroups(values: Float32Array, numKvHeads: number, headDim: number): StoredHead[] {
+  const numHeads = values.length / headDim;
+  const at = (t: number, h: number) => t * numKvHeads + h;
+  const heads = range(numHeads).map(() => ({
+    ...{ elements: new Uint8Array(headDim), scale: 1 },
+    ...{ meaning: new Float64Array(headDim), channels: [] as { scale: number; minimum: number }[] },
+  }));
+  const codes = new Uint8Array(KV_GROUP_TOKENS);
+  for (let first = 0; first < numHeads / numKvHeads; first += KV_GROUP_TOKENS) {
+    for (const h of range(numKvHeads)) {
+      for (const d of range(headDim)) {
+        const tokens = range(KV_GROUP_TOKENS).map((t) => at(first + t, h));
+        const channel = tokens.map((row) => Math.f16round(values[row * headDim + d]!));
+        const { scale, minimum } = encodeKvChannel(Float32Array.from(channel), codes);
+        tokens.forEach((row, t) => {
+          heads[row]!.elements[d] = codes[t]!;
+          heads[row]!.meaning[d] = minimum + scale * codes[t]!;
+          heads[row]!.channels.push({ scale, minimum });
+        });
+      }
+    }
+  }
+  return heads;
 }
 
 /** Writes an element; `at` is the place of the first one of its head (keys) or token (values). */
@@ -78,25 +101,8 @@ export function kvElement(element: KvElement, view: DataView, at: number, place:
   if (element === 'f32') return view.getFloat32(offset, true);
   const byte = view.getInt8(offset);
   if (element === 'q8') return byte;
+  if (element === 'c4') return (place.isHighHalf ? byte >> 4 : byte) & 15;
   return place.isHighHalf ? byte >> 4 : (byte << 28) >> 28;
-}
-
-/** Where the keys of a slot and head lie: their scale, and what `keyPlace` counts from (without the token). */
-export function keyAddress(shape: KvShape, slot: number, head: number) {
-  const start = (slot >> 4) * keyBlockBytes(shape) + head * keyHeadBytes(shape);
-  return {
-    scale: start + KV_SCALE_BYTES * (slot & 15),
-    elements: start + kvScalesBytes(shape.kvType),
-  };
-}
-
-/** Where the values of a slot and head lie: their scale, and what `valuePlace` counts from. */
-export function valueAddress(shape: KvShape, slot: number, head: number) {
-  const start = (slot >> 4) * valueBlockBytes(shape) + head * valueHeadBytes(shape);
-  return {
-    scale: start + KV_SCALE_BYTES * (slot & 15),
-    elements: start + kvScalesBytes(shape.kvType) + (slot & 15) * valueRowBytes(shape),
-  };
 }
 
 /** Sequences in a cache with blocks in random order; whatever no sequence owns is NaN, and unused table entries are out of the question. */
@@ -105,15 +111,23 @@ export function scene(shape: PagedAttentionShape, sequences: readonly Sequence[]
   const numTokens = sequences.reduce((sum, s) => sum + s.queryLen, 0);
   const q = randomF32(numTokens * numHeads * headDim, seed, 2);
   const element = kvElements(kvType);
-  const heads = (salt: number, of: KvElement): StoredHead[][] =>
-    sequences.map(({ contextLen }, s) => {
-      const row = randomF32(contextLen * numKvHeads * headDim, seed + salt + 7 * s);
-      return range(contextLen * numKvHeads).map((i) =>
-        storedHead(of, row.subarray(i * headDim, (i + 1) * headDim)),
-      );
-    });
-  const keyHeads = heads(100, element.keys);
-  const valueHeads = heads(200, element.values);
+  const blockSize = kvBlockSize(kvType);
+  const wholeBlocks = (tokens: number): number => Math.ceil(tokens / blockSize) * blockSize;
+  const rows = (salt: number): Float32Array[] =>
+    sequences.map(({ contextLen }, s) =>
+      randomF32(wholeBlocks(contextLen) * numKvHeads * headDim, seed + salt + 7 * s),
+    );
+  const stored = (of: KvElement, rowsOf: readonly Float32Array[]): StoredHead[][] =>
+    rowsOf.map((row) =>
+      of === 'c4'
+        ? storedGroups(row, numKvHeads, headDim)
+        : range(row.length / headDim).map((i) =>
+            storedHead(of, row.subarray(i * headDim, (i + 1) * headDim)),
+          ),
+    );
+  const [keyRows, valueRows] = [rows(100), rows(200)];
+  const keyHeads = stored(element.keys, keyRows);
+  const valueHeads = stored(element.values, valueRows);
   const meanings = (of: StoredHead[][]): Float64Array[] =>
     of.map((stored) => {
       const all = new Float64Array(stored.length * headDim);
@@ -123,7 +137,8 @@ export function scene(shape: PagedAttentionShape, sequences: readonly Sequence[]
       return all;
     });
 
-  const maxBlocksPerSeq = Math.max(...sequences.map((s) => Math.ceil(s.contextLen / 16))) + 1;
+  const maxBlocksPerSeq =
+    Math.max(...sequences.map((s) => wholeBlocks(s.contextLen))) / blockSize + 1;
   const numBlocks = sequences.length * maxBlocksPerSeq;
   const random = randomSource(seed);
   const order = range(numBlocks).sort(() => random() - 0.5);
@@ -132,55 +147,68 @@ export function scene(shape: PagedAttentionShape, sequences: readonly Sequence[]
   const valueCache = new Uint8Array(numBlocks * valueBlockBytes(shape));
   const keyView = new DataView(keyCache.buffer);
   const valueView = new DataView(valueCache.buffer);
-  for (const slot of range(numBlocks * KV_BLOCK_SIZE)) {
+  const setKey = (slot: number, h: number, { scale, elements, channels }: StoredHead): void => {
+    const at = keyAddress(shape, slot, h);
+    if (hasTokenScales(element.keys)) keyView.setFloat16(at.scale, scale, true);
+    for (const d of range(headDim)) {
+      const place = keyPlace(kvType, d, slot % blockSize);
+      setElement(element.keys, keyView, at.elements, place, elements[d]!);
+      if (!channels) continue;
+      keyView.setFloat16(at.scale + KV_SCALE_BYTES * d, channels[d]!.scale, true);
+      const minimumAt = at.scale + KV_SCALE_BYTES * (headDim + d);
+      keyView.setFloat16(minimumAt, channels[d]!.minimum, true);
+    }
+  };
+  const setValue = (slot: number, h: number, { scale, elements }: StoredHead): void => {
+    const at = valueAddress(shape, slot, h);
+    if (hasTokenScales(element.values)) valueView.setFloat16(at.scale, scale, true);
+    for (const d of range(headDim)) {
+      setElement(element.values, valueView, at.elements, valuePlace(kvType, d), elements[d]!);
+    }
+  };
+  const garbageOf = (of: KvElement): StoredHead => {
+    const isFloat = of === 'f16' || of === 'f32';
+    const elements = new Array<number>(headDim).fill(isFloat ? Number.NaN : -5);
+    const nothing = { scale: Number.NaN, minimum: Number.NaN };
+    const channels = of === 'c4' ? { channels: elements.map(() => nothing) } : {};
+    return { elements, scale: Number.NaN, meaning: [], ...channels };
+  };
+  for (const slot of range(numBlocks * blockSize)) {
     for (const h of range(numKvHeads)) {
-      const key = keyAddress(shape, slot, h);
-      const value = valueAddress(shape, slot, h);
-      if (isQuantizedKv(kvType)) {
-        keyView.setFloat16(key.scale, Number.NaN, true);
-        valueView.setFloat16(value.scale, Number.NaN, true);
-      }
-      const garbage = isQuantizedKv(kvType) ? -5 : Number.NaN;
-      for (const d of range(headDim)) {
-        setElement(element.keys, keyView, key.elements, keyPlace(kvType, d, slot & 15), garbage);
-        setElement(element.values, valueView, value.elements, valuePlace(kvType, d), garbage);
-      }
+      setKey(slot, h, garbageOf(element.keys));
+      setValue(slot, h, garbageOf(element.values));
     }
   }
   sequences.forEach(({ contextLen, queryLen }, s) => {
     // With a window, blocks that nobody sees any more have been given back.
     const oldest = window === null ? 0 : Math.max(0, contextLen - queryLen - window + 1);
-    for (let t = oldest & ~15; t < contextLen; t++) {
-      const at = s * maxBlocksPerSeq + (t >> 4);
-      if (t % KV_BLOCK_SIZE === 0) blockTables[at] = order.pop()!;
-      const block = blockTables[at]!;
-      const slot = KV_BLOCK_SIZE * block + (t & 15);
+    for (let t = oldest - (oldest % blockSize); t < contextLen; t++) {
+      const at = s * maxBlocksPerSeq + Math.floor(t / blockSize);
+      if (t % blockSize === 0) blockTables[at] = order.pop()!;
+      // A block that is not full has nothing yet, if its tokens are in a group.
+      if (hasOpenGroups(kvType) && wholeBlocks(t + 1) > contextLen) continue;
+      const slot = blockSize * blockTables[at]! + (t % blockSize);
       for (const h of range(numKvHeads)) {
-        const key = keyAddress(shape, slot, h);
-        const value = valueAddress(shape, slot, h);
-        const storedKey = keyHeads[s]![t * numKvHeads + h]!;
-        const storedValue = valueHeads[s]![t * numKvHeads + h]!;
-        if (isQuantizedKv(kvType)) {
-          keyView.setFloat16(key.scale, storedKey.scale, true);
-          valueView.setFloat16(value.scale, storedValue.scale, true);
-        }
-        for (const d of range(headDim)) {
-          const keyAt = keyPlace(kvType, d, t & 15);
-          setElement(element.keys, keyView, key.elements, keyAt, storedKey.elements[d]!);
-          const valueAt = valuePlace(kvType, d);
-          setElement(element.values, valueView, value.elements, valueAt, storedValue.elements[d]!);
-        }
+        setKey(slot, h, keyHeads[s]![t * numKvHeads + h]!);
+        setValue(slot, h, valueHeads[s]![t * numKvHeads + h]!);
       }
     }
   });
 
+  const open = hasOpenGroups(kvType)
+    ? openGroupScene(shape, sequences, { keys: keyRows, values: valueRows })
+    : null;
   const queryStarts = new Int32Array(sequences.length + 1);
   const tiles: number[] = [];
   sequences.forEach(({ queryLen }, s) => {
     queryStarts[s + 1] = queryStarts[s]! + queryLen;
-    for (let t = 0; t < queryLen; t += queryTokens) {
-      const numTokens = Math.min(queryTokens, queryLen - t);
-      tiles.push(s, queryStarts[s]! + t, numTokens, 0, ALL_SPANS, 0, 0, 0);
+    for (let t = 0; t < queryLen; ) {
+      const position = sequences[s]!.contextLen - queryLen + t;
+      const toGroupEnd = open ? KV_GROUP_TOKENS - (position % KV_GROUP_TOKENS) : queryLen;
+      const numTokens = Math.min(queryTokens, queryLen - t, toGroupEnd);
+      const group = open?.groupOf(s, position) ?? 0;
+      tiles.push(s, queryStarts[s]! + t, numTokens, 0, ALL_SPANS, 0, 0, group);
+      t += numTokens;
     }
   });
   const fields = {
@@ -196,9 +224,10 @@ export function scene(shape: PagedAttentionShape, sequences: readonly Sequence[]
     queryStarts,
     tiles: Int32Array.from(tiles),
     parts: 0,
+    ...open?.fields,
   };
   return {
-    ...{ shape, sequences, q, fields },
+    ...{ shape, sequences, q, fields, open },
     keys: meanings(keyHeads),
     values: meanings(valueHeads),
     numChunks: (tiles.length / 8) * numKvHeads,
@@ -206,9 +235,12 @@ export function scene(shape: PagedAttentionShape, sequences: readonly Sequence[]
 }
 
 /** The definition, in f64. */
-export function attentionReference({ shape, sequences, q, keys, values }: Scene): Float64Array {
+export function attentionReference(scene: Scene): Float64Array {
+  const { shape, sequences, q, open } = scene;
   const { numHeads, numKvHeads, headDim, scale, window } = shape;
   const out = new Float64Array(q.length);
+  const isOpen = (query: number, t: number): boolean =>
+    open !== null && Math.floor(t / KV_GROUP_TOKENS) === Math.floor(query / KV_GROUP_TOKENS);
   let token = 0;
   sequences.forEach(({ contextLen, queryLen }, s) => {
     for (let i = contextLen - queryLen; i < contextLen; i++, token++) {
@@ -219,6 +251,7 @@ export function attentionReference({ shape, sequences, q, keys, values }: Scene)
         const at = (t: number): number => (t * numKvHeads + kvHead) * headDim;
         const scores: number[] = [];
         for (let t = first; t <= i; t++) {
+          const keys = isOpen(i, t) ? open!.keys : scene.keys;
           let sum = 0;
           for (let d = 0; d < headDim; d++) sum += q[row + d]! * keys[s]![at(t) + d]!;
           scores.push(sum * scale);
@@ -227,6 +260,7 @@ export function attentionReference({ shape, sequences, q, keys, values }: Scene)
         const weights = scores.map((x) => Math.exp(x - max));
         const total = weights.reduce((a, b) => a + b);
         weights.forEach((p, j) => {
+          const values = isOpen(i, first + j) ? open!.values : scene.values;
           for (let d = 0; d < headDim; d++) {
             out[row + d]! += (p / total) * values[s]![at(first + j) + d]!;
           }

@@ -13,6 +13,8 @@ export interface AttentionQuery {
   /** KV block ids of the sequence, from `blockTableOffset`, in order of position. */
   readonly blockTable: Int32Array;
   readonly blockTableOffset: number;
+  /** The open group that positions of the token's own group are read from, if the layer has open groups. */
+  readonly openGroup: number;
 }
 
 /**
@@ -32,23 +34,31 @@ export function pagedAttentionRow(
   layer: KvLayer,
   scores: Float64Array,
 ): void {
-  const { numHeads, scale, window, position, blockTable, blockTableOffset } = query;
-  const { numKvHeads, headDim, keys, values } = layer;
+  const { numHeads, scale, window, position, blockTable, blockTableOffset, openGroup } = query;
+  const { numKvHeads, headDim, keys, values, open } = layer;
   const { blockSize } = cache;
-  const slotOf = (j: number): number =>
-    blockTable[blockTableOffset + Math.floor(j / blockSize)]! * blockSize + (j % blockSize);
+  // Positions from here on are read from the open group.
+  const openStart = open === null ? position + 1 : position - (position % blockSize);
+  const rowOf = (j: number, kvHead: number): number => {
+    const block =
+      j < openStart ? blockTable[blockTableOffset + Math.floor(j / blockSize)]! : openGroup;
+    return cache.row(layer, block * blockSize + (j % blockSize), kvHead);
+  };
   const rotation = rotationSize(headDim);
   const groupSize = numHeads / numKvHeads;
   const first = window === null ? 0 : Math.max(0, position - window + 1);
   for (let head = 0; head < numHeads; head++) {
     const kvHead = Math.floor(head / groupSize);
     const start = q.offset + head * headDim;
-    const query = q.data.slice(start, start + headDim);
+    const plain = q.data.slice(start, start + headDim);
+    const query = plain.slice();
     if (keys.isRotated) rotateHead(query);
     const factor = keys.isRotated ? scale / rotation : scale;
     let max = -Infinity;
     for (let j = first; j <= position; j++) {
-      const score = keys.dot(cache.row(layer, slotOf(j), kvHead), query, 0) * factor;
+      const row = rowOf(j, kvHead);
+      const score =
+        j < openStart ? keys.dot(row, query, 0) * factor : open!.keys.dot(row, plain, 0) * scale;
       scores[j] = score;
       if (score > max) max = score;
     }
@@ -60,11 +70,15 @@ export function pagedAttentionRow(
     }
     const to = out.offset + head * headDim;
     const result = out.data.subarray(to, to + headDim).fill(0);
-    for (let j = first; j <= position; j++) {
-      values.addTo(cache.row(layer, slotOf(j), kvHead), scores[j]! / sum, result, 0);
+    for (let j = first; j < openStart; j++) {
+      values.addTo(rowOf(j, kvHead), scores[j]! / sum, result, 0);
     }
-    if (!values.isRotated) continue;
-    rotateHead(result);
-    for (let i = 0; i < headDim; i++) result[i] = result[i]! / rotation;
+    if (values.isRotated) {
+      rotateHead(result);
+      for (let i = 0; i < headDim; i++) result[i] = result[i]! / rotation;
+    }
+    for (let j = Math.max(first, openStart); j <= position; j++) {
+      open!.values.addTo(rowOf(j, kvHead), scores[j]! / sum, result, 0);
+    }
   }
 }

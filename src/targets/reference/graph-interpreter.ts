@@ -6,9 +6,10 @@
  */
 import type { Dim, Graph, GraphNode, NodeWithOp, RopeSpec } from '../../graph/ir.ts';
 import { isWeightOp } from '../../graph/op-rules.ts';
-import type { KvType } from '../../kernels/kv-layout.ts';
+import { hasOpenGroups, type KvType } from '../../kernels/kv-layout.ts';
 import { InternalError } from '../../platform/errors.ts';
 import type { RunnerLimits, StepBatch } from '../model-runner.ts';
+import { maxStepGroups, numOwnGroups, OpenGroups } from '../open-groups.ts';
 import { pagedAttentionRow } from './attention.ts';
 import { ownerOf, planBuffers } from './buffer-plan.ts';
 import {
@@ -55,6 +56,7 @@ export class GraphInterpreter {
   readonly #scratch: Float32Array;
   readonly #scores: Float64Array;
   readonly #maxModelLen: number;
+  readonly #openGroups: OpenGroups | null;
 
   constructor(graph: Graph, weights: WeightValues, limits: RunnerLimits, kvType: KvType) {
     this.#graph = graph;
@@ -62,7 +64,9 @@ export class GraphInterpreter {
     this.#maxModelLen = limits.maxModelLen;
     this.#scores = new Float64Array(limits.maxModelLen);
     this.#scratch = new Float32Array(scratchElements(graph, limits));
-    this.kvCache = new PagedKvCache(kvLayouts(graph), { ...limits, kvType });
+    this.#openGroups = hasOpenGroups(kvType) ? new OpenGroups(limits) : null;
+    const numOpenGroups = numOwnGroups(limits) + maxStepGroups(limits);
+    this.kvCache = new PagedKvCache(kvLayouts(graph), { ...limits, kvType, numOpenGroups });
     this.#placeValues(limits);
     this.output = this.#rowsOf(graph.output);
     const head = graph.nodes.find((node) => node.op === 'firstRows');
@@ -71,7 +75,9 @@ export class GraphInterpreter {
     for (const node of graph.nodes) this.#loadWeights(node);
   }
 
+  /** @throws {StepError} if a sequence goes on where it was not left */
   run(batch: StepBatch): void {
+    this.#openGroups?.make(batch);
     for (const node of this.#graph.nodes) this.#runNode(node, batch);
   }
 
@@ -278,17 +284,24 @@ export class GraphInterpreter {
     const k = this.#rowsOf(node.inputs[1]!);
     const v = this.#rowsOf(node.inputs[2]!);
     const rotated = { data: this.#scratch, offset: 0 };
+    const { keys, values } = layer.open ?? layer;
+    const slots = this.#openGroups?.openSlots ?? batch.slotMapping;
     for (let token = 0; token < batch.numTokens; token++) {
-      const slot = batch.slotMapping[token]!;
+      const slot = slots[token]!;
       const key = { data: k.data, offset: k.offset + token * k.stride };
       if (rope === null) {
-        this.kvCache.store(layer.keys, layer, slot, key.data, key.offset);
+        this.kvCache.store(keys, layer, slot, key.data, key.offset);
       } else {
         const heads = { numHeads: numKvHeads, headDim };
         ropeRow(key, rotated, heads, this.#ropeTable(rope), batch.positions[token]!);
-        this.kvCache.store(layer.keys, layer, slot, rotated.data, 0);
+        this.kvCache.store(keys, layer, slot, rotated.data, 0);
       }
-      this.kvCache.store(layer.values, layer, slot, v.data, v.offset + token * v.stride);
+      this.kvCache.store(values, layer, slot, v.data, v.offset + token * v.stride);
+    }
+    if (this.#openGroups === null) return;
+    const { seals, numSeals } = this.#openGroups;
+    for (let i = 0; i < numSeals; i++) {
+      this.kvCache.seal(layer, seals[2 * i]!, seals[2 * i + 1]!);
     }
   }
 
@@ -309,6 +322,7 @@ export class GraphInterpreter {
           position: batch.positions[token]!,
           blockTable: batch.blockTables,
           blockTableOffset: seq * batch.maxBlocksPerSeq,
+          openGroup: this.#openGroups?.idOf(seq, batch.positions[token]!) ?? 0,
         };
         const from = { data: q.data, offset: q.offset + token * q.stride };
         const to = { data: out.data, offset: out.offset + token * out.stride };

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { KV_TYPES, kvElements } from '../../kernels/kv-layout.ts';
+import { hasOpenGroups, KV_GROUP_TOKENS, KV_TYPES, kvElements } from '../../kernels/kv-layout.ts';
 import { kvRowBytes } from './kv-rows.ts';
 import { PagedKvCache } from './paged-kv-cache.ts';
 
@@ -10,21 +10,26 @@ test('a block read out and written elsewhere holds the same keys and values of e
     [4, { numKvHeads: 1, headDim: 10 }],
   ]);
   for (const kvType of KV_TYPES) {
-    const cache = new PagedKvCache(layouts, { numBlocks: 6, blockSize: 4, kvType });
+    const blockSize = hasOpenGroups(kvType) ? KV_GROUP_TOKENS : 4;
+    const pool = { numBlocks: 6, blockSize, kvType, numOpenGroups: 6 };
+    const cache = new PagedKvCache(layouts, pool);
     let next = 0;
     for (const index of layouts.keys()) {
       const layer = cache.layer(index);
-      for (const target of [layer.keys, layer.values]) {
-        for (let slot = 0; slot < 24; slot++) {
+      const { keys, values } = layer.open ?? layer;
+      for (const target of [keys, values]) {
+        for (let slot = 0; slot < 6 * blockSize; slot++) {
           const token = Float32Array.from({ length: 12 }, () => ++next % 101);
           cache.store(target, layer, slot, token, 0);
         }
       }
+      if (layer.open === null) continue;
+      for (let block = 0; block < 6; block++) cache.seal(layer, block, block);
     }
     const bytes = new Uint8Array(cache.blockBytes);
     const { keys, values } = kvElements(kvType);
     const rowBytes = [keys, values].map((e) => 2 * kvRowBytes(e, 6) + kvRowBytes(e, 10));
-    assert.equal(bytes.length, 4 * (rowBytes[0]! + rowBytes[1]!));
+    assert.equal(bytes.length, blockSize * (rowBytes[0]! + rowBytes[1]!));
     const blockOf = (block: number): Uint8Array => {
       cache.readBlock(block, bytes);
       return bytes.slice();

@@ -1,12 +1,13 @@
 /**
- * Keys and values of all layers in blocks of `blockSize` tokens, in one of the formats of kv-rows.ts.
+ * Keys and values of all layers in blocks of `blockSize` tokens, in one of the formats of kv-rows.ts; and where blocks are written when they are full,
+ * open groups of as many tokens in f16 (targets/open-groups.ts).
  *
  * Per layer, keys and values each: rows [numBlocks, numKvHeads, blockSize] of headDim elements. Slot = block id * blockSize + offset in the block.
  * Knows nothing of sequences; block tables say which blocks are whose.
  */
-import { type KvType, kvElements } from '../../kernels/kv-layout.ts';
+import { hasOpenGroups, type KvType, kvElements } from '../../kernels/kv-layout.ts';
 import { InternalError } from '../../platform/errors.ts';
-import { createKvRows, type KvRows } from './kv-rows.ts';
+import { createKvRows, FloatRows, type KvRows } from './kv-rows.ts';
 
 export interface KvLayout {
   readonly numKvHeads: number;
@@ -16,12 +17,16 @@ export interface KvLayout {
 export interface KvLayer extends KvLayout {
   readonly keys: KvRows;
   readonly values: KvRows;
+  /** By slots of open groups; `null` where tokens go to blocks at once. */
+  readonly open: { readonly keys: FloatRows; readonly values: FloatRows } | null;
 }
 
 export interface KvPool {
   readonly numBlocks: number;
   readonly blockSize: number;
   readonly kvType: KvType;
+  /** Of those formats that have them. */
+  readonly numOpenGroups?: number;
 }
 
 export class PagedKvCache {
@@ -29,14 +34,19 @@ export class PagedKvCache {
   readonly #layers = new Map<number, KvLayer>();
 
   /** @param layouts by layer index */
-  constructor(layouts: ReadonlyMap<number, KvLayout>, { numBlocks, blockSize, kvType }: KvPool) {
+  constructor(
+    layouts: ReadonlyMap<number, KvLayout>,
+    { numBlocks, blockSize, kvType, numOpenGroups = 0 }: KvPool,
+  ) {
     this.blockSize = blockSize;
     for (const [layer, { numKvHeads, headDim }] of layouts) {
       const elements = kvElements(kvType);
       const numRows = numBlocks * numKvHeads * blockSize;
       const keys = createKvRows(elements.keys, numRows, headDim);
       const values = createKvRows(elements.values, numRows, headDim);
-      this.#layers.set(layer, { numKvHeads, headDim, keys, values });
+      const openRows = () => new FloatRows('f16', numOpenGroups * numKvHeads * blockSize, headDim);
+      const open = hasOpenGroups(kvType) ? { keys: openRows(), values: openRows() } : null;
+      this.#layers.set(layer, { numKvHeads, headDim, keys, values, open });
     }
   }
 
@@ -63,6 +73,24 @@ export class PagedKvCache {
     const { numKvHeads, headDim } = layout;
     for (let head = 0; head < numKvHeads; head++) {
       target.store(this.row(layout, slot, head), source, sourceOffset + head * headDim);
+    }
+  }
+
+  /** The block of a layer ← a full open group. */
+  seal({ open, keys, values, numKvHeads, headDim }: KvLayer, group: number, block: number): void {
+    const { blockSize } = this;
+    const heads = new Float32Array(blockSize * headDim);
+    for (const [from, to] of [
+      [open!.keys, keys],
+      [open!.values, values],
+    ] as const) {
+      for (let head = 0; head < numKvHeads; head++) {
+        const [source, row] = [group, block].map((at) => (at * numKvHeads + head) * blockSize);
+        for (let t = 0; t < blockSize; t++) from.read(source! + t, heads, t * headDim);
+        for (let t = 0; t < blockSize; t += to.rowsPerStore) {
+          to.store(row! + t, heads, t * headDim);
+        }
+      }
     }
   }
 

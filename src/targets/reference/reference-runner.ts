@@ -3,7 +3,7 @@
  * and what runs where there is no other.
  */
 import type { Graph } from '../../graph/ir.ts';
-import type { KvType } from '../../kernels/kv-layout.ts';
+import { hasOpenGroups, type KvType } from '../../kernels/kv-layout.ts';
 import type { ModelRunner, RunnerLimits, StepBatch, StepTicket } from '../model-runner.ts';
 import {
   checkedRow,
@@ -47,7 +47,7 @@ export class ReferenceRunner implements ModelRunner {
     const vocabSize = graph.output.shape[1] as number;
     const head = graph.nodes.find((node) => node.op === 'firstRows');
     const hiddenSize = head?.shape[1] as number;
-    this.limits = { ...limits, vocabSize, hiddenSize };
+    this.limits = { ...limits, vocabSize, hiddenSize, hasOpenBlocks: hasOpenGroups(kvType) };
     this.batch = createStepBatch(this.limits);
     const values = weights instanceof WeightValues ? weights : new WeightValues(weights);
     this.#interpreter = new GraphInterpreter(graph, values, this.limits, kvType);
