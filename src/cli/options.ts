@@ -61,7 +61,7 @@ export function addEngineOptions(command: Command, except: { threads?: false } =
     .option('--kv-cache-memory <size>', 'memory of the KV cache, such as 512MB', parseBytes)
     .option(
       '--kv-cache-type <type>',
-      'keys and values as f16, q8 (half of that), k8v4, q4 (a quarter) or f32',
+      'keys and values as f16, q8 (half of that), k8v4, q4 (under a third) or f32',
       parseKvCacheType,
       'auto' as const,
     )
