@@ -46,7 +46,7 @@ async function answers(
     ...{ runner: new MockRunner({ limits, editLogits }), tokenizer: byteDecoder, grammars },
     eosTokenIds: [EOS_ID],
   });
-  const grammar = toolGrammar(style, TOOLS, options);
+  const grammar = toolGrammar(style, TOOLS, options)!;
   const texts: string[] = [];
   for (let seed = 0; seed < 8; seed++) {
     const samplingParams = { seed, maxTokens: 600 };
@@ -70,7 +70,7 @@ function callsIn(text: string): string[] {
 const CALL = /^(weather \{"city":"(Bonn|Oslo)"\}|dice "6" \{\})$/;
 
 describe('a call that must come', () => {
-  for (const style of ['hermes', 'json'] as const) {
+  for (const style of ['hermes', 'json', 'mistral', 'glm'] as const) {
     it(`goes on from its beginning: ${style}, a named function`, async () => {
       const start = toolCallStart(style, 'weather');
       for (const text of await answers(style, { start, isParallel: false }, {})) {
@@ -105,6 +105,12 @@ describe('a call that must come', () => {
 });
 
 describe('a call that may come', () => {
+  it('is nothing to ask for where nothing shows that it begins', () => {
+    for (const style of ['mistral', 'glm'] as const) {
+      assert.equal(toolGrammar(style, TOOLS, { start: null, isParallel: true }), null);
+    }
+  });
+
   it('is well formed wherever it begins, in text that is free', async () => {
     const texts = await answers('hermes', { start: null, isParallel: true }, { [EOS_ID]: 3 });
     assert.ok(new Set(texts).size > 1);

@@ -19,20 +19,37 @@ export interface ToolGrammarOptions {
   readonly isParallel: boolean;
 }
 
+/** What ends a call, after the object of its arguments. */
+const ENDS: Readonly<Record<ToolStyle, string>> = {
+  hermes: '}\n</tool_call>',
+  json: '}',
+  mistral: '}]',
+  glm: '',
+};
+/** What begins a call in text that is free: not a control token, which no grammar can ask for, and not a name alone. */
+const TRIGGERS: Readonly<Record<ToolStyle, string | null>> = {
+  hermes: '<tool_call>',
+  json: '{"name": "',
+  mistral: null,
+  glm: null,
+};
+
 const ANY_OBJECT = { type: 'object', additionalProperties: true };
 
+/** null: calls of this style cannot be told from the text that they may stand in, so nothing can be asked of them. */
 export function toolGrammar(
   style: ToolStyle,
   tools: readonly CallableTool[],
   { start, isParallel }: ToolGrammarOptions,
-): GrammarInput {
-  const end = style === 'hermes' ? '}\n</tool_call>' : '}';
+): GrammarInput | null {
+  const trigger = TRIGGERS[style];
+  if (start === null && trigger === null) return null;
   const tags = tools.map(({ name, parameters }) => ({
     begin: toolCallStart(style, name),
     schema: parameters ?? ANY_OBJECT,
-    end,
+    end: ENDS[style],
   }));
-  // A Llama 3 answer is one call, or none.
+  // In the other styles an answer is one call, or none.
   const hasMore = start === null || (isParallel && style === 'hermes');
   return {
     type: 'tags',
@@ -42,7 +59,7 @@ export function toolGrammar(
         : tags
             .filter(({ begin }) => begin.startsWith(start))
             .map((tag) => ({ ...tag, begin: tag.begin.slice(start.length) })),
-    more: hasMore ? { trigger: style === 'hermes' ? '<tool_call>' : '{"name": "', tags } : null,
+    more: hasMore && trigger !== null ? { trigger, tags } : null,
     isSingle: !isParallel || style !== 'hermes',
   };
 }

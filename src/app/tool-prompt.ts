@@ -4,22 +4,28 @@
  */
 import type { ChatTurn } from './text-model.ts';
 
-/** `hermes`: `<tool_call>{"name", "arguments"}</tool_call>`; `json`: the object by itself, with `parameters` (Llama 3). */
-export type ToolStyle = 'hermes' | 'json';
+/**
+ * `hermes`: `<tool_call>{"name", "arguments"}</tool_call>`; `json`: the object by itself, with `parameters` (Llama 3); `mistral`: `[TOOL_CALLS]` and a list
+ * of objects with `arguments`; `glm`: the name in a line of its own, then the arguments (GLM-4).
+ */
+export type ToolStyle = 'hermes' | 'json' | 'mistral' | 'glm';
 
 /** @param template the model's own, raw */
 export function toolStyleOf(template: string): ToolStyle {
-  return knowsTools(template) && !template.includes('<tool_call>') ? 'json' : 'hermes';
+  if (!knowsTools(template) || template.includes('<tool_call>')) return 'hermes';
+  if (template.includes('[TOOL_CALLS]')) return 'mistral';
+  return template.includes('<|observation|>') ? 'glm' : 'json';
 }
 
 export function knowsTools(template: string): boolean {
   return /\btools\b/.test(template);
 }
 
-/** The beginning of an answer that calls a function, the named one or any. */
+/** The beginning of an answer that calls a function, the named one or any; empty where any of them begins with its name. */
 export function toolCallStart(style: ToolStyle, name: string | null): string {
-  const open = style === 'hermes' ? '<tool_call>\n' : '';
-  const field = style === 'hermes' ? 'arguments' : 'parameters';
+  if (style === 'glm') return name === null ? '' : `${name}\n`;
+  const open = { hermes: '<tool_call>\n', json: '', mistral: '[TOOL_CALLS][' }[style];
+  const field = style === 'json' ? 'parameters' : 'arguments';
   if (name === null) return `${open}{"name": "`;
   return `${open}{"name": ${JSON.stringify(name)}, "${field}": `;
 }

@@ -121,7 +121,7 @@ function tagOf({ begin, schema, end }: TaggedSchema<unknown>): TaggedSchema {
   return {
     begin: begin === '' ? '' : text(begin, 'begin'),
     schema: schemaText(schema),
-    end: text(end, 'end'),
+    end: end === '' ? '' : text(end, 'end'),
   };
 }
 

@@ -1,6 +1,7 @@
 /**
  * Finds function calls in a model's text as it comes: Hermes and Qwen (`<tool_call>{...}</tool_call>`), Llama 3 (a JSON object, with or without
- * `<|python_tag|>`) and Mistral (`[TOOL_CALLS][...]`). What only looks like a call stays text. Knows nothing of APIs.
+ * `<|python_tag|>`), Mistral (`[TOOL_CALLS][{...}]`, later `[TOOL_CALLS]name[ARGS]{...}`) and GLM-4 (`name`, a line break, `{...}`). Marks that are
+ * control tokens may be missing in the text. What only looks like a call stays text. Knows nothing of APIs.
  */
 
 export interface ParsedCall {
@@ -16,17 +17,24 @@ export type ParsedPiece =
 const OPEN = '<tool_call>';
 /** What a call in the Hermes format ends with. */
 export const TOOL_CALL_END = '</tool_call>';
+/** In Mistral's format all that follows this is calls. */
+const CALLS_FOLLOW = '[TOOL_CALLS]';
 /** Beginnings of an answer that is nothing but calls. */
-const BARE_STARTS = ['<|python_tag|>', '[TOOL_CALLS]', '{', '[{'];
+const BARE_STARTS = ['<|python_tag|>', CALLS_FOLLOW, '{', '[{'];
+/** Between the name of a function and its arguments. */
+const NAME_ENDS = ['\n', '[ARGS]', ''];
 
 export class ToolCallParser {
   readonly #names: ReadonlySet<string>;
+  readonly #bareStarts: readonly string[];
   #state: 'start' | 'text' | 'tagged' | 'between' | 'bare' = 'start';
   #held = '';
 
   /** @param names of the functions that there are */
   constructor(names: readonly string[]) {
     this.#names = new Set(names);
+    const named = names.flatMap((name) => NAME_ENDS.map((end) => `${name}${end}{`));
+    this.#bareStarts = [...BARE_STARTS, ...named];
   }
 
   push(text: string): ParsedPiece[] {
@@ -53,19 +61,18 @@ export class ToolCallParser {
     switch (this.#state) {
       case 'start': {
         const begun = this.#held.trimStart();
-        if (BARE_STARTS.some((start) => begun.startsWith(start))) this.#state = 'bare';
-        else if (BARE_STARTS.some((start) => start.startsWith(begun))) return false;
+        if (this.#bareStarts.some((start) => begun.startsWith(start))) this.#state = 'bare';
+        else if (this.#bareStarts.some((start) => start.startsWith(begun))) return false;
         else this.#state = 'text';
         return this.#state === 'text';
       }
       case 'text': {
-        const at = this.#held.indexOf(OPEN);
-        const end = at >= 0 ? at : this.#held.length - overlap(this.#held, OPEN);
-        const text = this.#held.slice(0, end);
+        const [mark, at] = firstMark(this.#held);
+        const text = this.#held.slice(0, at);
         if (text !== '') pieces.push({ type: 'text', text });
-        this.#held = this.#held.slice(at >= 0 ? at + OPEN.length : end);
-        if (at >= 0) this.#state = 'tagged';
-        return at >= 0;
+        this.#held = this.#held.slice(at + (mark === OPEN ? OPEN.length : 0));
+        if (mark !== null) this.#state = mark === OPEN ? 'tagged' : 'bare';
+        return mark !== null;
       }
       case 'tagged': {
         const at = this.#held.indexOf(TOOL_CALL_END);
@@ -97,6 +104,8 @@ export class ToolCallParser {
   /** null if it is not all calls of functions that there are. */
   #bare(text: string): ParsedPiece[] | null {
     const body = text.trim().replace(/^(?:<\|python_tag\|>|\[TOOL_CALLS\])/, '');
+    const named = this.#named(body);
+    if (named !== null) return named;
     const whole = parsedJson(body);
     const values = whole === undefined ? body.split(/;\s*(?=\{)/).map(parsedJson) : [whole];
     const calls = values.map(callsOf);
@@ -104,6 +113,50 @@ export class ToolCallParser {
     const flat = calls.flatMap((each) => each ?? []);
     return flat.length > 0 && flat.every(({ name }) => this.#names.has(name)) ? flat : null;
   }
+
+  /** Functions by name, each followed by its arguments; null if the text is not all of these. */
+  #named(text: string): ParsedPiece[] | null {
+    const calls: ParsedPiece[] = [];
+    let rest = text;
+    while (rest !== '') {
+      const [before, name] =
+        /^(?:\[TOOL_CALLS\])?([^\n{[]+)(?:\n|\[ARGS\])?(?=\{)/.exec(rest) ?? [];
+      if (before === undefined || !this.#names.has(name!)) return null;
+      rest = rest.slice(before.length);
+      const end = endOfObject(rest);
+      const value = end < 0 ? undefined : parsedJson(rest.slice(0, end));
+      if (value === undefined) return null;
+      calls.push({ type: 'call', name: name!, arguments: JSON.stringify(value) });
+      rest = rest.slice(end).trimStart();
+    }
+    return calls.length > 0 ? calls : null;
+  }
+}
+
+/** The first mark in a text, and where; without one, the place from which on it may begin. */
+function firstMark(text: string): [mark: string | null, at: number] {
+  const found = [OPEN, CALLS_FOLLOW]
+    .map((mark): [string, number] => [mark, text.indexOf(mark)])
+    .filter(([, at]) => at >= 0)
+    .toSorted(([, a], [, b]) => a - b);
+  const most = Math.max(overlap(text, OPEN), overlap(text, CALLS_FOLLOW));
+  return found[0] ?? [null, text.length - most];
+}
+
+/** Where the JSON object that `text` begins with ends; -1 if it does not. */
+function endOfObject(text: string): number {
+  let depth = 0;
+  let isInString = false;
+  for (let i = 0; i < text.length; i++) {
+    const character = text[i];
+    if (isInString) {
+      if (character === '\\') i++;
+      else if (character === '"') isInString = false;
+    } else if (character === '"') isInString = true;
+    else if (character === '{') depth++;
+    else if (character === '}' && --depth === 0) return i + 1;
+  }
+  return -1;
 }
 
 /** How much of the end of `text` may be the beginning of `mark`. */

@@ -50,7 +50,7 @@ export class ToolUse {
   /**
    * @param isParallel whether several calls are welcome
    * @returns null if nothing may be called
-   * @throws {ApiError} 400 if a function must be called that there is not
+   * @throws {ApiError} 400 if a function must be called that there is not, or a strict one may be called in a style that does not show where
    */
   static of(
     tools: readonly ToolDefinition[] | undefined,
@@ -69,6 +69,12 @@ export class ToolUse {
       const grammar = isFree
         ? null
         : toolGrammar(model.toolStyle, callable, { start: null, isParallel });
+      if (!isFree && grammar === null) {
+        throw badRequest(
+          'tools',
+          'tools: strict: where a call of this model begins cannot be told from text; set tool_choice to make it call',
+        );
+      }
       return new ToolUse(tools, grammar);
     }
     const only = tools.length === 1 ? tools[0]!.function.name : null;
