@@ -1,8 +1,8 @@
 /**
  * What a grammar costs: compiling it, and per token of an answer, beside answers without one. Ways take turns in one engine; the time per token is
- * the median over the rounds. Prints tables, then one line of JSON.
+ * the median over the rounds. Prints tables, then one line of JSON, and writes the section of docs/benchmarks.md.
  *
- *   node bench/serve/structured.ts --model FILE [--rounds 7] [--threads 2] [--tokens 128]
+ *   node bench/serve/structured.ts --model FILE [--rounds 7] [--threads 2] [--tokens 128] [--no-doc]
  */
 import { basename } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -10,9 +10,11 @@ import type { RunningModel } from '../../src/app/running-model.ts';
 import { startModel } from '../../src/app/start-model.ts';
 import type { GrammarInput } from '../../src/grammar/grammar-spec.ts';
 import { shownCommand } from '../lib/command.ts';
+import { writeSection } from '../lib/doc-section.ts';
+import { withForeignLoad } from '../lib/foreign-load.ts';
 import { modelFile } from '../lib/model-file.ts';
 import { median } from '../lib/statistics.ts';
-import { markdownTable, significant } from '../lib/table.ts';
+import { markdownTable, percent, significant } from '../lib/table.ts';
 import { describeMachine, formatMachine } from '../machine.ts';
 
 const { values: options } = parseArgs({
@@ -21,6 +23,7 @@ const { values: options } = parseArgs({
     rounds: { type: 'string', default: '7' },
     threads: { type: 'string', default: '2' },
     tokens: { type: 'string', default: '128' },
+    'no-doc': { type: 'boolean', default: false },
   },
 });
 const modelPath = modelFile(options.model);
@@ -90,10 +93,31 @@ const compileMs = {
   next: median([await compile(schemaOf(30, 'a')), await compile(schemaOf(30, 'b'))]),
   known: await compile(schemaOf(30, 'first')),
 };
-console.log(formatMachine(await describeMachine()));
-console.log(`${basename(modelPath)}, ${shownCommand('bench/serve/structured.ts')}\n`);
+const machine = await describeMachine({ threads: [threads] });
+const rows: { way: string; streams: number; temperature: number; ms: number; extra: number }[] = [];
+const { foreignLoad } = await withForeignLoad(async () => {
+  for (const streams of [1, 8]) {
+    for (const temperature of [0, 0.8]) {
+      const times = WAYS.map(() => [] as number[]);
+      for (let round = 0; round <= Number(options.rounds); round++) {
+        for (const [i, [, grammar]] of WAYS.entries()) {
+          const ms = await msPerToken(model, grammar, streams, temperature);
+          if (round > 0) times[i]!.push(ms); // The first warms up.
+        }
+      }
+      const plain = median(times[0]!);
+      for (const [i, [way]] of WAYS.entries()) {
+        const ms = median(times[i]!);
+        rows.push({ way, streams, temperature, ms, extra: ms - plain });
+      }
+    }
+  }
+});
 const shown = (ms: number): string => `${significant(ms)} ms`;
-console.log(
+const text = [
+  `\`${shownCommand('bench/serve/structured.ts')}\``,
+  formatMachine(machine),
+  `${basename(modelPath)}, ${threads} threads, answers of ${options.tokens} tokens, ways in turn, medians of ${options.rounds} rounds; others took ${percent(foreignLoad)} of all CPU time.`,
   markdownTable(
     ['a schema of 30 fields', 'ready after'],
     [
@@ -102,32 +126,14 @@ console.log(
       ['a known one', shown(compileMs.known)],
     ],
   ),
-);
-
-const rows: { way: string; streams: number; temperature: number; ms: number; extra: number }[] = [];
-for (const streams of [1, 8]) {
-  for (const temperature of [0, 0.8]) {
-    const times = WAYS.map(() => [] as number[]);
-    for (let round = 0; round <= Number(options.rounds); round++) {
-      for (const [i, [, grammar]] of WAYS.entries()) {
-        const ms = await msPerToken(model, grammar, streams, temperature);
-        if (round > 0) times[i]!.push(ms); // The first warms up.
-      }
-    }
-    const plain = median(times[0]!);
-    for (const [i, [way]] of WAYS.entries()) {
-      const ms = median(times[i]!);
-      rows.push({ way, streams, temperature, ms, extra: ms - plain });
-    }
-  }
-}
-console.log(
-  `\n${markdownTable(
+  markdownTable(
     ['grammar', 'answers side by side', 'temperature', 'step', 'more than without'],
     rows.map(({ way, streams, temperature, ms, extra }) => [
       ...[way, String(streams), String(temperature), shown(ms)],
       way === 'none' ? '–' : shown(extra),
     ]),
-  )}\n`,
-);
-console.log(JSON.stringify({ model: basename(modelPath), threads, compileMs, rows }));
+  ),
+].join('\n\n');
+console.log(text);
+if (!options['no-doc']) writeSection('serve/structured', text);
+console.log(JSON.stringify({ model: basename(modelPath), threads, compileMs, rows, foreignLoad }));
