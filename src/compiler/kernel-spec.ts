@@ -11,7 +11,7 @@ import {
 import { embedKernel } from '../kernels/embed.ts';
 import type { KernelProgram, VectorMachine } from '../kernels/kernel-ir.ts';
 import { matmulKernel } from '../kernels/matmul.ts';
-import { matmulFewKernel } from '../kernels/matmul-few.ts';
+import { matmulQ8Kernel } from '../kernels/matmul-q8.ts';
 import { matvecKernel } from '../kernels/matvec.ts';
 import { matvecF32Kernel } from '../kernels/matvec-f32.ts';
 import { mergeAttentionKernel } from '../kernels/merge-attention.ts';
@@ -31,7 +31,7 @@ const FAMILIES = {
   gatedActivation: gatedActivationKernel,
   layerNorm: layerNormKernel,
   matmul: matmulKernel,
-  matmulFew: matmulFewKernel,
+  matmulQ8: matmulQ8Kernel,
   matvec: matvecKernel,
   matvecF32: matvecF32Kernel,
   mergeAttention: mergeAttentionKernel,

@@ -16,7 +16,8 @@ import {
   kvBlockSize,
   valueBlockBytes,
 } from '../kernels/kv-layout.ts';
-import { matmulBlockInputs, matmulTile } from '../kernels/matmul.ts';
+import { type MatmulShape, matmulBlockInputs, matmulTile } from '../kernels/matmul.ts';
+import { type MatmulQ8Shape, matmulQ8MaxRows, matmulQ8RowsPerBlock } from '../kernels/matmul-q8.ts';
 import { type MatvecF32Shape, matvecF32Groups } from '../kernels/matvec-f32.ts';
 import { openGroupBytes } from '../kernels/open-group.ts';
 import {
@@ -51,10 +52,10 @@ const ROWS_PER_CHUNK = 4;
 /** Least weight bytes of a chunk of a matrix-vector product, so that claiming it costs nothing beside it. */
 const MIN_CHUNK_BYTES = 48 * 1024;
 const CHUNKS_PER_THREAD = 4;
-/** Up to here reading weights is a large part of the time: they are asked for ahead, and a chunk has several units. */
+/** Up to here reading weights is a large part of the time: they are asked for ahead, and chunks are as long as for one row. */
 const FEW_ROWS = 64;
-/** Up to here weights are taken apart in registers for some rows at a time; beyond, expanding them into scratch first pays. */
-const STREAMED_ROWS = 16;
+/** Row groups per chunk at most for more rows: a chunk is long enough by itself, and many of them share the work evenly. */
+const GROUPS_PER_CHUNK = 8;
 /** Rows of queries (tokens times heads that share a KV head) that attention works on at a time. */
 const TARGET_TILE_ROWS = 16;
 const MAX_TILE_TOKENS = 16;
@@ -96,6 +97,14 @@ interface BufferRequestState {
 }
 
 type Params = Record<string, ParamSource>;
+
+/** A product with a weight matrix, as its kernels take it. */
+interface Linear {
+  readonly info: { readonly format: PackedFormat; readonly rows: number; readonly columns: number };
+  /** Params that all kernels have. */
+  readonly params: Params;
+  readonly rows: RowCount;
+}
 
 class Planner {
   readonly #graph: Graph;
@@ -455,69 +464,103 @@ class Planner {
     this.#result(node);
     Object.assign(common, this.#matrix('out', node));
 
-    const numRowGroups = paddedRows(info.rows) / ROW_GROUP;
     const shape = { format: info.format, bias, residual };
-    const variants: CommandVariant[] = [];
-    if (activation === 'q8' && info.format.kind === 'quantized') {
-      const groupsPerChunk = this.#perChunk(numRowGroups, groupStride);
-      const streamed: Params = {
-        ...common,
-        numGroups: { kind: 'value', value: numRowGroups },
-        groupsPerChunk: { kind: 'value', value: groupsPerChunk },
-        numBlocks: { kind: 'value', value: info.columns / 32 },
-        numRows: { kind: 'rows', rows },
-      };
-      const kernelShape = { ...shape, format: info.format };
-      const count = Math.ceil(numRowGroups / groupsPerChunk);
-      const chunks: ChunkRule = { kind: 'fixed', rows, count };
-      variants.push(
-        this.#variant({ family: 'matvec', shape: kernelShape }, streamed, chunks, [0, 1]),
-        this.#variant({ family: 'matmulFew', shape: kernelShape }, streamed, chunks, [
-          2,
-          STREAMED_ROWS,
-        ]),
-      );
-    } else variants.push(this.#matvecF32(info, shape, common, rows));
-    const { unitRows } = matmulTile(this.#options.machine, { format: info.format, activation });
-    const numUnits = paddedRows(info.rows) / unitRows;
-    const matmul = (
-      unitsPerChunk: number,
-      prefetch: boolean,
-      range: readonly [number, number],
-    ): CommandVariant =>
-      this.#variant(
-        { family: 'matmul', shape: { ...shape, activation, prefetch } },
-        {
-          ...common,
-          numUnits: { kind: 'value', value: numUnits },
-          unitsPerChunk: { kind: 'value', value: unitsPerChunk },
-          inputs: { kind: 'value', value: info.columns },
-          blockInputs: {
-            kind: 'value',
-            value: matmulBlockInputs(activation, info.format, info.columns),
-          },
-          numRows: { kind: 'rows', rows },
-        },
-        { kind: 'fixed', rows, count: Math.ceil(numUnits / unitsPerChunk) },
-        range,
-      );
-    const fewRows = this.#perChunk(numUnits, (unitRows / ROW_GROUP) * groupStride);
-    variants.push(
-      matmul(fewRows, activation === 'q8', [activation === 'q8' ? STREAMED_ROWS + 1 : 2, FEW_ROWS]),
-      matmul(1, false, [FEW_ROWS + 1, ANY_ROWS]),
-    );
+    const { format } = info;
+    const variants =
+      activation === 'q8' && format.kind === 'quantized'
+        ? this.#linearQ8({ info, params: common, rows }, { ...shape, format })
+        : this.#linearF32({ info, params: common, rows }, shape);
     this.#command(node, rows, variants, {
       weightBytes: info.sizeBytes,
       macsPerRow: info.rows * info.columns,
     });
   }
 
+  /** Activations as q8 blocks. */
+  #linearQ8(linear: Linear, shape: MatmulQ8Shape): CommandVariant[] {
+    const { columns, format } = linear.info;
+    const numGroups = paddedRows(linear.info.rows) / ROW_GROUP;
+    const inRegisters = (
+      family: 'matvec' | 'matmulQ8',
+      groupsPerChunk: number,
+      range: readonly [number, number],
+    ): CommandVariant =>
+      this.#variant(
+        { family, shape },
+        {
+          ...linear.params,
+          numGroups: { kind: 'value', value: numGroups },
+          groupsPerChunk: { kind: 'value', value: groupsPerChunk },
+          numBlocks: { kind: 'value', value: columns / 32 },
+          numRows: { kind: 'rows', rows: linear.rows },
+          rowsPerBlock: { kind: 'value', value: matmulQ8RowsPerBlock(columns) },
+        },
+        { kind: 'fixed', rows: linear.rows, count: Math.ceil(numGroups / groupsPerChunk) },
+        range,
+      );
+    const streamed = this.#perChunk(numGroups, rowGroupBytes(format, columns));
+    const maxRows = matmulQ8MaxRows(this.#options.machine, shape.format) ?? ANY_ROWS;
+    const few = Math.min(FEW_ROWS, maxRows);
+    const variants = [
+      inRegisters('matvec', streamed, [0, 1]),
+      inRegisters('matmulQ8', streamed, [2, few]),
+    ];
+    if (maxRows > few) {
+      const perChunk = Math.min(streamed, GROUPS_PER_CHUNK);
+      variants.push(inRegisters('matmulQ8', perChunk, [few + 1, maxRows]));
+    }
+    if (maxRows === ANY_ROWS) return variants;
+    return [...variants, ...this.#expanded(linear, { ...shape, activation: 'q8' }, maxRows + 1)];
+  }
+
+  #linearF32(linear: Linear, shape: MatvecF32Shape): CommandVariant[] {
+    return [
+      this.#matvecF32(linear, shape),
+      ...this.#expanded(linear, { ...shape, activation: 'f32' }, 2),
+    ];
+  }
+
+  /** Kernels that expand weights into scratch, from `fromRows` rows on. */
+  #expanded(
+    { info: { format, rows, columns }, params, rows: rowCount }: Linear,
+    shape: Omit<MatmulShape, 'prefetch'>,
+    fromRows: number,
+  ): CommandVariant[] {
+    const { activation } = shape;
+    const { unitRows } = matmulTile(this.#options.machine, shape);
+    const numUnits = paddedRows(rows) / unitRows;
+    const variant = (
+      unitsPerChunk: number,
+      prefetch: boolean,
+      range: readonly [number, number],
+    ): CommandVariant =>
+      this.#variant(
+        { family: 'matmul', shape: { ...shape, prefetch } },
+        {
+          ...params,
+          numUnits: { kind: 'value', value: numUnits },
+          unitsPerChunk: { kind: 'value', value: unitsPerChunk },
+          inputs: { kind: 'value', value: columns },
+          blockInputs: { kind: 'value', value: matmulBlockInputs(activation, format, columns) },
+          numRows: { kind: 'rows', rows: rowCount },
+        },
+        { kind: 'fixed', rows: rowCount, count: Math.ceil(numUnits / unitsPerChunk) },
+        range,
+      );
+    const streamed = this.#perChunk(
+      numUnits,
+      (unitRows / ROW_GROUP) * rowGroupBytes(format, columns),
+    );
+    return [
+      variant(streamed, activation === 'q8', [fromRows, FEW_ROWS]),
+      variant(1, false, [FEW_ROWS + 1, ANY_ROWS]),
+    ];
+  }
+
   /** One row of f32 activations. */
   #matvecF32(
-    { format, rows, columns }: { format: PackedFormat; rows: number; columns: number },
+    { info: { format, rows, columns }, params, rows: rowCount }: Linear,
     shape: MatvecF32Shape,
-    common: Params,
-    rowCount: RowCount,
   ): CommandVariant {
     const groupsPerUnit = matvecF32Groups(this.#options.machine, format);
     const numUnits = paddedRows(rows) / ROW_GROUP / groupsPerUnit;
@@ -525,7 +568,7 @@ class Planner {
     return this.#variant(
       { family: 'matvecF32', shape },
       {
-        ...common,
+        ...params,
         numUnits: { kind: 'value', value: numUnits },
         unitsPerChunk: { kind: 'value', value: unitsPerChunk },
         inputs: { kind: 'value', value: columns },

@@ -1,6 +1,7 @@
 /** A plan as text and as a summary object: what `hasten explain` shows below the graphs. */
 import type { VectorMachine } from '../kernels/kernel-ir.ts';
 import { matmulTile } from '../kernels/matmul.ts';
+import { matmulQ8Tile } from '../kernels/matmul-q8.ts';
 import { matvecF32Groups } from '../kernels/matvec-f32.ts';
 import { packedBitsPerWeight, ROW_GROUP } from '../kernels/packed-format.ts';
 import type { KernelSpec } from './kernel-spec.ts';
@@ -67,6 +68,8 @@ function tileOf(spec: KernelSpec, machine: VectorMachine): string {
     const tile = matmulTile(machine, spec.shape);
     return `${tile.unitRows} weight rows x ${tile.columns} tokens${tile.sumsInMemory ? ', sums in L1' : ''}`;
   }
+  if (spec.family === 'matmulQ8')
+    return `${ROW_GROUP} weight rows x ${matmulQ8Tile(machine).maxRows} tokens`;
   if (spec.family === 'matvec') return `${ROW_GROUP} weight rows x 1 token`;
   if (spec.family === 'matvecF32')
     return `${ROW_GROUP * matvecF32Groups(machine, spec.shape.format)} weight rows x 1 token`;

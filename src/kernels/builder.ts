@@ -327,6 +327,11 @@ export class KernelBuilder {
   dotU8I8Into(dst: Vector, a: Vector, b: Vector | Address): void {
     this.#push({ op: 'v.dotU8I8', dst, a, b });
   }
+  /** The same with the four i8 at `address` in every lane. */
+  dotU8I8BroadcastInto(dst: Vector, a: Vector, address: Address): void {
+    const b = this.machine.hasBroadcastOperand ? address : this.broadcast(address);
+    this.dotU8I8Into(dst, a, b);
+  }
   keepWhereGe(value: Vector, a: Vector, b: Vector): Vector {
     const dst = this.vector();
     this.#push({ op: 'v.keepWhereGe', dst, value, a, b });

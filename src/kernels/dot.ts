@@ -13,7 +13,7 @@ import {
   Q8_NSUM16_OFFSET,
 } from './activation-format.ts';
 import type { KernelBuilder } from './builder.ts';
-import type { Address, Vector } from './kernel-ir.ts';
+import type { Address, Vector, VectorMachine } from './kernel-ir.ts';
 import type { QuantizedPackedFormat } from './packed-format.ts';
 
 const NIBBLE_MASK = 0x0f0f0f0f;
@@ -26,15 +26,36 @@ export interface DotConstants {
   readonly ones: Vector | null;
 }
 
+/** Whether dots take codes apart into nibbles: without 8-bit dots, where full 8-bit codes do not fit 16-bit sums. */
+export function splitsCodes(machine: VectorMachine, format: QuantizedPackedFormat): boolean {
+  return !machine.hasInt8Dot && format.maxCode === 255;
+}
+
+/** Four codes per lane as dots take them: `low + 16 * high` where they are taken apart, else `low` alone. */
+export interface DotCodes {
+  readonly low: Vector;
+  readonly high: Vector | null;
+}
+
+export function splitCodes(
+  k: KernelBuilder,
+  format: QuantizedPackedFormat,
+  { nibbleMask }: DotConstants,
+  codes: Vector,
+): DotCodes {
+  if (!splitsCodes(k.machine, format)) return { low: codes, high: null };
+  const high = k.binary('bits.and', k.shift('i16.shr', codes, 4), nibbleMask!);
+  return { low: k.binary('bits.and', codes, nibbleMask!), high };
+}
+
 /** @param nibbleMask of the kernel, if it has one */
 export function dotConstants(
   k: KernelBuilder,
   format: QuantizedPackedFormat,
   nibbleMask: Vector | null = null,
 ): DotConstants {
-  const splits = !k.machine.hasInt8Dot && format.maxCode === 255;
   return {
-    nibbleMask: nibbleMask ?? (splits ? k.splatBits(NIBBLE_MASK) : null),
+    nibbleMask: nibbleMask ?? (splitsCodes(k.machine, format) ? k.splatBits(NIBBLE_MASK) : null),
     ones: k.machine.hasInt8Dot ? null : k.splatBits(0x00010001),
   };
 }
@@ -42,7 +63,7 @@ export function dotConstants(
 export class DotAccumulator {
   readonly #k: KernelBuilder;
   readonly #constants: DotConstants;
-  readonly #maxCode: number;
+  readonly #format: QuantizedPackedFormat;
   /** i32 sums; without 8-bit dots only once a first i16 sum was widened. */
   #sum: Vector | null = null;
   #sum16: Vector | null = null;
@@ -60,28 +81,32 @@ export class DotAccumulator {
   ) {
     this.#k = k;
     this.#constants = constants;
-    this.#maxCode = format.maxCode;
+    this.#format = format;
     this.#makeStart = makeStart;
     if (k.machine.hasInt8Dot) this.#sum = makeStart ? makeStart() : k.zero();
   }
 
   /** Adds the products of four codes per lane with four activations per lane. */
   add(codes: Vector, activations: Vector): void {
+    if (this.#k.machine.hasInt8Dot) this.#k.dotU8I8Into(this.#sum!, codes, activations);
+    else this.#addIn16(splitCodes(this.#k, this.#format, this.#constants, codes), activations);
+  }
+
+  /** Adds the products of four codes per lane with the four activations at `address`, the same for every lane. */
+  addAt(codes: DotCodes, address: Address): void {
     const k = this.#k;
-    if (k.machine.hasInt8Dot) {
-      k.dotU8I8Into(this.#sum!, codes, activations);
-      return;
-    }
-    if (this.#maxCode === 255) {
-      const mask = this.#constants.nibbleMask!;
-      const high = k.binary('bits.and', k.shift('i16.shr', codes, 4), mask);
-      const low = k.binary('bits.and', codes, mask);
+    if (k.machine.hasInt8Dot) k.dotU8I8BroadcastInto(this.#sum!, codes.low, address);
+    else this.#addIn16(codes, k.broadcast(address));
+  }
+
+  #addIn16({ low, high }: DotCodes, activations: Vector): void {
+    if (high) {
       this.addSplit(low, high, activations);
       return;
     }
-    this.#sum16 = this.#add16(this.#sum16, codes, activations);
+    this.#sum16 = this.#add16(this.#sum16, low, activations);
     this.#numIn16++;
-    if (this.#numIn16 === Math.floor(32767 / (2 * 127 * this.#maxCode))) this.#widen();
+    if (this.#numIn16 === Math.floor(32767 / (2 * 127 * this.#format.maxCode))) this.#widen();
   }
 
   /** For codes up to 255 without 8-bit dots: adds products of the codes `low + 16 * high`, both 0..15; up to eight of them. */

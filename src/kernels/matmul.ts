@@ -1,11 +1,11 @@
 /**
- * Many activation rows times a packed matrix: prefill, batched decode, and everything in f32 activations.
+ * Many activation rows times a packed matrix: f32 activations, and q8 ones where matmul-q8.ts is not faster.
  *
  * The weights of a unit (16 or 32 rows) are expanded once per block of inputs into thread scratch that stays in L1 (u8 codes and f32 scales for q8 activations,
  * f32 values for f32 ones), and then used for all activation rows, a register tile of up to `tileColumns` at a time. A new weight format only needs
  * an expander. Partial sums over the blocks of inputs stand in the output.
  *
- * Order of operations per output: blocks ascending, `sum += (dot * scale) * d`, `sum += min * dsum`, then bias, then residual: as in matvec.ts, whatever the tile.
+ * Order of operations per output: blocks ascending, `sum += (dot * scale) * d`, `sum += min * dsum`, then bias, then residual: as in matvec.ts and matmul-q8.ts, whatever the tile.
  */
 import { Q8_BLOCK_BYTES, Q8_BLOCK_VALUES, Q8_D_OFFSET } from './activation-format.ts';
 import { KernelBuilder, type ScalarSlot } from './builder.ts';

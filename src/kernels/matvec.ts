@@ -2,12 +2,12 @@
  * One q8 activation row times a packed quantized matrix: the decode kernel.
  *
  * Bound by memory: it reads each weight once, straight on, and keeps everything else in registers and L1. Lane = row, so there is no horizontal sum.
- * For each output it does the same operations in the same order as matmul.ts does for many rows, so results are equal bit for bit (docs/architecture.md, principle 5).
+ * For each output it does the same operations in the same order as the others do for many rows, so results are equal bit for bit (docs/architecture.md, principle 5).
  */
 import { Q8_BLOCK_BYTES, Q8_D_OFFSET } from './activation-format.ts';
 import { KernelBuilder } from './builder.ts';
 import { ActivationSums, DotAccumulator, type DotConstants, dotConstants } from './dot.ts';
-import type { Address, KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.ts';
+import type { KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.ts';
 import { type BlockPlace, PackedCodes } from './packed-codes.ts';
 import { type QuantizedPackedFormat, ROW_GROUP } from './packed-format.ts';
 
@@ -115,13 +115,17 @@ class BlockDots {
   addBlock({ weight, header, x, sums }: BlockStep): void {
     const k = this.#k;
     const { groupsPerBlock } = this.codes.layout;
+    const places = sums.map((_, v) => ({
+      at: (offset: number) => k.at(weight, offset),
+      header: (offset: number) => k.at(header, offset),
+      lane: k.lanes * v,
+    }));
     for (let group = 0; group < groupsPerBlock; group++) {
       const sumsOfX = new ActivationSums(k, this.codes.format, group, (offset) => k.at(x, offset));
+      const totals = this.#splitValues ? this.#splitDots(places, group, x, sumsOfX) : null;
       sums.forEach((sum, v) => {
-        const lane = k.lanes * v;
-        const at = (offset: number): Address => k.at(weight, offset);
-        const place = { at, header: (offset: number) => k.at(header, offset), lane };
-        const total = this.#dot(place, group, x, sumsOfX);
+        const place = places[v]!;
+        const total = totals ? totals[v]! : this.#dot(place, group, x, sumsOfX);
         const value = k.unary('f32.fromI32', total, total);
         k.mulF(value, this.codes.scales(place, group), value);
         k.fmaBroadcastInto(sum, value, k.at(x, Q8_D_OFFSET));
@@ -131,30 +135,49 @@ class BlockDots {
     }
   }
 
+  #activation(group: number, x: Scalar, quad: number): Vector {
+    const k = this.#k;
+    return k.broadcast(k.at(x, group * this.codes.format.groupSize + 4 * quad));
+  }
+
+  /** The exact sums over a group for all vectors of rows, as i32, with values looked up as two nibbles: side by side, since lookups take long. */
+  #splitDots(
+    places: readonly BlockPlace[],
+    group: number,
+    x: Scalar,
+    sumsOfX: ActivationSums,
+  ): Vector[] {
+    const k = this.#k;
+    const { format, layout } = this.codes;
+    const { low, high } = this.#splitValues!;
+    const parts = places.map((place) => ({
+      codes: this.codes.group(place, group),
+      dot: new DotAccumulator(k, format, this.#constants, sumsOfX.makeStart),
+    }));
+    eachPair(layout.vectorsPerGroup, (quad) => {
+      const activations = this.#activation(group, x, quad);
+      for (const { codes, dot } of parts) {
+        const nibbles = codes.nibbles(quad);
+        const upper = k.binary('i8.lookup16', high, nibbles);
+        dot.addSplit(k.binary('i8.lookup16', low, nibbles, nibbles), upper, activations);
+      }
+    });
+    return parts.map(({ dot }) => dot.finish());
+  }
+
   /** The exact sum over a group, as i32. */
   #dot(place: BlockPlace, group: number, x: Scalar, sumsOfX: ActivationSums): Vector {
     const k = this.#k;
     const { format, layout } = this.codes;
     const codes = this.codes.group(place, group);
     const dot = new DotAccumulator(k, format, this.#constants, sumsOfX.makeStart);
-    const activation = (quad: number): Vector =>
-      k.broadcast(k.at(x, group * format.groupSize + 4 * quad));
     const numVectors = layout.vectorsPerGroup;
-    if (this.#splitValues) {
-      const { low, high } = this.#splitValues;
-      eachPair(numVectors, (quad) => {
-        const nibbles = codes.nibbles(quad);
-        const upper = k.binary('i8.lookup16', high, nibbles);
-        dot.addSplit(k.binary('i8.lookup16', low, nibbles, nibbles), upper, activation(quad));
-      });
-      return dot.finish();
-    }
     const mask = this.codes.nibbleMask;
     if (k.machine.hasInt8Dot && mask && !format.values) {
       // High nibbles stay where they are (times 16) and are shifted once at the end; upper bits are added as they are.
       const highSum = k.zero();
       eachPair(numVectors, (quad) => {
-        const activations = activation(quad);
+        const activations = this.#activation(group, x, quad);
         if (quad < numVectors) dot.add(codes.nibbles(quad), activations);
         else {
           const stored = codes.stored(quad - numVectors);
@@ -166,8 +189,9 @@ class BlockDots {
       const total = dot.finish();
       return k.binary('i32.add', total, k.shift('i32.sar', highSum, 4, highSum), total);
     }
-    if (mask) eachPair(numVectors, (quad) => dot.add(codes.quad(quad), activation(quad)));
-    else for (let quad = 0; quad < numVectors; quad++) dot.add(codes.quad(quad), activation(quad));
+    const add = (quad: number): void => dot.add(codes.quad(quad), this.#activation(group, x, quad));
+    if (mask) eachPair(numVectors, add);
+    else for (let quad = 0; quad < numVectors; quad++) add(quad);
     return dot.finish();
   }
 }
