@@ -73,14 +73,10 @@ const plan = { threads, evalWindows: Number(options.windows) };
 async function run(part: Part): Promise<{ rows: unknown; text: string }> {
   switch (part) {
     case 'methods': {
-      const rows = await measureMethods(
-        {
-          ...{ ...plan, models, calibrationTokens: Number(options.tokens) },
-          only: new RegExp(options.only),
-        },
-        store,
-      );
-      return { rows, text: formatMethods(rows) };
+      const calibrationTokens = Number(options.tokens);
+      const only = new RegExp(options.only);
+      const rows = await measureMethods({ ...plan, models, calibrationTokens, only }, store);
+      return { rows, text: formatMethods(rows, calibrationTokens) };
     }
     case 'formats': {
       const formats = {

@@ -36,6 +36,7 @@ export interface MethodRow {
   readonly quality: Quality;
   readonly reference: Quality;
   readonly quantizeSeconds: number;
+  readonly threads: number;
   /** Largest resident set until the model was quantized. */
   readonly peakBytes: number;
 }
@@ -114,6 +115,7 @@ export async function measureMethod(job: MethodJob): Promise<MethodRow> {
     quality: quality.model,
     reference: quality.reference,
     quantizeSeconds,
+    threads,
     peakBytes: peak,
   };
 }

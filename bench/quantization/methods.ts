@@ -104,7 +104,7 @@ function gapClosed(of: MeasuredCase, all: readonly MeasuredCase[]): number | nul
   return 1 - of.row.quality.meanKld / baseline.row.quality.meanKld;
 }
 
-export function formatMethods(all: readonly MeasuredCase[]): string {
+export function formatMethods(all: readonly MeasuredCase[], calibrationTokens: number): string {
   const models = [...new Set(all.map(({ model }) => model))];
   return models
     .map((model) => {
@@ -113,7 +113,7 @@ export function formatMethods(all: readonly MeasuredCase[]): string {
       const table = markdownTable(
         [
           ...['weights', 'method', 'bits/weight', 'size', 'perplexity', 'NLL', 'mean KLD'],
-          ...["RTN's KLD closed", 'same first token', 'time', 'peak memory'],
+          ...["RTN's KLD closed", 'same first token', 'time', 'threads', 'peak memory'],
         ],
         cases.map((each) => {
           const { row, scheme, name } = each;
@@ -124,14 +124,14 @@ export function formatMethods(all: readonly MeasuredCase[]): string {
             ...[row.quality.nll.toFixed(4), significant(row.quality.meanKld)],
             closed === null ? '–' : `${(100 * closed).toFixed(0)}%`,
             `${(100 * row.quality.sameTop).toFixed(1)}%`,
-            `${significant(row.quantizeSeconds)} s`,
+            ...[`${significant(row.quantizeSeconds)} s`, String(row.threads)],
             `${(row.peakBytes / 1e6).toFixed(0)} MB`,
           ];
         }),
       );
       const { tokens } = cases[0]!.row.quality;
       return [
-        `**${model}**, ${tokens} tokens scored; the source in f32: perplexity ${significant(reference.perplexity, 4)}, NLL ${reference.nll.toFixed(4)}.`,
+        `**${model}**, ${tokens} tokens scored, ${calibrationTokens} tokens of calibration; the source in f32: perplexity ${significant(reference.perplexity, 4)}, NLL ${reference.nll.toFixed(4)}.`,
         table,
         verdicts(cases, all),
       ].join('\n\n');

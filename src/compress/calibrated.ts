@@ -11,12 +11,11 @@
  */
 import type { ModelConfig } from '../models/model-config.ts';
 import { rowsOf } from '../tensor/quantized-matrix.ts';
-import { ALIGNMENT, alignToExact } from './align-to-exact.ts';
+import { ALIGNED_TOKENS, ALIGNMENT, alignToExact } from './align-to-exact.ts';
 import { NearestRounder, searchClipping, searchScales } from './awq.ts';
 import type { CompressionState, LayerState } from './compression-state.ts';
 import { CompressError } from './errors.ts';
 import type { F32Weights } from './f32-weights.ts';
-import { dampedInverseFactor } from './factorize.ts';
 import { GPTQ_DEFAULTS, type GptqOptions, gptq, outputNorm } from './gptq.ts';
 import {
   dequantize,
@@ -49,7 +48,7 @@ export interface CalibratedOptions {
   /** Throws for a matrix that the result has no place for; asked before anything is computed. */
   checkMatrix?(tensor: string, shape: Pick<QuantizedMatrix, 'rows' | 'columns' | 'bits'>): void;
   readonly gptq?: Partial<Pick<GptqOptions, 'order' | 'damping'>>;
-  /** See `GptqOptions`; 0 saves the walk of the exact model. */
+  /** 0 to 1: how much of what earlier layers' errors did to a linear's outputs is made good; 0 saves the walk of the exact model. */
   readonly alignment?: number;
   readonly threads: number | 'auto';
   readonly state?: CompressionState;
@@ -92,12 +91,20 @@ export async function compressLinears(options: CalibratedOptions): Promise<Compr
   using walker = LayerWalker.create(options);
   checkLinears(options, walker);
   const alignment = options.alignment ?? ALIGNMENT;
-  using exact =
-    options.method === 'rtn' || alignment === 0
-      ? null
-      : LayerWalker.create({ ...options, weights: options.weights.original() });
+  using exact = options.method === 'rtn' || alignment === 0 ? null : exactWalker(options);
   const run = new LayerCompressor(options, math, { walker, exact, alignment });
   return await run.all();
+}
+
+/** Of the model before compression, on the first windows. */
+function exactWalker(options: CalibratedOptions): LayerWalker {
+  let numTokens = 0;
+  const windows = options.windows.filter((ids) => {
+    const isTaken = numTokens < ALIGNED_TOKENS;
+    numTokens += ids.length;
+    return isTaken;
+  });
+  return LayerWalker.create({ ...options, windows, weights: options.weights.original() });
 }
 
 /** Before anything is made or kept: a run that cannot end is refused in its first seconds. */
@@ -257,14 +264,21 @@ class LayerCompressor {
     return new Map(sites.map((site) => [site, new InputStatistics(this.#math, site.columns)]));
   }
 
-  /** Runs up to a linear. @returns its inputs' statistics, beside the exact ones from the second linear of the model on */
-  #moveTo({ command, columns }: LinearSite): InputStatistics {
+  /**
+   * Runs up to a linear.
+   *
+   * @param scales what its inputs have been divided by
+   * @returns statistics of its inputs, beside the exact ones from the second linear of the model on
+   */
+  #moveTo({ command, columns }: LinearSite, scales: Float32Array | null): InputStatistics {
     const statistics = new InputStatistics(this.#math, columns);
     const isFirst = command === this.#walker.layers[0]!.sites[0]!.command;
     const exact = this.#exact?.walkTo(command, [command]);
     for (const { inputs, stride, numTokens } of this.#walker.walkTo(command, [command])) {
-      const other = exact?.next().value ?? null;
-      statistics.add(inputs, stride, numTokens, isFirst ? null : (other?.inputs ?? null));
+      // The exact model has the first windows only.
+      const other = exact?.next().value;
+      const known = other === undefined || isFirst ? null : { inputs: other.inputs, scales };
+      statistics.add(inputs, stride, numTokens, known);
     }
     exact?.next();
     return statistics;
@@ -272,12 +286,12 @@ class LayerCompressor {
 
   #gptq(site: LinearSite) {
     const { label } = site;
-    using statistics = this.#moveTo(site);
+    using statistics = this.#moveTo(site, null);
     using weights = this.#read(site);
     const { order, damping } = { ...GPTQ_DEFAULTS, ...this.#options.gptq };
     const scheme = this.#options.schemeOf(label);
-    const settings = { scheme, order, damping, alignment: this.#alignment };
-    const result = gptq(this.#math, weights, statistics, label, settings);
+    this.#align(weights, statistics);
+    const result = gptq(this.#math, weights, statistics, label, { scheme, order, damping });
     this.#put(site, result.matrix);
     const note =
       result.damping === null
@@ -321,11 +335,11 @@ class LayerCompressor {
     for (const [name, values] of vectors) this.#replaceVector(name, values);
     for (const each of statistics.values()) each[Symbol.dispose]();
     const sites = layer.sites.map((site) => {
-      using statistics = this.#moveTo(site);
       const w = weights.get(site)!;
       const scales = scalesOf.get(site) ?? null;
+      using statistics = this.#moveTo(site, scales);
       if (scales !== null) scaleInputs(w, scales);
-      this.#align(w, statistics, scales);
+      this.#align(w, statistics);
       const moments = statistics.moments();
       const { columns, label } = site;
       const scheme = this.#options.schemeOf(label);
@@ -348,18 +362,10 @@ class LayerCompressor {
     return { sites, vectors };
   }
 
-  /** @param scales what the inputs have been divided by and `weights` multiplied */
-  #align(weights: Matrix, statistics: InputStatistics, scales: Float32Array | null): void {
-    using drift = statistics.drift(scales);
+  #align(weights: Matrix, statistics: InputStatistics): void {
+    const drift = statistics.drift();
     if (drift === null) return;
-    const permutation = Uint32Array.from({ length: statistics.width }, (_, i) => i);
-    const { damping } = { ...GPTQ_DEFAULTS, ...this.#options.gptq };
-    const moments = statistics.moments();
-    const factored = dampedInverseFactor(this.#math, moments, permutation, damping);
-    if (factored === null) return;
-    using u = factored.u;
-    const strength = this.#alignment;
-    alignToExact(this.#math, weights, { drift, u, permutation, strength });
+    alignToExact(this.#math, weights, drift, { strength: this.#alignment });
   }
 
   #replaceVector(name: string, values: Float32Array): void {

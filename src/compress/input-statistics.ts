@@ -2,7 +2,7 @@
  * What a linear's inputs look like over the calibration text: their second moments and mean magnitudes, and how they go with the inputs that the
  * linear has in the model before compression.
  */
-import { type Matrix, type MatrixMath, packTransposed } from './matrix-math.ts';
+import { type Matrix, type MatrixMath, type PackedMatrix, packTransposed } from './matrix-math.ts';
 
 /**
  * A token counts as at most so many median tokens of its window, by |x|². Where attention parks itself (the first token of a text, mostly) inputs of o_proj and
@@ -13,16 +13,45 @@ const MOST_MEDIANS = 4;
 /** Rows of the moments that are summed in one product; below the diagonal within them is wasted work. */
 const ROWS_AT_ONCE = 256;
 
+/** What a linear's inputs are in the model before compression. */
+export interface ExactInputs {
+  /** f32 [numTokens, stride] */
+  readonly inputs: Float32Array;
+  /** What the inputs have been divided by since, f32 [width]; null for nothing. */
+  readonly scales: Float32Array | null;
+}
+
+/** How far inputs are from what they were, and how that goes with them; means over the tokens whose exact inputs are known. */
+export interface Drift {
+  /** Of (exact x - x) xᵀ, f32 [width, width]. */
+  readonly drift: Matrix;
+  /** Of x xᵀ, likewise. */
+  readonly moments: Matrix;
+}
+
+/** A window's inputs, as they are and as both factors of a product. */
+interface Scratch {
+  /** f32 [numTokens, width] */
+  readonly rows: Matrix;
+  /** f32 [width, numTokens] */
+  readonly transposed: Matrix;
+  readonly packed: PackedMatrix;
+}
+
 export class InputStatistics implements Disposable {
   readonly width: number;
   readonly #math: MatrixMath;
   /** Sums of x xᵀ, on and above the diagonal; the product is not made in place, so there are two that change places. */
   #moments: Matrix;
   #next: Matrix;
-  /** Sums of (exact x) xᵀ, likewise; null while no exact inputs have come. */
-  #cross: Matrix | null = null;
-  #nextCross: Matrix | null = null;
+  /** Sums of (exact x - x) xᵀ, whole, likewise; null while no exact inputs have come. */
+  #drift: Matrix | null = null;
+  #nextDrift: Matrix | null = null;
+  #driftTokens = 0;
+  /** Moments of the tokens with exact inputs; null while there are no others. */
+  #earlyMoments: Matrix | null = null;
   readonly #magnitudes: Float64Array;
+  #scratch: Scratch | null = null;
   #numTokens = 0;
   #isFinished = false;
 
@@ -40,23 +69,27 @@ export class InputStatistics implements Disposable {
 
   /**
    * @param inputs of a window, f32 [numTokens, stride]; the first `width` columns count
-   * @param exact the same of the model before compression; for all windows or for none
+   * @param exact of the same window in the model before compression; from some window on it may be left out
    */
   add(
     inputs: Float32Array,
     stride: number,
     numTokens: number,
-    exact: Float32Array | null = null,
+    exact: ExactInputs | null = null,
   ): void {
     const { width } = this;
-    using transposed = this.#math.matrix(width, numTokens);
-    using rows = this.#math.matrix(numTokens, width);
-    using packed = this.#math.packed(width, numTokens);
+    if (exact === null && this.#drift !== null) this.#keepEarlyMoments();
+    const { transposed, rows, packed } = this.#scratchFor(numTokens);
     const weights = tokenWeights(inputs, stride, numTokens, width);
-    copyWeighted(inputs, stride, weights, rows);
     for (let t = 0; t < numTokens; t++) {
-      const from = t * rows.stride;
-      for (let j = 0; j < width; j++) this.#magnitudes[j]! += Math.abs(rows.values[from + j]!);
+      const weight = weights[t]!;
+      const from = t * stride;
+      const into = t * rows.stride;
+      for (let j = 0; j < width; j++) {
+        const value = weight * inputs[from + j]!;
+        rows.values[into + j] = value;
+        this.#magnitudes[j]! += Math.abs(value);
+      }
     }
     transpose(rows, transposed, numTokens, width);
     packTransposed(packed, 0, rows, { row: 0, column: 0, count: numTokens });
@@ -68,38 +101,70 @@ export class InputStatistics implements Disposable {
       });
     }
     [this.#moments, this.#next] = [this.#next, this.#moments];
-    if (exact !== null) {
-      this.#cross ??= this.#math.matrix(width, width);
-      this.#nextCross ??= this.#math.matrix(width, width);
-      copyWeighted(exact, stride, weights, rows);
-      transpose(rows, transposed, numTokens, width);
-      this.#math.multiply({
-        ...{ a: transposed, b: packed, m: width, n: width, k: numTokens },
-        ...{ out: this.#nextCross, residual: this.#cross },
-      });
-      [this.#cross, this.#nextCross] = [this.#nextCross, this.#cross];
-    }
+    if (exact !== null) this.#addDrift(exact, stride, weights);
     this.#numTokens += numTokens;
     this.#isFinished = false;
   }
 
-  /**
-   * Mean of (exact x / scales - x) xᵀ, f32 [width, width]: how far the inputs are from what they were, and how that goes with them. For the caller to
-   * dispose of; null without exact inputs.
-   *
-   * @param scales what the inputs have been divided by since, f32 [width]
-   */
-  drift(scales: Float32Array | null): Matrix | null {
-    if (this.#cross === null) return null;
+  #keepEarlyMoments(): void {
+    if (this.#earlyMoments !== null) return;
     const moments = this.moments();
-    const drift = this.#math.matrix(this.width, this.width);
-    for (let i = 0; i < this.width; i++) {
-      const factor = 1 / (Math.max(1, this.#numTokens) * (scales?.[i] ?? 1));
-      for (let at = i * drift.stride; at < i * drift.stride + this.width; at++) {
-        drift.values[at] = factor * this.#cross.values[at]! - moments.values[at]!;
+    this.#earlyMoments = this.#math.matrix(this.width, this.width);
+    this.#earlyMoments.values.set(moments.values);
+  }
+
+  /** Kept from window to window: fresh memory costs more than what is done in it. */
+  #scratchFor(numTokens: number): Scratch {
+    if (this.#scratch?.rows.rows === numTokens) return this.#scratch;
+    this.#disposeScratch();
+    this.#scratch = {
+      transposed: this.#math.matrix(this.width, numTokens),
+      rows: this.#math.matrix(numTokens, this.width),
+      packed: this.#math.packed(this.width, numTokens),
+    };
+    return this.#scratch;
+  }
+
+  #disposeScratch(): void {
+    if (this.#scratch === null) return;
+    const { transposed, rows, packed } = this.#scratch;
+    for (const each of [transposed, rows, packed]) each[Symbol.dispose]();
+    this.#scratch = null;
+  }
+
+  /** The inputs stand in the scratch, and change there into how far they are from the exact ones. */
+  #addDrift({ inputs, scales }: ExactInputs, stride: number, weights: Float64Array): void {
+    const { width } = this;
+    const numTokens = weights.length;
+    const { transposed, rows, packed } = this.#scratchFor(numTokens);
+    const factors = new Float64Array(width).map((_, j) => 1 / (scales?.[j] ?? 1));
+    for (let t = 0; t < numTokens; t++) {
+      const weight = weights[t]!;
+      const into = t * rows.stride;
+      for (let j = 0; j < width; j++) {
+        const exact = weight * factors[j]! * inputs[t * stride + j]!;
+        rows.values[into + j] = exact - rows.values[into + j]!;
       }
     }
-    return drift;
+    transpose(rows, transposed, numTokens, width);
+    this.#drift ??= this.#math.matrix(width, width);
+    this.#nextDrift ??= this.#math.matrix(width, width);
+    this.#math.multiply({
+      ...{ a: transposed, b: packed, m: width, n: width, k: numTokens },
+      ...{ out: this.#nextDrift, residual: this.#drift },
+    });
+    [this.#drift, this.#nextDrift] = [this.#nextDrift, this.#drift];
+    this.#driftTokens += numTokens;
+  }
+
+  /** Null without exact inputs; valid until more is added or this is disposed of. */
+  drift(): Drift | null {
+    if (this.#drift === null || this.#nextDrift === null) return null;
+    const sums = this.#drift.values;
+    const means = this.#nextDrift.values;
+    for (let i = 0; i < sums.length; i++) means[i] = sums[i]! / this.#driftTokens;
+    const early = this.#earlyMoments;
+    return { drift: this.#nextDrift, moments: early === null ? this.moments() : early };
   }
 
   /** Mean of x xᵀ, f32 [width, width], whole. Valid until more is added or this is disposed of. */
@@ -137,8 +202,10 @@ export class InputStatistics implements Disposable {
   [Symbol.dispose](): void {
     this.#moments[Symbol.dispose]();
     this.#next[Symbol.dispose]();
-    this.#cross?.[Symbol.dispose]();
-    this.#nextCross?.[Symbol.dispose]();
+    this.#earlyMoments?.[Symbol.dispose]();
+    this.#drift?.[Symbol.dispose]();
+    this.#nextDrift?.[Symbol.dispose]();
+    this.#disposeScratch();
   }
 }
 
@@ -151,24 +218,12 @@ function tokenWeights(
 ): Float64Array {
   const energies = new Float64Array(numTokens);
   for (let t = 0; t < numTokens; t++) {
-    for (let j = t * stride; j < t * stride + width; j++) energies[t]! += inputs[j]! * inputs[j]!;
+    let energy = 0;
+    for (let j = t * stride; j < t * stride + width; j++) energy += inputs[j]! * inputs[j]!;
+    energies[t] = energy;
   }
   const most = MOST_MEDIANS * energies.toSorted()[numTokens >> 1]!;
   return energies.map((energy) => (energy > most ? Math.sqrt(most / energy) : 1));
-}
-
-function copyWeighted(
-  inputs: Float32Array,
-  stride: number,
-  weights: Float64Array,
-  { values, columns, stride: intoStride }: Matrix,
-): void {
-  for (let t = 0; t < weights.length; t++) {
-    const weight = weights[t]!;
-    const from = t * stride;
-    const into = t * intoStride;
-    for (let j = 0; j < columns; j++) values[into + j] = weight * inputs[from + j]!;
-  }
 }
 
 /** In tiles that stay in the cache. */

@@ -238,7 +238,7 @@ export class LayerWalker implements Disposable {
         yield { command: stop, inputs, stride: strideBytes / 4, numTokens };
       }
       this.#runner.runCommands(at, command);
-      if (keep) this.#snapshots[w] = this.#snapshot(command, numTokens);
+      if (keep) this.#snapshots[w] = this.#snapshot(command, numTokens, this.#snapshots[w]!);
       onWindow?.(w + 1);
     }
     if (!keep) return;
@@ -265,14 +265,18 @@ export class LayerWalker implements Disposable {
     batch.logitRows[0] = tokenIds.length - 1;
   }
 
-  #snapshot(command: number, numTokens: number): Snapshot {
+  /** @param last the window's snapshot so far, whose memory is taken over where it fits */
+  #snapshot(command: number, numTokens: number, last: Snapshot): Snapshot {
     const alive = new Map<number, Float32Array>();
     for (const [index, buffer] of this.plan.buffers.entries()) {
       if (!(buffer.firstCommand < command && buffer.lastCommand >= command)) continue;
       const rows =
         buffer.rows === 'T' ? numTokens : typeof buffer.rows === 'number' ? buffer.rows : 1;
-      const memory = this.#runner.buffer(index);
-      alive.set(index, memory.slice(0, (rows * buffer.strideBytes) / 4));
+      const values = this.#runner.buffer(index).subarray(0, (rows * buffer.strideBytes) / 4);
+      let kept = last.get(index);
+      if (kept?.length === values.length) kept.set(values);
+      else kept = values.slice();
+      alive.set(index, kept);
     }
     return alive;
   }
