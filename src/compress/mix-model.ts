@@ -93,7 +93,12 @@ export async function mixModel(
 
 /** For the size of a header only. */
 function headerTensors({ tensors }: WeightSource): TensorToWrite[] {
-  return [...tensors.values()].map(({ name, dtype, shape }) => ({ name, dtype, shape, data: () => [] }));
+  return [...tensors.values()].map(({ name, dtype, shape }) => ({
+    name,
+    dtype,
+    shape,
+    data: () => [],
+  }));
 }
 
 /** Removes what a search left for going on with. */
