@@ -38,10 +38,7 @@ const modelPath = modelFile(options.model);
 const threads = cpuTopology().usableCores;
 
 async function engines(): Promise<Engine[]> {
-  const all = [
-    hastenEngine(),
-    { ...hastenEngine(undefined, ['-t', 'auto']), setting: 'threads auto' },
-  ];
+  const all = [hastenEngine()];
   if (!options['no-npm']) all.push(npmLlamaEngine(await prebuiltLlama(), true));
   if (options['llama-bench'] !== undefined) {
     all.push(llamaBenchEngine(options['llama-bench'], true));
