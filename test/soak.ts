@@ -14,7 +14,7 @@ import { end, type Serving, serve } from './serve-process.ts';
 /** Answers that the server of the soak runs and lets wait. */
 const CAPACITY = { running: 8, waiting: 8 };
 const NUM_CLIENTS = 2 * (CAPACITY.running + CAPACITY.waiting);
-/** From a third of a long soak to its end. */
+/** From the middle of a long soak to its end: until then heaps still grow to the size at which V8 collects them. */
 const MAX_GROWTH_BYTES = 40e6;
 const HABITS = ['whole', 'streamed', 'vanishes', 'malformed', 'never-reads', 'chat'] as const;
 type Habit = (typeof HABITS)[number];
@@ -34,7 +34,7 @@ export interface SoakCounts {
 
 export interface SoakResult {
   readonly counts: SoakCounts;
-  /** Of server and engine together at a third of the time, when pools are filled, and at the end. */
+  /** Of server and engine together at half of the time, when pools are filled, and at the end. */
   readonly settledBytes: number;
   readonly finalBytes: number;
   readonly failures: readonly string[];
@@ -75,7 +75,7 @@ export async function soak(
     }
   };
   const clients = Array.from({ length: NUM_CLIENTS }, (_, index) => client(index));
-  await setTimeout((1000 * seconds) / 3);
+  await setTimeout((1000 * seconds) / 2);
   const settledBytes = memory();
   await Promise.all(clients);
   const finalBytes = memory();
