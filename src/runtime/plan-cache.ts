@@ -32,6 +32,7 @@ import { removeStaleTemporariesIn, writeFileAtomic } from '../platform/atomic-fi
 import { HastenError } from '../platform/errors.ts';
 import { NativeMemoryError } from '../platform/native-error.ts';
 import { mapFile, type NativeRegion } from '../platform/native-memory.ts';
+import { dropFromPageCache } from '../platform/page-cache.ts';
 import type { WeightSource } from '../weights/contract.ts';
 import { PlanCacheError } from './errors.ts';
 
@@ -91,6 +92,8 @@ export async function cachedWeights(
   try {
     await makeRoom(options, plan.weightBytes);
     await writeImage(file, fingerprint, plan, source, onProgress);
+    // Pages of a file just written are small; read back by the mapping they are large.
+    dropFromPageCache(file);
   } catch (cause) {
     // What the source or the packing throws is no fault of the cache.
     if (cause instanceof HastenError || !isSystemError(cause)) throw cause;
