@@ -9,7 +9,7 @@
  * --openvino-python PATH adds OpenVINO GenAI's continuous batching, run by a Python that has openvino-genai, on the same GGUF file or on the folder
  * given by --openvino-model.
  * --peer adds a server that is running already and serves the same model, such as vLLM's.
- * --scale multiplies the number of requests; --quiet and --attempts as in bench/compare.ts.
+ * --scale multiplies the number of requests; --section NAME writes a section of its own; --quiet and --attempts as in bench/compare.ts.
  */
 import { writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
@@ -47,6 +47,7 @@ const { values: options } = parseArgs({
     threads: { type: 'string', default: '2' },
     rounds: { type: 'string', default: '2' },
     scale: { type: 'string', default: '1' },
+    section: { type: 'string' },
     quiet: { type: 'string', default: '0.05' },
     attempts: { type: 'string', default: '2' },
     'no-doc': { type: 'boolean', default: false },
@@ -110,5 +111,8 @@ const report: ServeReport = {
 const text = formatServeComparison(report);
 console.log(text);
 writeFileSync(join(benchFolder(), 'serve-compare.json'), `${JSON.stringify(report, null, 1)}\n`);
-if (!options['no-doc']) writeSection('serve/compare', text);
+if (!options['no-doc']) {
+  const { section } = options;
+  writeSection(section === undefined ? 'serve/compare' : `serve/compare#${section}`, text);
+}
 console.log(JSON.stringify(report));
