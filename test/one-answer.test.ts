@@ -19,7 +19,7 @@ const CASES: readonly { name: string; precision: 'fast' | 'f32'; kvType?: KvType
   { name: 'tiny/qwen2', precision: 'f32' },
   { name: 'tiny-gguf/llama-q4_0.gguf', precision: 'fast', kvType: 'q8' },
   { name: 'tiny-gguf/llama-q4_0.gguf', precision: 'fast', kvType: 'q4' },
-  { name: 'tiny/gemma3', precision: 'f32', kvType: 'k8v4' },
+  { name: 'tiny/gemma3', precision: 'f32', kvType: 'q8' },
   { name: 'tiny/gemma3', precision: 'fast', kvType: 'q4' },
 ];
 

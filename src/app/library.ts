@@ -47,7 +47,7 @@ export interface LoadOptions {
   readonly maxModelLen?: number;
   /** Bytes for keys and values of all running sequences. */
   readonly kvCacheMemoryBytes?: number;
-  /** How keys and values are kept: auto (f16, the default), f16, f32, q8, k8v4 or q4. */
+  /** How keys and values are kept: auto (f16, the default), f16, f32, q8 or q4. */
   readonly kvCacheType?: KvCacheType;
   /** Answers that are generated side by side; further ones wait. Default 16. */
   readonly maxSeqs?: number;

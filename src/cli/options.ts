@@ -61,7 +61,7 @@ export function addEngineOptions(command: Command, except: { threads?: false } =
     .option('--kv-cache-memory <size>', 'memory of the KV cache, such as 512MB', parseBytes)
     .option(
       '--kv-cache-type <type>',
-      'keys and values as f16, q8 (half of that), k8v4, q4 (under a third) or f32',
+      'keys and values as f16, q8 (half of that), q4 (under a third) or f32',
       parseKvCacheType,
       'auto' as const,
     )
@@ -216,9 +216,7 @@ export function parseBytes(text: string): number {
 function parseKvCacheType(text: string): KvCacheType {
   const type = kvCacheTypeOf(text);
   if (type === null) {
-    throw new InvalidArgumentError(
-      'Expected auto, f16, f32, q8 (q8_0, int8), k8v4 or q4 (q4_0, int4).',
-    );
+    throw new InvalidArgumentError('Expected auto, f16, f32, q8 (q8_0, int8) or q4 (q4_0, int4).');
   }
   return type;
 }

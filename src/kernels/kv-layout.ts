@@ -9,8 +9,7 @@
  *
  *     f16, f32   elements as they are, no scales
  *     q8         codes, and one f16 scale per token and head (tensor/kv-row.ts says how a row becomes these)
- *     k8v4       keys as in q8, values in 4 bits
- *     q4         values as in k8v4; keys in 4 bits with an f16 scale and minimum per channel: scales[headDim], minima[headDim]
+ *     q4         values as in q8 with codes of 4 bits; keys in 4 bits with an f16 scale and minimum per channel: scales[headDim], minima[headDim]
  *     open       what a sequence has of its unfinished block of q4 (open-group.ts): f16, values rotated as their codes will be
  *
  * Two 4-bit codes share a byte. Keys of q4: of 16 bytes of a dimension byte j holds token j in its low half and 16 + j in its high half. Values: of each
@@ -29,7 +28,7 @@ export const KV_GROUP_TOKENS = 32;
 /** Lanes of the widest vector. */
 const MOST_LANES = 16;
 
-export const KV_TYPES = ['f16', 'f32', 'q8', 'k8v4', 'q4'] as const;
+export const KV_TYPES = ['f16', 'f32', 'q8', 'q4'] as const;
 export type KvType = (typeof KV_TYPES)[number];
 export type FloatKvType = 'f16' | 'f32';
 /** A layout: of the cache's blocks, or of open groups. */
@@ -54,7 +53,6 @@ const ELEMENTS: Readonly<Record<KvLayoutType, { keys: KvElement; values: KvEleme
   f16: { keys: 'f16', values: 'f16' },
   f32: { keys: 'f32', values: 'f32' },
   q8: { keys: 'q8', values: 'q8' },
-  k8v4: { keys: 'q8', values: 'q4' },
   q4: { keys: 'c4', values: 'q4' },
   open: { keys: 'f16', values: 'f16' },
 };

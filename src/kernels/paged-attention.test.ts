@@ -111,7 +111,7 @@ test('a row has the same bits in any tile, chunk and batch', () => {
     { window: null, kvType: 'f16' },
     { window: 40, kvType: 'f16' },
     { window: null, kvType: 'q8' },
-    { window: null, kvType: 'k8v4' },
+    { window: null, kvType: 'q4' },
     { window: 40, kvType: 'q4' },
   ] as const;
   for (const own of cases) {

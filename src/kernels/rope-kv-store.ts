@@ -205,16 +205,11 @@ function storeFloatValues(
   k.loop(numKvHeads, oneHead, { counterInMemory: isRotated });
 }
 
-interface TokenElements {
-  readonly keys: QuantizedKvType;
-  readonly values: QuantizedKvType;
-}
-
 /** The same as codes and scales: head by head rounded in scratch, then brought to where its token stands. */
 function storeCodes(
   k: KernelBuilder,
   shape: KvShape,
-  { keys: keyElement, values: valueElement }: TokenElements,
+  element: QuantizedKvType,
   keyRow: number,
   values: Scalar,
   locate: LocateToken,
@@ -235,7 +230,7 @@ function storeCodes(
     from: Scalar,
     scales: Scalar,
     codes: Scalar,
-    { element, headBytes }: { element: QuantizedKvType; headBytes: number },
+    headBytes: number,
     body: (to: Scalar) => void,
   ): void => {
     nextFrom.set(from);
@@ -261,8 +256,7 @@ function storeCodes(
   const keyScales = k.add(keyPlaces.block, k.mul(keyPlaces.inBlock, KV_SCALE_BYTES));
   const keyCodes = k.add(k.add(keyPlaces.block, keyPlaces.inBlock), keyScalesBytes(shape));
   const keys = k.pointer(k.at(k.scratch, keyRow));
-  const ofKeys = { element: keyElement, headBytes: keyHeadBytes(shape) };
-  forEachStoredHead(keys, keyScales, keyCodes, ofKeys, (to) => {
+  forEachStoredHead(keys, keyScales, keyCodes, keyHeadBytes(shape), (to) => {
     const code = k.pointer(codeAt(0));
     k.loop(headDim / SCATTER_UNROLL, () => {
       for (let i = 0; i < SCATTER_UNROLL; i++) {
@@ -278,8 +272,7 @@ function storeCodes(
   const valueScales = k.add(block, k.mul(inBlock, KV_SCALE_BYTES));
   const valueCodes = k.add(block, k.mul(inBlock, valueRowBytes(shape)));
   k.addTo(valueCodes, valueScalesBytes(kvType));
-  const ofValues = { element: valueElement, headBytes: valueHeadBytes(shape) };
-  forEachStoredHead(values, valueScales, valueCodes, ofValues, (to) =>
+  forEachStoredHead(values, valueScales, valueCodes, valueHeadBytes(shape), (to) =>
     storeValueCodes(k, shape, codeRow, to),
   );
 }
@@ -343,11 +336,9 @@ export function ropeKvStoreKernel(machine: VectorMachine, shape: RopeKvStoreShap
       return { block: k.add(k.arg(cache), k.mul(block, blockBytes)), inBlock };
     };
     const stored: KvShape = hasOpenGroups(kvType) ? { ...shape, kvType: 'open' } : shape;
-    const { keys: keyElement, values: valueElement } = kvElements(stored.kvType);
-    if (hasTokenScales(keyElement) && hasTokenScales(valueElement)) {
-      const elements = { keys: keyElement, values: valueElement };
-      storeCodes(k, shape, elements, keyRow, values!, locate);
-    } else storeFloats(k, stored, keyRow, values!, locate);
+    const { keys: element } = kvElements(stored.kvType);
+    if (hasTokenScales(element)) storeCodes(k, shape, element, keyRow, values!, locate);
+    else storeFloats(k, stored, keyRow, values!, locate);
     token.addTo(1);
   });
   return k.finish();
