@@ -60,7 +60,7 @@ async function answers(
 
 /** Names and arguments of the calls in an answer. */
 function callsIn(text: string): string[] {
-  const parser = new ToolCallParser(TOOLS.map(({ name }) => name));
+  const parser = new ToolCallParser(TOOLS);
   const pieces = [...parser.push(text), ...parser.end()];
   return pieces.flatMap((piece) =>
     piece.type === 'call' ? [`${piece.name} ${piece.arguments}`] : [],
@@ -106,7 +106,7 @@ describe('a call that must come', () => {
 
 describe('a call that may come', () => {
   it('is nothing to ask for where nothing shows that it begins', () => {
-    for (const style of ['mistral', 'glm'] as const) {
+    for (const style of ['mistral', 'glm', 'glm-keys'] as const) {
       assert.equal(toolGrammar(style, TOOLS, { start: null, isParallel: true }), null);
     }
   });

@@ -25,6 +25,7 @@ const ENDS: Readonly<Record<ToolStyle, string>> = {
   json: '}',
   mistral: '}]',
   glm: '',
+  'glm-keys': '',
 };
 /** What begins a call in text that is free: not a control token, which no grammar can ask for, and not a name alone. */
 const TRIGGERS: Readonly<Record<ToolStyle, string | null>> = {
@@ -32,18 +33,19 @@ const TRIGGERS: Readonly<Record<ToolStyle, string | null>> = {
   json: '{"name": "',
   mistral: null,
   glm: null,
+  'glm-keys': null,
 };
 
 const ANY_OBJECT = { type: 'object', additionalProperties: true };
 
-/** null: calls of this style cannot be told from the text that they may stand in, so nothing can be asked of them. */
+/** null: calls of this style cannot be told from the text that they may stand in, or are no JSON, so nothing can be asked of them. */
 export function toolGrammar(
   style: ToolStyle,
   tools: readonly CallableTool[],
   { start, isParallel }: ToolGrammarOptions,
 ): GrammarInput | null {
   const trigger = TRIGGERS[style];
-  if (start === null && trigger === null) return null;
+  if (style === 'glm-keys' || (start === null && trigger === null)) return null;
   const tags = tools.map(({ name, parameters }) => ({
     begin: toolCallStart(style, name),
     schema: parameters ?? ANY_OBJECT,

@@ -20,6 +20,8 @@ test('the template says how its model calls functions', () => {
   }
   const mistral = '{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}{% endif %}[TOOL_CALLS][';
   assert.equal(toolStyleOf(mistral), 'mistral');
+  const keyed = '{% for tool in tools %}{% endfor %}<tool_call>{name}\n<arg_key>{key}</arg_key>';
+  assert.equal(toolStyleOf(keyed), 'glm-keys');
 });
 
 test('an answer that must call begins as the format does', () => {
@@ -27,4 +29,6 @@ test('an answer that must call begins as the format does', () => {
   assert.equal(toolCallStart('mistral', null), '[TOOL_CALLS][{"name": "');
   assert.equal(toolCallStart('glm', 'a'), 'a\n');
   assert.equal(toolCallStart('glm', null), '');
+  assert.equal(toolCallStart('glm-keys', 'a'), '<tool_call>a\n');
+  assert.equal(toolCallStart('glm-keys', null), '<tool_call>');
 });

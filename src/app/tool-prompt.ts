@@ -6,13 +6,16 @@ import type { ChatTurn } from './text-model.ts';
 
 /**
  * `hermes`: `<tool_call>{"name", "arguments"}</tool_call>`; `json`: the object by itself, with `parameters` (Llama 3); `mistral`: `[TOOL_CALLS]` and a list
- * of objects with `arguments`; `glm`: the name in a line of its own, then the arguments (GLM-4).
+ * of objects with `arguments`; `glm`: the name in a line of its own, then the arguments (GLM-4); `glm-keys`: within `<tool_call>` the name, then each argument
+ * as `<arg_key>` and `<arg_value>` (GLM-4.5).
  */
-export type ToolStyle = 'hermes' | 'json' | 'mistral' | 'glm';
+export type ToolStyle = 'hermes' | 'json' | 'mistral' | 'glm' | 'glm-keys';
 
 /** @param template the model's own, raw */
 export function toolStyleOf(template: string): ToolStyle {
-  if (!knowsTools(template) || template.includes('<tool_call>')) return 'hermes';
+  if (!knowsTools(template)) return 'hermes';
+  if (template.includes('<arg_key>')) return 'glm-keys';
+  if (template.includes('<tool_call>')) return 'hermes';
   if (template.includes('[TOOL_CALLS]')) return 'mistral';
   return template.includes('<|observation|>') ? 'glm' : 'json';
 }
@@ -24,6 +27,7 @@ export function knowsTools(template: string): boolean {
 /** The beginning of an answer that calls a function, the named one or any; empty where any of them begins with its name. */
 export function toolCallStart(style: ToolStyle, name: string | null): string {
   if (style === 'glm') return name === null ? '' : `${name}\n`;
+  if (style === 'glm-keys') return name === null ? '<tool_call>' : `<tool_call>${name}\n`;
   const open = { hermes: '<tool_call>\n', json: '', mistral: '[TOOL_CALLS][' }[style];
   const field = style === 'json' ? 'parameters' : 'arguments';
   if (name === null) return `${open}{"name": "`;

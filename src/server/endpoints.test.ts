@@ -2,17 +2,21 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import OpenAI from 'openai';
+import type { ToolStyle } from '../app/tool-prompt.ts';
 import { EchoModel } from './testing/echo-model.ts';
 import { startTestServer } from './testing/running-server.ts';
 
+/** As GLM-4.5 writes it. */
+const KEYED_CALL =
+  '<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Bonn</arg_value>\n</tool_call>';
 const CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Bonn"}}\n</tool_call>';
 const QUESTION = [{ role: 'user' as const, content: 'Is it raining?' }];
 const parameters = { type: 'object', properties: { city: { type: 'string' } } };
 const TOOLS = [{ type: 'function' as const, function: { name: 'weather', parameters } }];
 
 /** A model that answers `script`, to its end and no further. */
-async function scripted(script: string) {
-  const model = new EchoModel({ script });
+async function scripted(script: string, toolStyle: ToolStyle = 'hermes') {
+  const model = new EchoModel({ script, toolStyle });
   const server = await startTestServer(model);
   const client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: 'none', maxRetries: 0 });
   const post = async (path: string, body: object) => {
@@ -50,18 +54,37 @@ describe('calls of functions in chat', () => {
     assert.notEqual(first.id, second.id);
   });
 
-  test('come streamed, without a trace of their text', async () => {
-    await using server = await scripted(CALL);
-    const stream = server.client.chat.completions.stream({
-      model: 'echo',
-      messages: QUESTION,
-      tools: TOOLS,
-      max_tokens: server.numTokens,
-    });
-    const { message } = (await stream.finalChatCompletion()).choices[0]!;
-    assert.equal(message.content || null, null);
-    const [call] = message.tool_calls ?? [];
-    assert.deepEqual(JSON.parse(call?.function.arguments ?? ''), { city: 'Bonn' });
+  test('come streamed, without a trace of their text, in JSON or as keys and values', async () => {
+    for (const script of [CALL, KEYED_CALL]) {
+      await using server = await scripted(script);
+      const stream = server.client.chat.completions.stream({
+        model: 'echo',
+        messages: QUESTION,
+        tools: TOOLS,
+        max_tokens: server.numTokens,
+      });
+      const { message } = (await stream.finalChatCompletion()).choices[0]!;
+      assert.equal(message.content || null, null);
+      const [call] = message.tool_calls ?? [];
+      assert.deepEqual(JSON.parse(call?.function.arguments ?? ''), { city: 'Bonn' });
+    }
+  });
+
+  test('that must be made begin as the template writes them, and are kept to a schema where that can be', async () => {
+    const script = KEYED_CALL.slice(KEYED_CALL.indexOf('<arg_key>'));
+    await using server = await scripted(script, 'glm-keys');
+    const ask = async (strict: boolean) => {
+      const tools = [{ ...TOOLS[0]!, function: { ...TOOLS[0]!.function, strict } }];
+      const body = { model: 'echo', messages: QUESTION, tools, tool_choice: 'required' };
+      return await server.post('/v1/chat/completions', { ...body, max_tokens: script.length });
+    };
+    const { status, body } = await ask(false);
+    assert.equal(status, 200, body);
+    const [call] = JSON.parse(body).choices[0].message.tool_calls;
+    assert.deepEqual(call.function, { name: 'weather', arguments: '{"city":"Bonn"}' });
+    const refused = await ask(true);
+    assert.equal(refused.status, 400);
+    assert.equal(JSON.parse(refused.body).error.param, 'tools');
   });
 
   test('are not looked for without tools or with tool_choice none', async () => {

@@ -3,9 +3,24 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { type ParsedPiece, ToolCallParser } from './tool-call-parser.ts';
 
+const TOOLS = [
+  {
+    name: 'weather',
+    parameters: {
+      properties: {
+        city: { type: 'string' },
+        unit: { anyOf: [{ type: 'string' }, { type: 'null' }] },
+        days: { type: ['integer', 'string'] },
+        scale: { enum: ['C', 'F'] },
+      },
+    },
+  },
+  { name: 'time', parameters: null },
+];
+
 /** Pieces with neighbouring texts joined, as it makes no difference how text was cut. */
 function parse(chunks: readonly string[]): ParsedPiece[] {
-  const parser = new ToolCallParser(['weather', 'time']);
+  const parser = new ToolCallParser(TOOLS);
   const pieces = [...chunks.flatMap((chunk) => parser.push(chunk)), ...parser.end()];
   const joined: ParsedPiece[] = [];
   for (const piece of pieces) {
@@ -25,6 +40,14 @@ const call = (name: string, args: object): ParsedPiece => ({
 });
 const weather = '{"name": "weather", "arguments": {"city": "Bonn"}}';
 
+/** A call of GLM-4.5. */
+const keyed = (name: string, args: Readonly<Record<string, string>>): string => {
+  const given = Object.entries(args).map(
+    ([key, value]) => `<arg_key>${key}</arg_key>\n<arg_value>${value}</arg_value>\n`,
+  );
+  return `<tool_call>${name}\n${given.join('')}</tool_call>`;
+};
+
 const CASES: readonly (readonly [string, readonly ParsedPiece[]])[] = [
   ['Hello < there <tool', [text('Hello < there <tool')]],
   [`<tool_call>\n${weather}\n</tool_call>`, [call('weather', { city: 'Bonn' })]],
@@ -35,6 +58,28 @@ const CASES: readonly (readonly [string, readonly ParsedPiece[]])[] = [
   [`<tool_call>${weather.slice(0, -1)}</tool_call>`, [call('weather', { city: 'Bonn' })]],
   [`<tool_call>${weather}`, [call('weather', { city: 'Bonn' })]],
   ['<tool_call>no JSON</tool_call> after', [text('<tool_call>no JSON</tool_call>after')]],
+  [
+    keyed('weather', { city: '5', unit: 'null', days: '3', scale: '1' }),
+    [call('weather', { city: '5', unit: null, days: 3, scale: '1' })],
+  ],
+  [
+    `So:\n${keyed('weather', { city: 'a "b"\n{', unit: '7', days: '1.5' })}\n${keyed('time', { zone: '1', at: 'noon', of: '[{"a": 1}]' })}`,
+    [
+      text('So:\n'),
+      call('weather', { city: 'a "b"\n{', unit: '7', days: '1.5' }),
+      call('time', { zone: 1, at: 'noon', of: [{ a: 1 }] }),
+    ],
+  ],
+  ['<tool_call>time</tool_call>', [call('time', {})]],
+  [
+    '<tool_call>time<arg_key>__proto__</arg_key><arg_value>1</arg_value>',
+    [{ type: 'call', name: 'time', arguments: '{"__proto__":1}' }],
+  ],
+  [keyed('other', { a: '1' }), [text(keyed('other', { a: '1' }))]],
+  [
+    '<tool_call>time\n<arg_key>zone</arg_key>\n<arg_value>Eu',
+    [text('<tool_call>time\n<arg_key>zone</arg_key>\n<arg_value>Eu')],
+  ],
   ['{"name": "time", "parameters": {"zone": 1}}', [call('time', { zone: 1 })]],
   [
     '<|python_tag|>{"name": "time", "parameters": {}}; {"name": "weather", "parameters": {}}',

@@ -1,8 +1,10 @@
 /**
  * Finds function calls in a model's text as it comes: Hermes and Qwen (`<tool_call>{...}</tool_call>`), Llama 3 (a JSON object, with or without
- * `<|python_tag|>`), Mistral (`[TOOL_CALLS][{...}]`, later `[TOOL_CALLS]name[ARGS]{...}`) and GLM-4 (`name`, a line break, `{...}`). Marks that are
- * control tokens may be missing in the text. What only looks like a call stays text. Knows nothing of APIs.
+ * `<|python_tag|>`), Mistral (`[TOOL_CALLS][{...}]`, later `[TOOL_CALLS]name[ARGS]{...}`), GLM-4 (`name`, a line break, `{...}`) and GLM-4.5 (keys and
+ * values within `<tool_call>`). Marks that are control tokens may be missing in the text. What only looks like a call stays text. Knows nothing of APIs.
  */
+import type { CallableTool } from '../app/tool-grammar.ts';
+import { keyedCall } from './keyed-call.ts';
 
 export interface ParsedCall {
   readonly name: string;
@@ -14,8 +16,8 @@ export type ParsedPiece =
   | { readonly type: 'text'; readonly text: string }
   | ({ readonly type: 'call' } & ParsedCall);
 
-const OPEN = '<tool_call>';
-/** What a call in the Hermes format ends with. */
+/** What a call in the formats of Hermes and GLM-4.5 begins and ends with. */
+export const TOOL_CALL_START = '<tool_call>';
 export const TOOL_CALL_END = '</tool_call>';
 /** In Mistral's format all that follows this is calls. */
 const CALLS_FOLLOW = '[TOOL_CALLS]';
@@ -25,15 +27,15 @@ const BARE_STARTS = ['<|python_tag|>', CALLS_FOLLOW, '{', '[{'];
 const NAME_ENDS = ['\n', '[ARGS]', ''];
 
 export class ToolCallParser {
-  readonly #names: ReadonlySet<string>;
+  readonly #tools: ReadonlyMap<string, CallableTool>;
   readonly #bareStarts: readonly string[];
   #state: 'start' | 'text' | 'tagged' | 'between' | 'bare' = 'start';
   #held = '';
 
-  /** @param names of the functions that there are */
-  constructor(names: readonly string[]) {
-    this.#names = new Set(names);
-    const named = names.flatMap((name) => NAME_ENDS.map((end) => `${name}${end}{`));
+  /** @param tools the functions that there are */
+  constructor(tools: readonly CallableTool[]) {
+    this.#tools = new Map(tools.map((tool) => [tool.name, tool]));
+    const named = tools.flatMap(({ name }) => NAME_ENDS.map((end) => `${name}${end}{`));
     this.#bareStarts = [...BARE_STARTS, ...named];
   }
 
@@ -70,8 +72,8 @@ export class ToolCallParser {
         const [mark, at] = firstMark(this.#held);
         const text = this.#held.slice(0, at);
         if (text !== '') pieces.push({ type: 'text', text });
-        this.#held = this.#held.slice(at + (mark === OPEN ? OPEN.length : 0));
-        if (mark !== null) this.#state = mark === OPEN ? 'tagged' : 'bare';
+        this.#held = this.#held.slice(at + (mark === TOOL_CALL_START ? TOOL_CALL_START.length : 0));
+        if (mark !== null) this.#state = mark === TOOL_CALL_START ? 'tagged' : 'bare';
         return mark !== null;
       }
       case 'tagged': {
@@ -98,7 +100,11 @@ export class ToolCallParser {
   #tagged(body: string, close: string): ParsedPiece[] {
     // Small models forget the last brace, the more so where they did not write the first.
     const calls = callsOf(parsedJson(body) ?? parsedJson(`${body}}`));
-    return calls ?? [{ type: 'text', text: OPEN + body + close }];
+    if (calls !== null) return calls;
+    const keyed = keyedCall(body, this.#tools);
+    return keyed !== null
+      ? [{ type: 'call', ...keyed }]
+      : [{ type: 'text', text: TOOL_CALL_START + body + close }];
   }
 
   /** null if it is not all calls of functions that there are. */
@@ -111,7 +117,7 @@ export class ToolCallParser {
     const calls = values.map(callsOf);
     if (calls.some((each) => each === null)) return null;
     const flat = calls.flatMap((each) => each ?? []);
-    return flat.length > 0 && flat.every(({ name }) => this.#names.has(name)) ? flat : null;
+    return flat.length > 0 && flat.every(({ name }) => this.#tools.has(name)) ? flat : null;
   }
 
   /** Functions by name, each followed by its arguments; null if the text is not all of these. */
@@ -121,7 +127,7 @@ export class ToolCallParser {
     while (rest !== '') {
       const [before, name] =
         /^(?:\[TOOL_CALLS\])?([^\n{[]+)(?:\n|\[ARGS\])?(?=\{)/.exec(rest) ?? [];
-      if (before === undefined || !this.#names.has(name!)) return null;
+      if (before === undefined || !this.#tools.has(name!)) return null;
       rest = rest.slice(before.length);
       const end = endOfObject(rest);
       const value = end < 0 ? undefined : parsedJson(rest.slice(0, end));
@@ -135,11 +141,11 @@ export class ToolCallParser {
 
 /** The first mark in a text, and where; without one, the place from which on it may begin. */
 function firstMark(text: string): [mark: string | null, at: number] {
-  const found = [OPEN, CALLS_FOLLOW]
+  const found = [TOOL_CALL_START, CALLS_FOLLOW]
     .map((mark): [string, number] => [mark, text.indexOf(mark)])
     .filter(([, at]) => at >= 0)
     .toSorted(([, a], [, b]) => a - b);
-  const most = Math.max(overlap(text, OPEN), overlap(text, CALLS_FOLLOW));
+  const most = Math.max(overlap(text, TOOL_CALL_START), overlap(text, CALLS_FOLLOW));
   return found[0] ?? [null, text.length - most];
 }
 

@@ -7,7 +7,12 @@ import type { SamplingParamsInput } from '../engine/sampling-params.ts';
 import type { GrammarInput } from '../grammar/grammar-spec.ts';
 import { badRequest } from './errors.ts';
 import { compileOrRefuse, isGrammarFault } from './response-format.ts';
-import { type ParsedPiece, TOOL_CALL_END, ToolCallParser } from './tool-call-parser.ts';
+import {
+  type ParsedPiece,
+  TOOL_CALL_END,
+  TOOL_CALL_START,
+  ToolCallParser,
+} from './tool-call-parser.ts';
 
 /** A function as templates are told of it, the OpenAI form. */
 export interface ToolDefinition {
@@ -72,7 +77,7 @@ export class ToolUse {
       if (!isFree && grammar === null) {
         throw badRequest(
           'tools',
-          'tools: strict: where a call of this model begins cannot be told from text; set tool_choice to make it call',
+          'tools: strict: calls of this model cannot be kept to a schema in text that is free; tool_choice may make it call',
         );
       }
       return new ToolUse(tools, grammar);
@@ -86,7 +91,13 @@ export class ToolUse {
     const start = toolCallStart(model.toolStyle, name);
     const callable = tools.map((tool) => callableOf(tool, false));
     const grammar = toolGrammar(model.toolStyle, callable, { start, isParallel: !isOneCall });
-    const endsAtCall = isOneCall && name !== null && model.toolStyle === 'hermes';
+    if (grammar === null && tools.some(isStrict)) {
+      throw badRequest(
+        'tools',
+        'tools: strict: the arguments of a call of this model are not JSON, and cannot be kept to a schema',
+      );
+    }
+    const endsAtCall = isOneCall && name !== null && start.startsWith(TOOL_CALL_START);
     return new ToolUse(tools, grammar, start, endsAtCall ? TOOL_CALL_END : undefined);
   }
 
@@ -106,7 +117,7 @@ export class ToolUse {
   }
 
   createParser(): ToolCallParser {
-    const parser = new ToolCallParser(this.tools.map((tool) => tool.function.name));
+    const parser = new ToolCallParser(this.tools.map((tool) => callableOf(tool, false)));
     if (this.start !== undefined) parser.push(this.start);
     return parser;
   }

@@ -16,6 +16,7 @@ import type {
   GenerationResult,
   TextModel,
 } from '../../app/text-model.ts';
+import type { ToolStyle } from '../../app/tool-prompt.ts';
 import { type EngineCall, engineCalls } from '../../engine/engine-calls.ts';
 import type { EngineStats } from '../../engine/engine-stats.ts';
 import { EngineCallError, RequestTooLongError } from '../../engine/errors.ts';
@@ -68,13 +69,14 @@ export interface EchoModelOptions {
   readonly endsAfter?: number;
   /** What it answers to every conversation, whatever that says. */
   readonly script?: string;
+  readonly toolStyle?: ToolStyle;
 }
 
 export class EchoModel implements TextModel {
   readonly name = 'echo';
   readonly maxModelLen = 4096;
   readonly limits = { maxSeqs: 4, numBlocks: 64, blockSize: 16 };
-  readonly toolStyle = 'hermes';
+  readonly toolStyle: ToolStyle;
   numRunning = 0;
   mostRunning = 0;
   numAborted = 0;
@@ -105,6 +107,7 @@ export class EchoModel implements TextModel {
 
   constructor(options: EchoModelOptions = {}) {
     this.#options = options;
+    this.toolStyle = options.toolStyle ?? 'hermes';
   }
 
   tokenize(text: string): number[] {
