@@ -21,7 +21,7 @@ export interface PrefillPacerOptions {
 
 export const DEFAULT_PREFILL_PACER_OPTIONS: PrefillPacerOptions = {
   targetStepMs: 20,
-  maxStepMs: 80,
+  maxStepMs: 60,
   yieldStepMs: 40,
   fewWaiting: 4,
   manyWaiting: 10,
