@@ -16,10 +16,18 @@ describe('protocols', () => {
       window: 8,
       stride: 8,
       unscored: 1,
+      replacesFirst: false,
     });
     assert.equal(parseProtocol('strided-8-3').unscored, 5);
-    assert.equal(parseProtocol('llama.cpp-8').unscored, 4);
-    for (const name of ['disjoint', 'disjoint-8-4', 'strided-8', 'strided-4-8', 'other-8']) {
+    assert.equal(parseProtocol('llama.cpp-8').unscored, 5);
+    for (const name of [
+      'disjoint',
+      'disjoint-8-4',
+      'strided-8',
+      'strided-4-8',
+      'llama.cpp-2',
+      'other-8',
+    ]) {
       assert.throws(() => parseProtocol(name), EvaluationError, name);
     }
   });
@@ -33,6 +41,17 @@ describe('protocols', () => {
       scored,
       Array.from({ length: 19 }, (_, i) => i + 1),
     );
+  });
+
+  it("llama.cpp's windows lie side by side, BOS in the place of their first tokens", () => {
+    const protocol = parseProtocol('llama.cpp-4');
+    assert.deepEqual(cutWindows([10, 11, 12, 13, 14, 15, 16, 17], protocol, 1), [
+      { tokenIds: [1, 10, 11, 12], firstScored: 3 },
+      { tokenIds: [1, 14, 15, 16], firstScored: 3 },
+    ]);
+    assert.deepEqual(cutWindows([10, 11, 12, 13, 14], protocol, null), [
+      { tokenIds: [10, 11, 12, 13], firstScored: 3 },
+    ]);
   });
 
   it('refuses a text that is shorter than a window', () => {

@@ -40,11 +40,14 @@ export interface ScoringProtocol {
   readonly stride: number;
   /** Tokens of a window, from its beginning, that are context only. */
   readonly unscored: number;
+  /** Where the model has a BOS: before the text, and then in the place of each window's first token; else one before each window's text. */
+  readonly replacesFirst: boolean;
 }
 
 /**
  * `disjoint-N`: windows of N that do not overlap, all tokens from the second on are scored (transformers' usual way with stride = N).
- * `strided-N-S`: windows of N every S tokens, the last S are scored. `llama.cpp-N`: disjoint windows of N, the second half is scored.
+ * `strided-N-S`: windows of N every S tokens, the last S are scored. `llama.cpp-N`: disjoint windows of N, the tokens behind the
+ * middle one are scored, as llama-perplexity does (a window of 512: 255 of them).
  *
  * @throws {EvaluationError} if it is none of these
  */
@@ -52,14 +55,16 @@ export function parseProtocol(name: string): ScoringProtocol {
   const match = /^(disjoint|strided|llama\.cpp)-(\d+)(?:-(\d+))?$/.exec(name);
   const window = Number(match?.[2]);
   const stride = match?.[1] === 'strided' ? Number(match[3]) : window;
-  const isSound = window >= 2 && stride >= 1 && stride <= window;
+  const least = match?.[1] === 'llama.cpp' ? 3 : 2;
+  const isSound = window >= least && stride >= 1 && stride <= window;
   if (match === null || !isSound || (match[1] !== 'strided' && match[3] !== undefined)) {
     throw new EvaluationError(
       `protocol "${name}": expected disjoint-N, strided-N-S (S up to N) or llama.cpp-N, such as disjoint-512`,
     );
   }
-  const unscored = match[1] === 'llama.cpp' ? Math.floor(window / 2) : Math.max(1, window - stride);
-  return { name, window, stride, unscored };
+  const replacesFirst = match[1] === 'llama.cpp';
+  const unscored = replacesFirst ? Math.floor(window / 2) + 1 : Math.max(1, window - stride);
+  return { name, window, stride, unscored, replacesFirst };
 }
 
 export interface ScoringWindow {
@@ -68,18 +73,20 @@ export interface ScoringWindow {
   readonly firstScored: number;
 }
 
-/** @param bos put before each window; null where the model has none @throws {EvaluationError} if the text is shorter than a window */
+/** @param bos that windows begin with; null where the model has none @throws {EvaluationError} if the text is shorter than a window */
 export function cutWindows(
   tokenIds: readonly number[],
-  { window, stride, unscored, name }: ScoringProtocol,
+  { window, stride, unscored, replacesFirst, name }: ScoringProtocol,
   bos: number | null,
 ): ScoringWindow[] {
   const head = bos === null ? [] : [bos];
-  const size = window - head.length;
+  const replaced = replacesFirst ? head.length : 0;
+  const text = replacesFirst ? [...head, ...tokenIds] : tokenIds;
+  const size = window - head.length + replaced;
   const windows: ScoringWindow[] = [];
-  for (let start = 0; start + size <= tokenIds.length; start += stride === window ? size : stride) {
+  for (let start = 0; start + size <= text.length; start += stride === window ? size : stride) {
     windows.push({
-      tokenIds: [...head, ...tokenIds.slice(start, start + size)],
+      tokenIds: [...head, ...text.slice(start + replaced, start + size)],
       // The first window has no one before it to score its beginning.
       firstScored: start === 0 && stride < window ? 1 : unscored,
     });

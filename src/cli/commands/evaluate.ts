@@ -64,7 +64,7 @@ export function define(command: Command): void {
 KL divergence is that of the predictions from the reference's, per token, natural logarithm. Protocols:
 disjoint-N     windows of N tokens; all tokens from the second on are scored
 strided-N-S    windows of N every S tokens; the last S are scored
-llama.cpp-N    as disjoint-N, but only the second half of each window is scored
+llama.cpp-N    as llama-perplexity with -c N: disjoint windows, only the tokens behind the middle one are scored
 
 Tasks:
 cloze          the last word of passages of the text, to be written by itself
