@@ -9,21 +9,21 @@
 import type { DType } from '../tensor/dtype.ts';
 import { CompressError } from './errors.ts';
 
-export interface Choice {
-  readonly dtype: DType;
+export interface Choice<Format = DType> {
+  readonly dtype: Format;
   readonly bytes: number;
   readonly loss: number;
 }
 
-export interface AllocationUnit {
+export interface AllocationUnit<Format = DType> {
   readonly name: string;
-  readonly choices: readonly Choice[];
+  readonly choices: readonly Choice<Format>[];
 }
 
 /** The choices that may be worth their bytes: ascending in bytes, falling in loss, ever less loss saved per byte. */
-export function worthwhileChoices(choices: readonly Choice[]): Choice[] {
+export function worthwhileChoices<Format>(choices: readonly Choice<Format>[]): Choice<Format>[] {
   const sorted = choices.toSorted((a, b) => a.bytes - b.bytes || a.loss - b.loss);
-  const hull: Choice[] = [];
+  const hull: Choice<Format>[] = [];
   for (const choice of sorted) {
     const last = hull.at(-1);
     if (last !== undefined && choice.loss >= last.loss) continue;
@@ -37,7 +37,7 @@ export function worthwhileChoices(choices: readonly Choice[]): Choice[] {
 }
 
 /** Loss saved per byte. */
-function gain(from: Choice, to: Choice): number {
+function gain(from: Choice<unknown>, to: Choice<unknown>): number {
   return (from.loss - to.loss) / (to.bytes - from.bytes);
 }
 
@@ -45,10 +45,10 @@ function gain(from: Choice, to: Choice): number {
  * @returns a choice for each unit, by name
  * @throws {CompressError} if even the smallest choices take more than `budgetBytes`
  */
-export function allocateBits(
-  units: readonly AllocationUnit[],
+export function allocateBits<Format>(
+  units: readonly AllocationUnit<Format>[],
   budgetBytes: number,
-): Map<string, Choice> {
+): Map<string, Choice<Format>> {
   const hulls = units.map(({ choices }) => worthwhileChoices(choices));
   const at = hulls.map(() => 0);
   let left = budgetBytes - hulls.reduce((sum, hull) => sum + hull[0]!.bytes, 0);

@@ -12,11 +12,11 @@
 import type { ModelConfig } from '../models/model-config.ts';
 import { rowsOf } from '../tensor/quantized-matrix.ts';
 import { ALIGNED_TOKENS, ALIGNMENT, alignToExact } from './align-to-exact.ts';
-import { NearestRounder, searchClipping, searchScales } from './awq.ts';
+import { searchScales } from './awq.ts';
 import type { CompressionState, LayerState } from './compression-state.ts';
 import { CompressError } from './errors.ts';
 import type { F32Weights } from './f32-weights.ts';
-import { GPTQ_DEFAULTS, type GptqOptions, gptq, outputNorm } from './gptq.ts';
+import { GPTQ_DEFAULTS, type GptqOptions, gptq } from './gptq.ts';
 import {
   dequantize,
   type GroupScheme,
@@ -33,7 +33,10 @@ import {
 } from './layer-walker.ts';
 import { type Matrix, MatrixMath } from './matrix-math.ts';
 import { matrixRows, matrixShape } from './matrix-rows.ts';
+import { NearestRounder } from './nearest-rounder.ts';
 import { normBefore } from './norm-before.ts';
+import { RowSample } from './output-error.ts';
+import { searchRanges } from './range-search.ts';
 
 export const METHODS = ['rtn', 'gptq', 'awq'] as const;
 export type Method = (typeof METHODS)[number];
@@ -345,16 +348,12 @@ class LayerCompressor {
       const scheme = this.#options.schemeOf(label);
       const groupSize = scheme.groupSize === 'row' ? columns : scheme.groupSize;
       const numQueryKey = this.#queryKeyRows(site);
-      const shrink = searchClipping(
-        math,
-        w,
-        moments,
-        scheme,
-        groupSize,
-        (row) => row >= numQueryKey,
-      );
-      const matrix = new NearestRounder(scheme, groupSize).quantize(w, scheme, columns, shrink);
-      const relativeError = relativeOutputError(math, w, matrix, moments);
+      const rounder = new NearestRounder(scheme, groupSize);
+      const maySearch = (row: number): boolean => row >= numQueryKey;
+      const grid = searchRanges(math, w, moments, rounder, scheme, maySearch);
+      const matrix = rounder.quantize(w, columns, grid);
+      using sample = new RowSample(math, w);
+      const relativeError = sample.relativeError(matrix, moments);
       this.#put(site, matrix);
       return { label, matrix, relativeError, note: null };
     });
@@ -456,25 +455,6 @@ function scaleInputs(weights: Matrix, scales: Float32Array): void {
   for (let row = 0; row < weights.rows; row++) {
     for (let j = 0; j < scales.length; j++) weights.values[row * weights.stride + j]! *= scales[j]!;
   }
-}
-
-function relativeOutputError(
-  math: MatrixMath,
-  weights: Matrix,
-  quantized: QuantizedMatrix,
-  moments: Matrix,
-): number {
-  const { rows, columns } = quantized;
-  const whole = outputNorm(math, weights, moments);
-  using difference = math.matrix(rows, columns);
-  const values = dequantize(quantized);
-  for (let row = 0; row < rows; row++) {
-    for (let j = 0; j < columns; j++) {
-      difference.values[row * difference.stride + j] =
-        weights.values[row * weights.stride + j]! - values[row * columns + j]!;
-    }
-  }
-  return whole > 0 ? outputNorm(math, difference, moments) / whole : 0;
 }
 
 /** Two parts of one tensor, one below the other. */

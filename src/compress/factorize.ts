@@ -14,6 +14,8 @@ import {
 const BLOCK = IN_PLACE_INPUTS;
 /** Rows of a trailing update that are done in one product; what is above the diagonal within them is wasted work. */
 const ROWS_AT_ONCE = 512;
+/** Columns of a product with a triangle that are done in one: what is 0 within them is wasted work. */
+const COLUMNS_AT_ONCE = 512;
 
 /**
  * @param h symmetric f32 [n, n], n a multiple of 32 or with a unit diagonal in its padding; overwritten
@@ -67,6 +69,37 @@ export function dampedInverseFactor(
     if (u !== null) return { u, damping };
   }
   return null;
+}
+
+/**
+ * A · H⁻¹, in place.
+ *
+ * @param a f32 [rows, n]
+ * @param u the factor of H⁻¹ = Uᵀ U, f32 [n, n] or larger
+ */
+export function multiplyByInverse(math: MatrixMath, a: Matrix, u: Matrix): void {
+  const { rows: m, columns: n } = a;
+  const whole = { row: 0, column: 0, rows: n, count: n };
+  using products = math.matrix(m, n);
+  using packed = math.packed(n, n);
+  const columns = Array.from({ length: Math.ceil(n / COLUMNS_AT_ONCE) }, (_, i) => {
+    const first = i * COLUMNS_AT_ONCE;
+    return { first, count: Math.min(COLUMNS_AT_ONCE, n - first) };
+  });
+  packRows(packed, u, whole);
+  for (const { first, count } of columns) {
+    math.multiply({
+      ...{ a, aColumn: first, b: packed, bRow: first, bColumn: first },
+      ...{ m, n: count, k: n - first, out: products, outColumn: first },
+    });
+  }
+  packTransposed(packed, 0, u, whole);
+  for (const { first, count } of columns) {
+    math.multiply({
+      ...{ a: products, b: packed, bRow: first },
+      ...{ m, n: count, k: first + count, out: a, outColumn: first },
+    });
+  }
 }
 
 /** Rows and columns in reverse order, in place. */
@@ -193,10 +226,14 @@ function invertLower(
       }
     }
     if (start > 0) {
-      math.multiply({
-        ...{ a: l, aRow: start, b: packedX, m: size, n: start, k: start },
-        out: products,
-      });
+      // Above the diagonal of X there is nothing.
+      for (let column = 0; column < start; column += COLUMNS_AT_ONCE) {
+        const count = Math.min(COLUMNS_AT_ONCE, start - column);
+        math.multiply({
+          ...{ a: l, aRow: start, aColumn: column, b: packedX, bRow: column, bColumn: column },
+          ...{ m: size, n: count, k: start - column, out: products, outColumn: column },
+        });
+      }
       packTransposed(packedProducts, 0, products, { row: 0, column: 0, count: size });
       // Into rows whose later columns are filled already: only as wide as `start`, a multiple of 32.
       math.multiply({

@@ -1,7 +1,8 @@
 /**
  * GPTQ: columns are rounded one after another, and what rounding one did to the outputs is made good by moving the columns still to come.
  * Frantar et al. 2022, arXiv:2210.17323. Order of the columns by importance with group parameters fixed beforehand ("static" act-order), so that nothing
- * about the order has to be stored. Within a block of 128 columns rows are worked on one at a time here; the rest of the matrix is updated by a product.
+ * about the order has to be stored. Within a piece of 32 columns rows are worked on one at a time here; the rest of the block of 128, and after it the rest of the matrix, is
+ * updated by products.
  */
 
 import { dampedInverseFactor } from './factorize.ts';
@@ -21,8 +22,11 @@ import {
   packTransposed,
   paddedColumns,
 } from './matrix-math.ts';
+import { RowSample } from './output-error.ts';
 
 const BLOCK = IN_PLACE_INPUTS;
+/** Columns of a block that are rounded in one go; of the block's others products are cheaper. */
+const PIECE = 32;
 
 export interface GptqOptions {
   readonly scheme: GroupScheme;
@@ -40,14 +44,14 @@ export const GPTQ_DEFAULTS = { order: 'importance', damping: 0.1 } as const;
 
 export interface GptqResult {
   readonly matrix: QuantizedMatrix;
-  /** Sum of the squared, weighted errors over the norm of the outputs: mean |(W - Q) x|² / mean |W x|². */
+  /** mean |(W - Q) x|² / mean |W x|², of some rows. */
   readonly relativeError: number;
   /** What was added to the diagonal in the end; null if no damping helped and weights were rounded to nearest. */
   readonly damping: number | null;
 }
 
 /**
- * @param weights f32 [rows, statistics.width]; overwritten by the values of the result
+ * @param weights f32 [rows, statistics.width]; overwritten
  */
 export function gptq(
   math: MatrixMath,
@@ -63,7 +67,7 @@ export function gptq(
   const importance = statistics.meanSquares();
   const permutation = orderOf(importance, order);
   const factored = dampedInverseFactor(math, moments, permutation, damping);
-  const original = outputNorm(math, weights, moments);
+  using sample = new RowSample(math, weights);
   const target = order === 'importance' ? permuted(math, weights, permutation) : weights;
   // Dead inputs: what is multiplied by them never shows.
   for (let i = 0; i < columns; i++) {
@@ -82,38 +86,14 @@ export function gptq(
   if (isStatic) fitAllGroups(fitter, weights, matrix, importance);
   const loop = { matrix, target, fitter, isStatic, permutation, importance };
   const u = factored?.u ?? identity(math, columns);
-  // The difference must survive for the error measure: a copy of the weights as they were.
-  using before = math.matrix(rows, columns);
-  before.values.set(weights.values.subarray(0, before.values.length));
   roundAll(math, u, loop);
-  writeBack(matrix, weights);
-  for (let i = 0; i < weights.rows * weights.stride; i++) before.values[i]! -= weights.values[i]!;
-  const error = outputNorm(math, before, moments);
   u[Symbol.dispose]();
   if (target !== weights) target[Symbol.dispose]();
   return {
     matrix,
-    relativeError: original > 0 ? error / original : 0,
+    relativeError: sample.relativeError(matrix, moments),
     damping: factored?.damping ?? null,
   };
-}
-
-/** Mean of |W x|² over the inputs, from their moments: trace(W M Wᵀ). */
-export function outputNorm(math: MatrixMath, weights: Matrix, moments: Matrix): number {
-  const columns = moments.columns;
-  const { rows } = weights;
-  using packed = math.packed(columns, columns);
-  packTransposed(packed, 0, moments, { row: 0, column: 0, count: columns });
-  using products = math.matrix(rows, columns);
-  math.multiply({ a: weights, b: packed, m: rows, n: columns, k: columns, out: products });
-  let sum = 0;
-  for (let row = 0; row < rows; row++) {
-    for (let j = 0; j < columns; j++) {
-      sum +=
-        products.values[row * products.stride + j]! * weights.values[row * weights.stride + j]!;
-    }
-  }
-  return sum;
 }
 
 function orderOf(importance: Float32Array, order: GptqOptions['order']): Uint32Array {
@@ -173,23 +153,36 @@ function roundAll(math: MatrixMath, u: Matrix, loop: RoundLoop): void {
   const { matrix, target } = loop;
   const { rows, columns } = matrix;
   using errors = math.matrix(rows, BLOCK);
-  for (let start = 0; start < columns; start += BLOCK) {
-    const size = Math.min(BLOCK, columns - start);
-    roundBlock(u, loop, errors, start, size);
-    const next = start + size;
-    const rest = columns - next;
-    if (rest === 0) break;
-    using packed = math.packed(rest, size);
-    packTransposed(packed, 0, u, { row: start, column: next, count: size, sign: -1 });
+  /** Takes the errors of columns from `start` on out of those from `next` on. */
+  const update = (start: number, next: number, end: number, errorColumn: number): void => {
+    const [n, k] = [end - next, next - start];
+    if (n === 0) return;
+    using packed = math.packed(n, k);
+    packTransposed(packed, 0, u, { row: start, column: next, count: k, sign: -1 });
     math.multiply({
-      ...{ a: errors, b: packed, m: rows, n: rest, k: size },
+      ...{ a: errors, aColumn: errorColumn, b: packed, m: rows, n, k },
       ...{ out: target, outColumn: next, residual: target },
     });
+  };
+  for (let start = 0; start < columns; start += BLOCK) {
+    const end = Math.min(start + BLOCK, columns);
+    for (let piece = start; piece < end; piece += PIECE) {
+      const next = Math.min(piece + PIECE, end);
+      roundPiece(u, loop, errors, piece - start, { start: piece, size: next - piece });
+      update(piece, next, end, piece - start);
+    }
+    update(start, end, columns, 0);
   }
 }
 
-/** Hot: rows times columns times half a block. */
-function roundBlock(u: Matrix, loop: RoundLoop, errors: Matrix, start: number, size: number): void {
+/** Hot: rows times columns times half a piece. */
+function roundPiece(
+  u: Matrix,
+  loop: RoundLoop,
+  errors: Matrix,
+  errorColumn: number,
+  { start, size }: { start: number; size: number },
+): void {
   const { matrix, target, fitter, isStatic, permutation, importance } = loop;
   const { rows, columns, groupSize, codes, scales, zeros, bits } = matrix;
   const levels = 2 ** bits - 1;
@@ -209,7 +202,7 @@ function roundBlock(u: Matrix, loop: RoundLoop, errors: Matrix, start: number, s
       const column = permutation[start + i]!;
       const group = row * numGroups + Math.floor(column / groupSize);
       if (!isStatic && column % groupSize === 0) {
-        // What of the group lies in this block was moved already; what lies behind it is up to date too.
+        // What of the group lies in this piece was moved already; groups that begin with a piece are up to date behind it.
         for (let j = i; j < size; j++) target.values[at + j] = w[j]!;
         fitter.fit(target.values, at + i, groupSize, importance, column, params);
         scales[group] = params.scale;
@@ -221,23 +214,9 @@ function roundBlock(u: Matrix, loop: RoundLoop, errors: Matrix, start: number, s
       const code = codeOf(value, scale, zero, levels);
       codes[row * columns + column] = code;
       const error = (value - scale * (code - zero)) / factor[i * size + i]!;
-      errors.values[row * errors.stride + i] = error;
+      errors.values[row * errors.stride + errorColumn + i] = error;
       const f = i * size;
       for (let j = i + 1; j < size; j++) w[j]! -= error * factor[f + j]!;
-    }
-  }
-}
-
-function writeBack(
-  { codes, scales, zeros, groupSize, columns, rows }: QuantizedMatrix,
-  into: Matrix,
-): void {
-  const numGroups = columns / groupSize;
-  for (let row = 0; row < rows; row++) {
-    for (let column = 0; column < columns; column++) {
-      const group = row * numGroups + Math.floor(column / groupSize);
-      const value = scales[group]! * (codes[row * columns + column]! - zeros[group]!);
-      into.values[row * into.stride + column] = value;
     }
   }
 }

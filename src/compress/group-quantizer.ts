@@ -54,6 +54,18 @@ export interface GroupParams {
   zero: number;
 }
 
+/** Values of a group and what their squared errors count for. */
+interface FittedGroup {
+  readonly values: Float32Array;
+  readonly start: number;
+  readonly n: number;
+  readonly weights: Float32Array | null;
+  readonly weightStart: number;
+}
+
+/** Elements between two looks at whether a range has lost already. */
+const ERROR_CHUNK = 16;
+
 /** Finds scale and zero point of groups of one scheme; keeps no state between them. */
 export class GroupFitter {
   readonly #scheme: GroupScheme;
@@ -79,12 +91,13 @@ export class GroupFitter {
     const { min, max } = this.#rangeOf(values, start, n);
     this.#params(min, max, 1, into);
     if (!this.#scheme.searchesRange) return;
-    let best = this.#error(values, start, n, weights, weightStart, into);
+    const group = { values, start, n, weights, weightStart };
+    let best = this.#error(group, into, Number.POSITIVE_INFINITY);
     let { scale, zero } = into;
     let withoutGain = 0;
     for (let step = 1; step <= SEARCH.steps && withoutGain < SEARCH.patience; step++) {
       this.#params(min, max, 1 - step / 100, into);
-      const error = this.#error(values, start, n, weights, weightStart, into);
+      const error = this.#error(group, into, best);
       withoutGain++;
       if (error < best) {
         best = error;
@@ -151,27 +164,28 @@ export class GroupFitter {
     }
   }
 
+  /** As far as it is below `limit`. */
   #error(
-    values: Float32Array,
-    start: number,
-    n: number,
-    weights: Float32Array | null,
-    weightStart: number,
+    { values, start, n, weights, weightStart }: FittedGroup,
     { scale, zero }: GroupParams,
+    limit: number,
   ): number {
     const levels = this.#levels;
     let error = 0;
-    for (let i = 0; i < n; i++) {
-      const v = values[start + i]!;
-      const off = Math.abs(v - scale * (codeOf(v, scale, zero, levels) - zero));
-      error += weights === null ? off ** SEARCH.norm : weights[weightStart + i]! * off * off;
+    for (let begin = 0; begin < n && error < limit; begin += ERROR_CHUNK) {
+      const end = Math.min(n, begin + ERROR_CHUNK);
+      for (let i = begin; i < end; i++) {
+        const v = values[start + i]!;
+        const off = Math.abs(v - scale * (codeOf(v, scale, zero, levels) - zero));
+        error += weights === null ? off ** SEARCH.norm : weights[weightStart + i]! * off * off;
+      }
     }
     return error;
   }
 }
 
 /** The f16 nearest to `scale`, but finite and not 0. */
-function storedScale(scale: number): number {
+export function storedScale(scale: number): number {
   const stored = F16_TO_F32[f16Bits(Math.max(-LARGEST_F16, Math.min(LARGEST_F16, scale)))]!;
   if (stored !== 0) return stored;
   return scale < 0 ? -(2 ** -24) : 2 ** -24;

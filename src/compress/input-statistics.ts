@@ -2,7 +2,7 @@
  * What a linear's inputs look like over the calibration text: their second moments and mean magnitudes, and how they go with the inputs that the
  * linear has in the model before compression.
  */
-import { type Matrix, type MatrixMath, type PackedMatrix, packTransposed } from './matrix-math.ts';
+import { type Matrix, type MatrixMath, type PackedMatrix, packRows } from './matrix-math.ts';
 
 /**
  * A token counts as at most so many median tokens of its window, by |x|². Where attention parks itself (the first token of a text, mostly) inputs of o_proj and
@@ -10,7 +10,7 @@ import { type Matrix, type MatrixMath, type PackedMatrix, packTransposed } from 
  */
 const MOST_MEDIANS = 4;
 
-/** Rows of the moments that are summed in one product; below the diagonal within them is wasted work. */
+/** Rows of sums that are made in one product: their left factor stays in the cache, and little is wasted below the diagonal of the moments. */
 const ROWS_AT_ONCE = 256;
 
 /** What a linear's inputs are in the model before compression. */
@@ -29,10 +29,8 @@ export interface Drift {
   readonly moments: Matrix;
 }
 
-/** A window's inputs, as they are and as both factors of a product. */
+/** A window's inputs as both factors of a product. */
 interface Scratch {
-  /** f32 [numTokens, width] */
-  readonly rows: Matrix;
   /** f32 [width, numTokens] */
   readonly transposed: Matrix;
   readonly packed: PackedMatrix;
@@ -79,20 +77,18 @@ export class InputStatistics implements Disposable {
   ): void {
     const { width } = this;
     if (exact === null && this.#drift !== null) this.#keepEarlyMoments();
-    const { transposed, rows, packed } = this.#scratchFor(numTokens);
+    const { transposed, packed } = this.#scratchFor(numTokens);
     const weights = tokenWeights(inputs, stride, numTokens, width);
-    for (let t = 0; t < numTokens; t++) {
-      const weight = weights[t]!;
-      const from = t * stride;
-      const into = t * rows.stride;
-      for (let j = 0; j < width; j++) {
-        const value = weight * inputs[from + j]!;
-        rows.values[into + j] = value;
-        this.#magnitudes[j]! += Math.abs(value);
+    const { values } = transposed;
+    forTiles(numTokens, width, (t0, t1, j) => {
+      let magnitude = 0;
+      for (let t = t0, at = j * transposed.stride + t0; t < t1; t++, at++) {
+        values[at] = weights[t]! * inputs[t * stride + j]!;
+        magnitude += Math.abs(values[at]!);
       }
-    }
-    transpose(rows, transposed, numTokens, width);
-    packTransposed(packed, 0, rows, { row: 0, column: 0, count: numTokens });
+      this.#magnitudes[j]! += magnitude;
+    });
+    packRows(packed, transposed, { row: 0, column: 0, rows: width, count: numTokens });
     for (let row = 0; row < width; row += ROWS_AT_ONCE) {
       this.#math.multiply({
         ...{ a: transposed, aRow: row, b: packed, bRow: row },
@@ -115,11 +111,10 @@ export class InputStatistics implements Disposable {
 
   /** Kept from window to window: fresh memory costs more than what is done in it. */
   #scratchFor(numTokens: number): Scratch {
-    if (this.#scratch?.rows.rows === numTokens) return this.#scratch;
+    if (this.#scratch?.transposed.columns === numTokens) return this.#scratch;
     this.#disposeScratch();
     this.#scratch = {
       transposed: this.#math.matrix(this.width, numTokens),
-      rows: this.#math.matrix(numTokens, this.width),
       packed: this.#math.packed(this.width, numTokens),
     };
     return this.#scratch;
@@ -127,8 +122,8 @@ export class InputStatistics implements Disposable {
 
   #disposeScratch(): void {
     if (this.#scratch === null) return;
-    const { transposed, rows, packed } = this.#scratch;
-    for (const each of [transposed, rows, packed]) each[Symbol.dispose]();
+    const { transposed, packed } = this.#scratch;
+    for (const each of [transposed, packed]) each[Symbol.dispose]();
     this.#scratch = null;
   }
 
@@ -136,23 +131,23 @@ export class InputStatistics implements Disposable {
   #addDrift({ inputs, scales }: ExactInputs, stride: number, weights: Float64Array): void {
     const { width } = this;
     const numTokens = weights.length;
-    const { transposed, rows, packed } = this.#scratchFor(numTokens);
-    const factors = new Float64Array(width).map((_, j) => 1 / (scales?.[j] ?? 1));
-    for (let t = 0; t < numTokens; t++) {
-      const weight = weights[t]!;
-      const into = t * rows.stride;
-      for (let j = 0; j < width; j++) {
-        const exact = weight * factors[j]! * inputs[t * stride + j]!;
-        rows.values[into + j] = exact - rows.values[into + j]!;
+    const { transposed, packed } = this.#scratchFor(numTokens);
+    const { values } = transposed;
+    forTiles(numTokens, width, (t0, t1, j) => {
+      const factor = 1 / (scales?.[j] ?? 1);
+      for (let t = t0, at = j * transposed.stride + t0; t < t1; t++, at++) {
+        values[at] = weights[t]! * factor * inputs[t * stride + j]! - values[at]!;
       }
-    }
-    transpose(rows, transposed, numTokens, width);
+    });
     this.#drift ??= this.#math.matrix(width, width);
     this.#nextDrift ??= this.#math.matrix(width, width);
-    this.#math.multiply({
-      ...{ a: transposed, b: packed, m: width, n: width, k: numTokens },
-      ...{ out: this.#nextDrift, residual: this.#drift },
-    });
+    for (let row = 0; row < width; row += ROWS_AT_ONCE) {
+      this.#math.multiply({
+        ...{ a: transposed, aRow: row, b: packed, n: width, k: numTokens },
+        ...{ m: Math.min(ROWS_AT_ONCE, width - row), outRow: row },
+        ...{ out: this.#nextDrift, residual: this.#drift },
+      });
+    }
     [this.#drift, this.#nextDrift] = [this.#nextDrift, this.#drift];
     this.#driftTokens += numTokens;
   }
@@ -226,18 +221,15 @@ function tokenWeights(
   return energies.map((energy) => (energy > most ? Math.sqrt(most / energy) : 1));
 }
 
-/** In tiles that stay in the cache. */
-function transpose(from: Matrix, into: Matrix, rows: number, columns: number): void {
+/** Calls `visit` with some tokens of a column at a time, such that rows and columns of inputs stay in the cache. */
+function forTiles(
+  numTokens: number,
+  width: number,
+  visit: (tokenStart: number, tokenEnd: number, column: number) => void,
+): void {
   const tile = 32;
-  for (let r0 = 0; r0 < rows; r0 += tile) {
-    const r1 = Math.min(rows, r0 + tile);
-    for (let c0 = 0; c0 < columns; c0 += tile) {
-      const c1 = Math.min(columns, c0 + tile);
-      for (let c = c0; c < c1; c++) {
-        for (let r = r0; r < r1; r++) {
-          into.values[c * into.stride + r] = from.values[r * from.stride + c]!;
-        }
-      }
-    }
+  for (let t0 = 0; t0 < numTokens; t0 += tile) {
+    const t1 = Math.min(numTokens, t0 + tile);
+    for (let j = 0; j < width; j++) visit(t0, t1, j);
   }
 }

@@ -80,6 +80,8 @@ export class LayerWalker implements Disposable {
   readonly #loaded = new Set<number>();
   #position = 0;
   #snapshots: Snapshot[];
+  /** Memory of snapshots that have been passed, by length: fresh memory costs more than what is copied into it. */
+  readonly #spare = new Map<number, Float32Array[]>();
 
   private constructor(
     options: WalkerOptions,
@@ -265,17 +267,21 @@ export class LayerWalker implements Disposable {
     batch.logitRows[0] = tokenIds.length - 1;
   }
 
-  /** @param last the window's snapshot so far, whose memory is taken over where it fits */
+  /** @param last the window's snapshot so far, whose memory is taken over */
   #snapshot(command: number, numTokens: number, last: Snapshot): Snapshot {
+    for (const values of last.values()) {
+      const spare = this.#spare.get(values.length);
+      if (spare === undefined) this.#spare.set(values.length, [values]);
+      else spare.push(values);
+    }
     const alive = new Map<number, Float32Array>();
     for (const [index, buffer] of this.plan.buffers.entries()) {
       if (!(buffer.firstCommand < command && buffer.lastCommand >= command)) continue;
       const rows =
         buffer.rows === 'T' ? numTokens : typeof buffer.rows === 'number' ? buffer.rows : 1;
       const values = this.#runner.buffer(index).subarray(0, (rows * buffer.strideBytes) / 4);
-      let kept = last.get(index);
-      if (kept?.length === values.length) kept.set(values);
-      else kept = values.slice();
+      const kept = this.#spare.get(values.length)?.pop() ?? new Float32Array(values.length);
+      kept.set(values);
       alive.set(index, kept);
     }
     return alive;
@@ -287,6 +293,7 @@ export class LayerWalker implements Disposable {
 
   [Symbol.dispose](): void {
     this.#snapshots = [];
+    this.#spare.clear();
     this.#runner[Symbol.dispose]();
   }
 }

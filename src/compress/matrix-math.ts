@@ -52,6 +52,8 @@ export interface Product {
   readonly b: PackedMatrix;
   /** First row of `b`, a multiple of 32; default 0. */
   readonly bRow?: number;
+  /** First column of `b`; default 0. */
+  readonly bColumn?: number;
   readonly m: number;
   /** Taken up to the next multiple of 32: `out` must have room for it. */
   readonly n: number;
@@ -125,9 +127,11 @@ export class MatrixMath implements Disposable {
   }
 
   multiply(product: Product): void {
-    const { b, k, n, out, residual, bRow = 0 } = product;
-    if (k > b.capacity || bRow % COLUMN_PADDING !== 0) {
-      throw new InternalError(`product over ${k} of ${b.capacity}, from row ${bRow}`);
+    const { b, k, n, out, residual, bRow = 0, bColumn = 0 } = product;
+    if (bColumn + k > b.capacity || bRow % COLUMN_PADDING !== 0) {
+      throw new InternalError(
+        `product over ${k} of ${b.capacity}, from row ${bRow}, column ${bColumn}`,
+      );
     }
     if (residual === out && k > IN_PLACE_INPUTS) {
       throw new InternalError(`a product over ${k} cannot be added in place`);
@@ -142,14 +146,14 @@ export class MatrixMath implements Disposable {
 
   #multiplyNative(product: Product, width: number): void {
     const { a, aRow = 0, aColumn = 0, b, bRow = 0, m, k, out, outRow = 0, outColumn = 0 } = product;
-    const { residual } = product;
+    const { residual, bColumn = 0 } = product;
     const which = residual === undefined ? 0 : 1;
     const numUnits = width / this.#unitRows;
     const unitsPerChunk = Math.max(1, Math.ceil(numUnits / (this.#numThreads * 8)));
     const at = (matrix: Matrix, row: number, column: number): bigint =>
       matrix.address + BigInt(4 * (row * matrix.stride + column));
     const values: Record<string, bigint> = {
-      weight: b.address + BigInt(4 * bRow * b.capacity),
+      weight: b.address + BigInt(4 * (bRow * b.capacity + bColumn * ROW_GROUP)),
       groupStride: BigInt(4 * ROW_GROUP * b.capacity),
       numUnits: BigInt(numUnits),
       unitsPerChunk: BigInt(unitsPerChunk),
@@ -189,13 +193,13 @@ export class MatrixMath implements Disposable {
 
 function multiplyPlainly(product: Product, width: number): void {
   const { a, aRow = 0, aColumn = 0, b, bRow = 0, m, k, out, outRow = 0, outColumn = 0 } = product;
-  const { residual } = product;
+  const { residual, bColumn = 0 } = product;
   for (let i = 0; i < m; i++) {
     const aAt = (aRow + i) * a.stride + aColumn;
     const outAt = (outRow + i) * out.stride + outColumn;
     for (let j = 0; j < width; j++) {
       const row = bRow + j;
-      const bAt = (row >> 4) * b.capacity * ROW_GROUP + (row & 15);
+      const bAt = ((row >> 4) * b.capacity + bColumn) * ROW_GROUP + (row & 15);
       let sum = 0;
       for (let t = 0; t < k; t++) sum += a.values[aAt + t]! * b.values[bAt + t * ROW_GROUP]!;
       const before =

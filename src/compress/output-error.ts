@@ -1,0 +1,84 @@
+/** What a change of a linear's weights does to its outputs over the calibration text, from the second moments of its inputs. */
+import type { QuantizedMatrix } from '../tensor/quantized-matrix.ts';
+import { type Matrix, type MatrixMath, type PackedMatrix, packTransposed } from './matrix-math.ts';
+
+/** Rows that errors are taken from: of all rows it would take as long as the rounding itself. */
+const MOST_ROWS = 512;
+
+/** Mean of |W x|² over the inputs: trace(W M Wᵀ). */
+export class OutputNorm implements Disposable {
+  readonly #math: MatrixMath;
+  readonly #columns: number;
+  readonly #packed: PackedMatrix;
+
+  /** @param moments of the inputs; not looked at again */
+  constructor(math: MatrixMath, moments: Matrix) {
+    this.#math = math;
+    this.#columns = moments.columns;
+    this.#packed = math.packed(moments.columns, moments.columns);
+    packTransposed(this.#packed, 0, moments, { row: 0, column: 0, count: moments.columns });
+  }
+
+  of(weights: Matrix): number {
+    const { rows, values, stride } = weights;
+    const n = this.#columns;
+    using products = this.#math.matrix(rows, n);
+    this.#math.multiply({ a: weights, b: this.#packed, m: rows, n, k: n, out: products });
+    let sum = 0;
+    for (let row = 0; row < rows; row++) {
+      for (let j = 0; j < n; j++) {
+        sum += products.values[row * products.stride + j]! * values[row * stride + j]!;
+      }
+    }
+    return sum;
+  }
+
+  [Symbol.dispose](): void {
+    this.#packed[Symbol.dispose]();
+  }
+}
+
+/** Rows of a linear before it is rounded, evenly spread over all of them. */
+export class RowSample implements Disposable {
+  readonly #math: MatrixMath;
+  readonly #rows: readonly number[];
+  /** f32 [at most 512, columns] */
+  readonly values: Matrix;
+
+  constructor(math: MatrixMath, { rows, columns, stride, values }: Matrix) {
+    this.#math = math;
+    const count = Math.min(rows, MOST_ROWS);
+    this.#rows = Array.from({ length: count }, (_, i) => Math.floor(((i + 0.5) * rows) / count));
+    this.values = math.matrix(count, columns);
+    for (const [i, row] of this.#rows.entries()) {
+      const from = row * stride;
+      this.values.values.set(values.subarray(from, from + stride), i * stride);
+    }
+  }
+
+  /** mean |(W - Q) x|² / mean |W x|² of these rows. */
+  relativeError(
+    { codes, scales, zeros, groupSize, columns }: QuantizedMatrix,
+    moments: Matrix,
+  ): number {
+    const before = this.values;
+    using norm = new OutputNorm(this.#math, moments);
+    const whole = norm.of(before);
+    if (whole <= 0) return 0;
+    using difference = this.#math.matrix(before.rows, columns);
+    for (const [i, row] of this.#rows.entries()) {
+      const at = i * before.stride;
+      for (let j = 0; j < columns; j++) {
+        const code = row * columns + j;
+        const group = Math.floor(code / groupSize);
+        const value = scales[group]! * (codes[code]! - zeros[group]!);
+        difference.values[at + j] = before.values[at + j]! - value;
+      }
+    }
+    return norm.of(difference) / whole;
+  }
+
+  [Symbol.dispose](): void {
+    this.values[Symbol.dispose]();
+  }
+}
