@@ -23,7 +23,6 @@ const BASE = 'f16';
 const FORMATS: readonly { name: string; type: FileTypeName; extra?: readonly string[] }[] = [
   { name: BASE, type: BASE },
   { name: 'q8_0', type: 'q8_0' },
-  { name: 'q4_k_s', type: 'q4_k_s' },
   { name: 'q4_0', type: 'q4_0' },
   { name: 'nf4', type: BASE, extra: ['--load-in-4bit', 'nf4'] },
 ];

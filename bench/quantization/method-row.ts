@@ -12,16 +12,21 @@ import {
   type Method,
 } from '../../src/compress/calibrated.ts';
 import { F32Weights } from '../../src/compress/f32-weights.ts';
-import { bitsPerWeight, type GroupScheme } from '../../src/compress/group-quantizer.ts';
+import {
+  bitsPerWeight,
+  type GroupScheme,
+  type QuantizedMatrix,
+} from '../../src/compress/group-quantizer.ts';
 import { decodeCodebook, encodeCodebook } from '../../src/tensor/codebook.ts';
 import { DTYPES } from '../../src/tensor/dtype.ts';
 import { type EvalSet, evalWindows } from '../quality/eval-windows.ts';
+import { roundToMixedBits } from './mixed-bits.ts';
 
 export interface MethodJob {
   readonly modelPath: string;
   readonly evalSet: EvalSet;
   readonly evalWindows: number;
-  readonly method: Method | 'nf4';
+  readonly method: Method | 'nf4' | 'mixed';
   /** NF4 takes the group size of it alone. */
   readonly scheme: GroupScheme;
   readonly calibrationTokens: number;
@@ -57,9 +62,8 @@ interface RoundedLinear {
   readonly bits: number;
 }
 
-async function compress(options: CalibratedOptions): Promise<RoundedLinear[]> {
-  const { matrices } = await compressLinears(options);
-  return [...matrices.values()].map((matrix) => ({
+function asRounded(matrices: Iterable<QuantizedMatrix>): RoundedLinear[] {
+  return Array.from(matrices, (matrix) => ({
     elements: matrix.rows * matrix.columns,
     bits: bitsPerWeight(matrix),
   }));
@@ -76,23 +80,35 @@ function roundToNf4(weights: F32Weights, blockSize: number): RoundedLinear[] {
   });
 }
 
+async function roundedBy(
+  { method, scheme }: MethodJob,
+  model: Pick<CalibratedOptions, 'weights' | 'config' | 'windows'> & { threads: number },
+): Promise<RoundedLinear[]> {
+  switch (method) {
+    case 'nf4':
+      return roundToNf4(model.weights, scheme.groupSize === 'row' ? NF4_BLOCK : scheme.groupSize);
+    case 'mixed':
+      return asRounded(roundToMixedBits({ ...model, scheme }));
+    default: {
+      const { matrices } = await compressLinears({ ...model, method, schemeOf: () => scheme });
+      return asRounded(matrices.values());
+    }
+  }
+}
+
 export async function measureMethod(job: MethodJob): Promise<MethodRow> {
-  const { method, scheme, threads } = job;
+  const { threads } = job;
   using model = new OpenedModel(job.modelPath);
   const { config, weights: source } = model.description;
   const ids = model.requireTokenizer().encode(readFileSync(CALIBRATION, 'utf8'));
-  const numWindows =
-    method === 'rtn' || method === 'nf4' ? 1 : Math.floor(job.calibrationTokens / WINDOW);
+  const numWindows = Math.max(1, Math.floor(job.calibrationTokens / WINDOW));
   if (ids.length < numWindows * WINDOW) throw new Error(`the text has ${ids.length} tokens only`);
   const windows = Array.from({ length: numWindows }, (_, i) =>
     ids.slice(i * WINDOW, (i + 1) * WINDOW),
   );
   const weights = new F32Weights(source);
   const startMs = performance.now();
-  const linears =
-    method === 'nf4'
-      ? roundToNf4(weights, scheme.groupSize === 'row' ? NF4_BLOCK : scheme.groupSize)
-      : await compress({ weights, config, windows, method, threads, schemeOf: () => scheme });
+  const linears = await roundedBy(job, { weights, config, windows, threads });
   const quantizeSeconds = (performance.now() - startMs) / 1000;
   const peak = peakBytes();
   const linearElements = linears.reduce((sum, linear) => sum + linear.elements, 0);

@@ -1,6 +1,5 @@
 /** The table of methods: every method at equal bits, grouping and symmetry, on models that are run in f32 before and after. Knows what is compared, not how. */
 import { fileURLToPath } from 'node:url';
-import type { Method } from '../../src/compress/calibrated.ts';
 import type { GroupScheme } from '../../src/compress/group-quantizer.ts';
 import { lastJson, runChild } from '../lib/child.ts';
 import { markdownTable, percent, significant } from '../lib/table.ts';
@@ -29,12 +28,18 @@ export interface MeasuredCase extends MethodCase {
 }
 
 /** Rounding without data is what the others are held to; the range search is what it can do at best. */
-const NAMED_METHODS: readonly { name: string; method: Method; searchesRange: boolean }[] = [
+const NAMED_METHODS: readonly {
+  name: string;
+  method: MethodJob['method'];
+  searchesRange: boolean;
+}[] = [
   { name: 'RTN', method: 'rtn', searchesRange: false },
   { name: 'RTN, range searched', method: 'rtn', searchesRange: true },
   { name: 'GPTQ', method: 'gptq', searchesRange: true },
   { name: 'AWQ', method: 'awq', searchesRange: false },
+  { name: 'mixed bits, RTN', method: 'mixed', searchesRange: false },
 ];
+const MIXED_TOKENS = 512;
 const BASELINE = NAMED_METHODS[0]!.name;
 /** Of RTN's divergence that GPTQ and AWQ are to close. */
 const GOALS: Readonly<Record<number, number>> = { 4: 0.3, 3: 0.5 };
@@ -67,7 +72,7 @@ export async function measureMethods(plan: MethodsPlan, store: RowStore): Promis
       const { calibrationTokens, evalWindows, threads } = plan;
       const settings = {
         ...{ evalSet: set, evalWindows, method, scheme },
-        calibrationTokens: method === 'gptq' || method === 'awq' ? calibrationTokens : 0,
+        calibrationTokens: calibrationTokensOf(method, calibrationTokens),
       };
       const key = `methods ${JSON.stringify(settings)}`;
       const title = `${set}: ${each.name}, ${shownScheme(scheme)}`;
@@ -83,6 +88,12 @@ export async function measureMethods(plan: MethodsPlan, store: RowStore): Promis
     }
   }
   return measured;
+}
+
+/** A search compares predictions on one window. */
+function calibrationTokensOf(method: MethodJob['method'], tokens: number): number {
+  if (method === 'mixed') return MIXED_TOKENS;
+  return method === 'gptq' || method === 'awq' ? tokens : 0;
 }
 
 function shownScheme({ bits, groupSize, symmetry }: GroupScheme): string {
