@@ -241,8 +241,8 @@ describe('hasten run', () => {
   });
 
   test('refuses wrong usage with exit code 2', async () => {
-    await failure(2, /one of --prompt, --chat and --token-ids/, 'run', TINY);
-    await failure(2, /one of --prompt/, 'run', TINY, '--prompt', 'a', '--chat', 'b');
+    await failure(2, /nothing to answer: hasten run tiny "a message", or --prompt/, 'run', TINY);
+    await failure(2, /one of a message/, 'run', TINY, '--prompt', 'a', '--chat', 'b');
     await failure(2, /number from 0 to/, 'run', TINY, '--prompt', 'a', '--temperature', 'hot');
     await failure(2, /unknown option '--frob'/, 'run', TINY, '--prompt', 'a', '--frob');
     await failure(2, /missing required argument/, 'run');
@@ -307,6 +307,43 @@ describe('hasten run', () => {
     assert.equal(code, 130);
     assert.equal(output, '');
   });
+});
+
+test('SIGTERM and SIGHUP stop the work as Ctrl-C does', async () => {
+  for (const [signal, expected] of [
+    ['SIGTERM', 143],
+    ['SIGHUP', 129],
+  ] as const) {
+    const child = startHasten(['chat', TINY, '--max-tokens', '100']);
+    let stdout = '';
+    child.stdout?.on('data', (data) => {
+      stdout += data;
+      child.kill(signal);
+    });
+    let stderr = '';
+    child.stderr?.on('data', (data) => {
+      stderr += data;
+    });
+    child.stdin?.write('Hello\n');
+    const [code] = await once(child, 'close');
+    assert.equal(code, expected, stderr);
+    assert.equal(stderr, '');
+    assert.notEqual(stdout, '');
+  }
+});
+
+test('takes what users of other programs type', async () => {
+  const ours = ['run', TINY, '--chat', 'Hi', '--max-tokens', '4', '--temperature', '0'];
+  const { tokenIds } = await json<Run>(...ours);
+  const theirs = ['run', '-m', TINY, 'Hi', '-n', '4', '--temp', '0', '-t', '1', '-c', '128'];
+  assert.deepEqual((await json<Run>(...theirs)).tokenIds, tokenIds);
+  const piped = await runHasten(['run', TINY, '-', '-n', '4', '--temp', '0', '--json'], {
+    stdin: 'Hi\n',
+  });
+  assert.deepEqual((JSON.parse(piped.stdout) as Run).tokenIds, tokenIds);
+  await failure(2, /computes on the CPU/, 'run', TINY, 'Hi', '-ngl', '99');
+  await failure(2, /hasten chat tiny is a conversation/, 'run', TINY);
+  await failure(1, /did you mean .*README\.md\?/, 'run', './READM.md', 'Hi');
 });
 
 describe('hasten tokenize', () => {

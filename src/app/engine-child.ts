@@ -10,6 +10,9 @@ import {
 import type { EngineSetup, ProgressCallback } from './engine-setup.ts';
 import { type Envelope, type IpcChannel, processPort, sendEnvelope } from './process-port.ts';
 
+/** A terminal's Ctrl-C ends an engine that has only begun to start. It is on its way to this process, too, which shall hear it first. */
+const SIGNAL_DELAY_MS = 100;
+
 export class EngineChild {
   readonly port: EnginePort;
   /** Resolves with the reason when the process has ended, asked or unasked; never rejects. */
@@ -47,11 +50,12 @@ export class EngineChild {
     this.#child.on('error', (error) => end(`its process failed: ${error.message}`, error));
     // `close` comes after the channel has been read to its end.
     this.#child.on('close', (code, signal) => {
-      end(
+      const how =
         signal === null
           ? `its process ended with code ${code}`
-          : `its process was ended by ${signal}`,
-      );
+          : `its process was ended by ${signal}`;
+      if (signal === 'SIGINT' || signal === 'SIGHUP') setTimeout(() => end(how), SIGNAL_DELAY_MS);
+      else end(how);
     });
     sendEnvelope(channel, { host: { type: 'open', setup } });
   }

@@ -1,4 +1,5 @@
 /** What the command line itself refuses; the exit code follows from the class. */
+import { constants } from 'node:os';
 import { HastenError } from '../platform/errors.ts';
 
 /** Wrong usage: exit code 2, with a pointer to `--help`. */
@@ -15,9 +16,12 @@ export class CommandError extends HastenError {
   }
 }
 
-/** The user interrupted the command. Exit code 130, as a shell reports a process that died of SIGINT. */
+/** The command was interrupted by a signal. The exit code is what a shell reports of a process that died of it: 130 after Ctrl-C. */
 export class InterruptedError extends HastenError {
-  constructor() {
+  readonly exitCode: number;
+
+  constructor(signalNumber: number = constants.signals.SIGINT) {
     super('interrupted', 'interrupted');
+    this.exitCode = 128 + signalNumber;
   }
 }

@@ -50,11 +50,11 @@ export function addOfflineOption(command: Command): Command {
 /** @param except a command with options of its own by the same name leaves these out */
 export function addEngineOptions(command: Command, except: { threads?: false } = {}): Command {
   if (except.threads !== false) {
-    command.option('--threads <n>', 'compute threads, or auto', parseThreads, 'auto' as const);
+    command.option('-t, --threads <n>', 'compute threads, or auto', parseThreads, 'auto' as const);
   }
   return addOfflineOption(command)
     .option(
-      '--max-model-len <tokens>',
+      '-c, --max-model-len <tokens>',
       'longest sequence, prompt and answer (k = 1024)',
       parseCount,
     )
@@ -103,7 +103,7 @@ export function addSamplingOptions(command: Command): Command {
     .option('--top-k <k>', 'choose among the k likeliest tokens', parseInteger(0))
     .option('--top-p <p>', 'choose among the likeliest tokens that make up p', parseNumber(0, 1))
     .option('--min-p <p>', 'leave out tokens below p times the likeliest', parseNumber(0, 1))
-    .option('--seed <n>', 'same seed, same text', parseInteger(0))
+    .option('-s, --seed <n>', 'same seed, same text', parseInteger(0))
     .option(
       '--repetition-penalty <x>',
       'above 1 discourages tokens seen before',

@@ -36,12 +36,18 @@ export function note(text: string): void {
   process.stderr.write(`${text}\n`);
 }
 
-/** `hasten ... | head` closes the pipe early: that ends the program quietly, as it does other tools. */
+/**
+ * `hasten ... | head` closes the pipe early: that ends the program quietly, as it does other tools. So does a terminal that is gone (EIO).
+ * What cannot be written for another reason, such as a full disk, is said.
+ */
 export function handleBrokenPipes(): void {
   for (const stream of [process.stdout, process.stderr]) {
     stream.on('error', (error: NodeJS.ErrnoException) => {
-      if (error.code === 'EPIPE') process.exit(0);
-      throw error;
+      if (error.code === 'EPIPE' || error.code === 'EIO') process.exit(0);
+      if (stream === process.stdout) {
+        note(`${styledError('red', 'error:')} cannot write the output: ${error.message}`);
+      }
+      process.exit(1);
     });
   }
 }

@@ -8,6 +8,7 @@ import { HastenError } from '../platform/errors.ts';
 import { packageManifest } from '../platform/package-files.ts';
 import { InterruptedError, UsageError } from './errors.ts';
 import { note, styledError } from './output.ts';
+import { inOurWords } from './spellings.ts';
 
 /** A command's module: adds arguments, options, examples and the action to its commander object. */
 export interface CommandModule {
@@ -110,7 +111,6 @@ const COMMANDS: readonly CommandEntry[] = [
 export const EXIT_DONE = 0;
 export const EXIT_FAILED = 1;
 export const EXIT_USAGE = 2;
-const EXIT_INTERRUPTED = 130;
 
 /**
  * Runs one command line.
@@ -122,15 +122,29 @@ export async function runProgram(
   services: ProgramServices = {},
 ): Promise<number> {
   try {
-    const program = await buildProgram(args, services);
-    await program.parseAsync(args, { from: 'user' });
+    const { program, command, numWords } = await buildProgram(args, services);
+    const words = args.slice(0, numWords);
+    const rest = args.slice(numWords);
+    await program.parseAsync([...words, ...(command ? inOurWords(rest, command) : rest)], {
+      from: 'user',
+    });
     return Number(process.exitCode ?? EXIT_DONE);
   } catch (error) {
     return report(error);
   }
 }
 
-async function buildProgram(args: readonly string[], services: ProgramServices): Promise<Command> {
+interface BuiltProgram {
+  readonly program: Command;
+  /** The command that was asked for, named by the first so many arguments. */
+  readonly command: Command | undefined;
+  readonly numWords: number;
+}
+
+async function buildProgram(
+  args: readonly string[],
+  services: ProgramServices,
+): Promise<BuiltProgram> {
   const program = new Command('hasten')
     .description('LLM inference, sooner.')
     .version(packageManifest().version, '-V, --version')
@@ -139,31 +153,47 @@ async function buildProgram(args: readonly string[], services: ProgramServices):
     .exitOverride();
   const words = args.filter((arg) => !arg.startsWith('-'));
   const wanted = words[0] === 'help' ? words.slice(1) : words;
-  await addCommands(program, COMMANDS, wanted, services);
+  const path = await addCommands(program, COMMANDS, wanted, services);
   if (args.length === 0) program.help({ error: true });
-  return program;
+  const isAtTheStart = path.every((command, i) => command.name() === args[i]);
+  return {
+    program,
+    command: isAtTheStart ? path.at(-1) : undefined,
+    numWords: isAtTheStart ? path.length : 0,
+  };
 }
 
-/** Adds all of them by name and summary; loads the one that `wanted` begins with, or the one below it. */
+/**
+ * Adds all of them by name and summary; loads the one that `wanted` begins with, or the one below it.
+ * @returns the commands that `wanted` names, each below the one before it
+ */
 async function addCommands(
   parent: Command,
   entries: readonly CommandEntry[],
   wanted: readonly string[],
   services: ProgramServices,
-): Promise<void> {
+): Promise<Command[]> {
   const [first, ...rest] = wanted;
+  const path: Command[] = [];
   for (const entry of entries) {
     const command = parent.command(entry.name).description(entry.summary).exitOverride();
     if (entry.name !== first) continue;
     const below = entry.subcommands ?? [];
     if (!below.some(({ name }) => name === rest[0])) (await entry.load()).define(command, services);
-    await addCommands(command, below, rest, services);
+    command.showHelpAfterError(`(${commandLine(command)} --help shows what there is)`);
+    path.push(command, ...(await addCommands(command, below, rest, services)));
   }
+  return path;
+}
+
+/** "hasten bench serve" */
+function commandLine(command: Command): string {
+  return command.parent ? `${commandLine(command.parent)} ${command.name()}` : command.name();
 }
 
 function report(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT_DONE : EXIT_USAGE;
-  if (error instanceof InterruptedError) return EXIT_INTERRUPTED;
+  if (error instanceof InterruptedError) return error.exitCode;
   const message = error instanceof HastenError ? error.message : unexpected(error);
   note(`${styledError('red', 'error:')} ${message}`);
   if (error instanceof HastenError && process.env.HASTEN_DEBUG) note(String(error.stack));

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { EMBEDDED_ALIAS } from './aliases.ts';
 import { ModelNotFoundError } from './errors.ts';
 import { fileStem, isFirstPart, isGgufModel, splitParts } from './file-choice.ts';
+import { nearName } from './near-name.ts';
 import type { ResolvedModel } from './resolved-model.ts';
 
 /** Works from the source tree (src/hub/) and from the published package (dist/…): the first folder upwards that has it. */
@@ -29,7 +30,7 @@ export function embeddedModel(): ResolvedModel {
  */
 export function localModel(path: string): ResolvedModel {
   const stat = statSync(path, { throwIfNoEntry: false });
-  if (stat === undefined) throw new ModelNotFoundError(path, 'there is no such file or folder');
+  if (stat === undefined) throw new ModelNotFoundError(path, missing(path));
   if (stat.isFile()) return ggufFile(path);
   if (existsSync(join(path, 'config.json'))) {
     return { path, name: basename(path), source: 'path', sizeBytes: folderBytes(path) };
@@ -42,6 +43,16 @@ export function localModel(path: string): ResolvedModel {
       ? 'the folder holds several GGUF models; name one of them'
       : 'the folder has neither config.json nor a GGUF model';
   throw new ModelNotFoundError(path, reason, ggufs.length > 1 ? ggufs : names);
+}
+
+/** Says what is missing, and what stands beside it by nearly the same name. */
+function missing(path: string): string {
+  const folder = dirname(path);
+  const isFolder = statSync(folder, { throwIfNoEntry: false })?.isDirectory() === true;
+  if (!isFolder) return 'there is no such file or folder';
+  const meant = nearName(basename(path), readdirSync(folder));
+  const question = meant === undefined ? '' : ` (did you mean ${join(folder, meant)}?)`;
+  return `there is no such file or folder${question}`;
 }
 
 function ggufFile(path: string): ResolvedModel {

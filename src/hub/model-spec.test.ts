@@ -137,3 +137,11 @@ test('anything else is refused with the accepted forms in the message', () => {
     );
   }
 });
+
+test('a name that is nearly an alias is answered with that', () => {
+  assert.throws(
+    () => parse('smolm2'),
+    /no existing path \(did you mean smollm2\?\); accepted forms/,
+  );
+  assert.throws(() => parse('llama3'), /no existing path; accepted forms/);
+});

@@ -26,6 +26,9 @@ const x = 1 < 2;
 \`\`\`
 
 <img src="https://evil.example/x.png" onerror="document.title='owned'"><script>document.title='owned'</script>
+- [ ] open
+- [x] done ![a picture](https://evil.example/y.png)
+
 [bad](javascript:alert(1)) <style>body { display: none }</style>
 `;
 
@@ -96,6 +99,10 @@ describe('the pages in a browser', { skip: SKIP }, () => {
       assert.equal(await body.locator('td').count(), 2);
       assert.equal((await body.locator('pre').textContent())?.trim(), 'const x = 1 < 2;');
       assert.equal(await body.locator('img, script, style').count(), 0);
+      const text = (await body.textContent()) ?? '';
+      for (const shown of ['<img src=', '<script>', '☐ open', '☑ done', '![a picture](']) {
+        assert.ok(text.includes(shown), `${shown} is not shown`);
+      }
       const hrefs = await body
         .locator('a[href]')
         .evaluateAll((links) => links.map((link) => link.getAttribute('href')));
@@ -136,6 +143,44 @@ describe('the pages in a browser', { skip: SKIP }, () => {
     await page.reload();
     assert.equal(await page.inputValue('#system'), 'Be brief.');
     assert.deepEqual(faults, []);
+  });
+
+  test('chat: a new conversation takes nothing of the one that was still being answered', async () => {
+    const model = new EchoModel({ script: 'and so on, ', delayMs: 5 });
+    await using server = await startTestServer(model);
+    await using view = await open(server.url);
+    const { page } = view;
+    await ask(page, 'First.');
+    await untilText(page, '.assistant .body', (text) => text.length > 20);
+    await page.click('#clear');
+    await page.waitForSelector('#empty');
+    await ask(page, 'Second.');
+    await untilText(page, '.assistant .body', (text) => text.length > 5);
+    await page.click('#stop');
+    assert.deepEqual(
+      model.chats.at(-1)?.map(({ role, content }) => [role, content]),
+      [['user', 'Second.']],
+    );
+  });
+
+  test('chat: gives the question back when the server is gone, on a narrow screen too', async () => {
+    const server = await startTestServer(new EchoModel());
+    await using view = await open(server.url);
+    const { page } = view;
+    await page.setViewportSize({ width: 390, height: 700 });
+    await untilText(page, '#model', (text) => text === 'echo');
+    await page.click('#settings summary');
+    await page.press('#system', 'Escape');
+    assert.equal(await page.getAttribute('#settings', 'open'), null);
+    await server[Symbol.asyncDispose]();
+    await ask(page, 'Hello');
+    await page.waitForSelector('.failure');
+    assert.equal(await page.textContent('.failure'), 'The server does not answer.');
+    assert.equal(await page.inputValue('#input'), 'Hello');
+    const right = await page
+      .locator('#settings summary')
+      .evaluate((e) => e.getBoundingClientRect().right);
+    assert.ok(right <= 390 && (await page.locator('#model').isVisible()));
   });
 
   test('chat: shows the error of the server and takes the question back', async () => {

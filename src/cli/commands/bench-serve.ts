@@ -11,7 +11,7 @@ import type { RequestShape } from '../../loadgen/request-body.ts';
 import { type GoodputLimits, summarizeLoad, summaryJson } from '../../loadgen/summary.ts';
 import { type Endpoint, parseBaseUrl, type Target } from '../../loadgen/target.ts';
 import { planWorkload, type WorkloadOptions } from '../../loadgen/workload.ts';
-import { CommandError, InterruptedError, UsageError } from '../errors.ts';
+import { CommandError, UsageError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
 import { parseCount, parseInteger, parseNumber } from '../options.ts';
 import { note, printJson, printLine, styledError } from '../output.ts';
@@ -171,7 +171,7 @@ async function benchServe(flags: BenchServeFlags): Promise<void> {
   noteFaults(result);
   if (!flags.json) await printLine(formatReport(result, summary, pacing));
   await printJson(json);
-  if (signal.aborted) throw new InterruptedError();
+  signal.throwIfAborted();
   if (result.counts.finished === 0) throw new CommandError('no request was finished');
 }
 

@@ -39,7 +39,7 @@ export function define(command: Command, { engineHost }: ProgramServices): void 
   command
     .argument('[model]', 'a path, an alias or any form that pull takes; left out: smollm2')
     .option('--system <text>', 'system message')
-    .option('--max-tokens <n>', 'most tokens of an answer', parseInteger(1));
+    .option('-n, --max-tokens <n>', 'most tokens of an answer', parseInteger(1));
   addEngineOptions(addSamplingOptions(command))
     .addHelpText('after', `\nIn the chat:\n${HELP}\n\nExample:\n  $ hasten chat smollm2\n`)
     .action((spec: string | undefined, flags: ChatFlags) => chat(spec, flags, engineHost));
@@ -96,6 +96,8 @@ class ChatSession {
       if (this.#isAnswering) this.#interrupts.interrupt();
       else this.#lines.close();
     });
+    const { end } = this.#interrupts;
+    end.addEventListener('abort', () => this.#lines.close());
     let isOpen = true;
     this.#lines.once('close', () => {
       isOpen = false;
@@ -112,9 +114,11 @@ class ChatSession {
       if (message === '/exit' || message === '/quit') break;
       if (message.startsWith('/')) this.#command(message);
       else if (message !== '') await this.#answer(message);
+      end.throwIfAborted();
       if (isOpen) this.#lines.prompt(); // Lines that were read before the input ended still come.
     }
     this.#lines.close();
+    end.throwIfAborted();
   }
 
   #command(message: string): void {

@@ -22,7 +22,7 @@ export function define(command: Command): void {
     .argument('<model>', 'a path, an alias or any form that pull takes')
     .option('-f, --file <file>', 'the same as --calibration')
     .requiredOption('-o, --output <path>', 'a .gguf file, or .dat for the older format')
-    .option('--threads <n>', 'compute threads', parseInteger(1))
+    .option('-t, --threads <n>', 'compute threads', parseInteger(1))
     .option('--json', 'print one JSON object', false)
     .addHelpText(
       'after',

@@ -113,7 +113,7 @@ export function define(command: Command): void {
       512,
     )
     .option('--chart <file>', 'where --target-… draws its choice; OUTPUT.html by default')
-    .option('--threads <n>', 'compute threads', parseInteger(1))
+    .option('-t, --threads <n>', 'compute threads', parseInteger(1))
     .option('--json', 'print one JSON object', false)
     .addHelpText(
       'after',

@@ -3,7 +3,7 @@
 import type { Command } from 'commander';
 import type { EngineHost } from '../../app/engine-host.ts';
 import type { GenerationResult, TextModel } from '../../app/text-model.ts';
-import { InterruptedError, UsageError } from '../errors.ts';
+import { UsageError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
 import { startModelWithProgress } from '../model-command.ts';
 import {
@@ -15,6 +15,7 @@ import {
   grammarFromFlags,
   parseInteger,
   parseTokenIds,
+  readTextFile,
   type SamplingFlags,
   samplingFromFlags,
 } from '../options.ts';
@@ -36,12 +37,13 @@ const DEFAULT_MAX_TOKENS = 256;
 export function define(command: Command, { engineHost }: ProgramServices): void {
   command
     .argument('<model>', 'a path, an alias or any form that pull takes')
-    .option('--prompt <text>', 'text to go on from; BOS is added if the model wants it')
+    .argument('[message]', 'the same as --chat; - reads it from stdin')
+    .option('-p, --prompt <text>', 'text to go on from; BOS is added if the model wants it')
     .option('--chat <text>', 'a message to answer, by the chat template of the model')
     .option('--token-ids <ids>', 'a prompt of token ids, exactly: 1,2,3', parseTokenIds)
     .option('--system <text>', 'system message before --chat')
     .option(
-      '--max-tokens <n>',
+      '-n, --max-tokens <n>',
       `most tokens of the answer; left out: ${DEFAULT_MAX_TOKENS}, or as many as fit`,
       parseInteger(1),
     )
@@ -55,19 +57,36 @@ JSON: {"tokenIds":[…],"text":"…","finishReason":"stop|length",
 "timings":{"promptTokens":…,"promptMs":…,"outputTokens":…,"outputMs":…,"ttftMs":…}}
 
 Examples:
-  $ hasten run smollm2 --chat "Why is the sky blue?"
+  $ hasten run smollm2 "Why is the sky blue?"
+  $ cat notes.txt | hasten run smollm2 - --system "Sum this up in a sentence."
   $ hasten run smollm2 --chat "Anna is 31." --json-schema '{"type":"object","properties":{"age":{"type":"integer"}},"required":["age"]}'
   $ hasten run smollm2 --prompt "The capital of France is" --max-tokens 8 --temperature 0
 `,
     )
-    .action((spec: string, flags: RunFlags) => run(spec, flags, engineHost));
+    .action(async (spec: string, message: string | undefined, flags: RunFlags) =>
+      run(spec, await withMessage(flags, message), engineHost),
+    );
+}
+
+/** The message after the model is `--chat`. */
+async function withMessage(flags: RunFlags, message: string | undefined): Promise<RunFlags> {
+  if (message === undefined) return flags;
+  if (flags.chat !== undefined) throw new UsageError('there are two messages: leave out --chat');
+  return { ...flags, chat: message === '-' ? (await readTextFile('-')).trimEnd() : message };
 }
 
 async function run(spec: string, flags: RunFlags, host: EngineHost | undefined): Promise<void> {
   const given = [flags.tokenIds, flags.prompt, flags.chat].filter((prompt) => prompt !== undefined);
-  if (given.length !== 1) throw new UsageError('expected one of --prompt, --chat and --token-ids');
+  if (given.length === 0) {
+    throw new UsageError(
+      `nothing to answer: hasten run ${spec} "a message", or --prompt, or --token-ids; hasten chat ${spec} is a conversation`,
+    );
+  }
+  if (given.length > 1) {
+    throw new UsageError('expected one of a message (or --chat), --prompt and --token-ids');
+  }
   if (flags.system !== undefined && flags.chat === undefined) {
-    throw new UsageError('--system goes with --chat only');
+    throw new UsageError('--system goes with a message or --chat only');
   }
   using interrupts = new InterruptHandler();
   const grammar = await grammarFromFlags(flags);
@@ -89,14 +108,14 @@ async function run(spec: string, flags: RunFlags, host: EngineHost | undefined):
   }
   const result = await generation.result;
   const { finishReason, timings } = result;
-  if (finishReason === 'abort' && flags.json) throw new InterruptedError();
+  if (finishReason === 'abort' && flags.json) throw signal.reason;
   if (flags.json) {
     await printJson({ tokenIds: outputIds, text, finishReason, timings });
     return;
   }
   if (!text.endsWith('\n')) await writeOut('\n');
   if (process.stderr.isTTY) note(styledError('dim', describe(result)));
-  if (finishReason === 'abort') throw new InterruptedError();
+  if (finishReason === 'abort') throw signal.reason;
 }
 
 /** null where nothing fits: the engine then says so, with the numbers. */

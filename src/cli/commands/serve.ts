@@ -250,7 +250,7 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
     await tracing?.[Symbol.asyncDispose]().catch((error: unknown) => {
       logger.warn({ err: error }, 'the last traces could not be sent');
     });
-    process.off('SIGINT', onSignal).off('SIGTERM', onSignal);
+    process.off('SIGINT', onSignal).off('SIGTERM', onSignal).off('SIGHUP', onSignal);
   }
 }
 

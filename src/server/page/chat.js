@@ -5,8 +5,9 @@ import { eventsOf, getKey, request, setKey } from './api.js';
 import { showMarkdown } from './markdown.js';
 
 const byId = (id) => document.getElementById(id);
-const [messagesBox, input, send, stop, status] = [
+const [messagesBox, empty, input, send, stop, status] = [
   'messages',
+  'empty',
   'input',
   'send',
   'stop',
@@ -33,7 +34,7 @@ function isAtEnd() {
 }
 
 function addMessage(role, text) {
-  byId('empty')?.remove();
+  empty.remove();
   const element = document.createElement('div');
   element.className = `message ${role}`;
   const body = document.createElement('div');
@@ -77,6 +78,8 @@ function painter(body) {
 }
 
 async function answer() {
+  // "New chat" begins another conversation; what is still coming then belongs to this one.
+  const turns = conversation;
   for (const old of document.querySelectorAll('.regenerate')) old.remove();
   const element = addMessage('assistant', '');
   const paint = painter(element.firstChild);
@@ -92,7 +95,10 @@ async function answer() {
   try {
     const { signal } = running;
     const response = await request('/v1/chat/completions', { json: requestBody(), signal });
-    if (!response.ok) throw new Error((await response.json()).error.message);
+    if (!response.ok) {
+      const { error } = await response.json().catch(() => ({}));
+      throw new Error(error?.message ?? `The server answers with HTTP ${response.status}.`);
+    }
     for await (const event of eventsOf(response)) {
       if (event.error) throw new Error(event.error.message);
       usage = event.usage ?? usage;
@@ -106,19 +112,29 @@ async function answer() {
     }
   } catch (error) {
     if (error.name === 'AbortError') finishReason = 'stopped';
-    else failure = error.message;
+    else failure = error instanceof TypeError ? 'The server does not answer.' : error.message;
   }
   paint.show(text);
   paint.finish();
+  const follow = isAtEnd();
   element.classList.remove('waiting');
   if (failure !== undefined) showFailure(element, failure);
   // A question without any answer is taken back: templates want user and assistant in turns.
-  if (text === '') conversation.pop();
-  else conversation.push({ role: 'assistant', content: text });
+  if (text !== '') turns.push({ role: 'assistant', content: text });
+  else takeBack(turns);
   showFigures(element, { usage, finishReason, startedAt, firstAt });
   if (text !== '') offerAnother(element);
+  if (follow) messagesBox.scrollTop = messagesBox.scrollHeight;
   running = undefined;
   setRunning(false);
+}
+
+/** The last question may be sent again, or be mended. */
+function takeBack(turns) {
+  const { content } = turns.pop();
+  if (turns !== conversation || input.value !== '') return;
+  input.value = content;
+  growInput();
 }
 
 function showFailure(element, message) {
@@ -165,6 +181,7 @@ function offerAnother(element) {
 function setRunning(isRunning) {
   send.hidden = isRunning;
   stop.hidden = !isRunning;
+  messagesBox.setAttribute('aria-busy', String(isRunning));
   if (!isRunning) input.focus();
 }
 
@@ -194,11 +211,17 @@ input.addEventListener('keydown', (event) => {
 byId('clear').addEventListener('click', () => {
   running?.abort();
   conversation = [];
-  messagesBox.replaceChildren();
+  messagesBox.replaceChildren(empty);
   input.focus();
 });
 document.addEventListener('click', (event) => {
   if (!byId('settings').contains(event.target)) byId('settings').open = false;
+});
+
+byId('settings').addEventListener('keydown', (event) => {
+  if (event.key !== 'Escape') return;
+  byId('settings').open = false;
+  byId('settings').firstElementChild.focus();
 });
 
 for (const id of SETTINGS) {

@@ -16,6 +16,18 @@ const RULES = {
   RETURN_DOM_FRAGMENT: true,
 };
 
+const escaped = (text) =>
+  text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
+
+// What is cleaned away below would be gone from the answer: markup and pictures are shown as the text that they are, boxes as signs.
+marked.use({
+  renderer: {
+    html: ({ text }) => escaped(text),
+    image: ({ text, href }) => escaped(`![${text}](${href})`),
+    checkbox: ({ checked }) => (checked ? '☑ ' : '☐ '),
+  },
+});
+
 DOMPurify.addHook('afterSanitizeAttributes', (node) => {
   if (node.tagName !== 'A') return;
   node.setAttribute('target', '_blank');
