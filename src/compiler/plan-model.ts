@@ -31,6 +31,7 @@ import { segmentsPerRow } from '../kernels/rows.ts';
 import { SPAN_TOKENS } from '../kernels/tile-entry.ts';
 import { InternalError } from '../platform/errors.ts';
 import { maxStepGroups, numOwnGroups } from '../targets/open-groups.ts';
+import { evenChunkSize } from './chunk-size.ts';
 import { PlanError } from './errors.ts';
 import { type KernelSpec, kernelKey } from './kernel-spec.ts';
 import { planMemory } from './memory-plan.ts';
@@ -57,7 +58,7 @@ const FEW_ROWS = 64;
 /** Row groups per chunk at most for more rows: a chunk is long enough by itself, and many of them share the work evenly. */
 const GROUPS_PER_CHUNK = 8;
 /** Rows of queries (tokens times heads that share a KV head) that attention works on at a time. */
-const TARGET_TILE_ROWS = 16;
+const TARGET_TILE_ROWS = 18;
 const MAX_TILE_TOKENS = 16;
 /** Memory for attention states of split contexts, unless one token over the longest context takes more. */
 const MAX_PART_BYTES = 16 << 20;
@@ -506,7 +507,9 @@ class Planner {
       inRegisters('matmulQ8', streamed, [2, few]),
     ];
     if (maxRows > few) {
-      const perChunk = Math.min(streamed, GROUPS_PER_CHUNK);
+      const most = Math.min(streamed, GROUPS_PER_CHUNK);
+      const { numThreads } = this.#options.limits;
+      const perChunk = evenChunkSize(numGroups, numThreads, [most, Math.ceil(most / 2)]);
       variants.push(inRegisters('matmulQ8', perChunk, [few + 1, maxRows]));
     }
     if (maxRows === ANY_ROWS) return variants;
@@ -580,9 +583,10 @@ class Planner {
 
   /** Row groups (or units) per chunk where weights are read once: some chunks for each thread, none too small. */
   #perChunk(numRowGroups: number, groupBytes: number): number {
-    const wanted = this.#options.limits.numThreads * CHUNKS_PER_THREAD;
-    const least = Math.ceil(MIN_CHUNK_BYTES / groupBytes);
-    return Math.max(1, Math.min(numRowGroups, Math.max(least, Math.ceil(numRowGroups / wanted))));
+    const { numThreads } = this.#options.limits;
+    const wanted = Math.ceil(numRowGroups / (numThreads * CHUNKS_PER_THREAD));
+    const least = Math.max(1, Math.ceil(MIN_CHUNK_BYTES / groupBytes), wanted);
+    return evenChunkSize(numRowGroups, numThreads, [least, 2 * least]);
   }
 
   #ropeKvStore(node: NodeWithOp<'ropeKvStore'>): void {

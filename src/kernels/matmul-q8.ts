@@ -200,6 +200,7 @@ class MatmulQ8Emitter {
           largerTiles.addTo(-1);
         });
         const wholeBatches = k.div(k.sub(tileRows.get(), 1), batchRows);
+        this.#prefetchResults(tileRows, place);
         place.wholeBatches.set(wholeBatches);
         const rest = k.slot();
         rest.set(k.sub(tileRows.get(), k.mul(wholeBatches, batchRows)));
@@ -212,6 +213,20 @@ class MatmulQ8Emitter {
     );
     place.weight.addTo(k.arg('groupStride'));
     place.outOffset.addTo(4 * ROW_GROUP);
+  }
+
+  /** Asks for what `#finish` reads and writes: a line in each row, which no prefetcher of the machine foresees. */
+  #prefetchResults(tileRows: ScalarSlot, place: TilePlace): void {
+    const k = this.#k;
+    const out = place.out.get();
+    const residual = place.residual?.get();
+    k.loop(tileRows.get(), () => {
+      k.prefetch(k.at(out, 0));
+      k.addTo(out, k.arg('outStride'));
+      if (!residual) return;
+      k.prefetch(k.at(residual, 0));
+      k.addTo(residual, k.arg('residualStride'));
+    });
   }
 
   /** A tile by one row group, a vector of it at a time. */
