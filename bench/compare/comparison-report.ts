@@ -17,22 +17,28 @@ export interface ComparisonReport {
 
 /** Medians, hasten beside each peer. */
 export function duelTable(rows: readonly ComparisonRow[]): string {
-  const header = ['model', 'test', 'threads', 'ISA', 'hasten t/s', 'limit', 'share'];
+  const header = ['model', 'test', 'threads', 'ISA', 'hasten t/s', 'limit'];
   const cells = duels(rows)
     .toSorted((a, b) => order(a).localeCompare(order(b)))
     .map(({ hasten, peer, ratio }) => [
       ...[hasten.model, hasten.test, `${hasten.threads}`, hasten.isa],
-      ...[speed(hasten), limitOf(hasten), percent(hasten.limitShare)],
+      ...[speed(hasten), limitOf(hasten), ...shares(hasten)],
       ...[`${peer.engine}${peer.setting === '' ? '' : `, ${peer.setting}`}`, speed(peer)],
       ratio >= 1 ? `${ratio.toFixed(2)}x` : `**${ratio.toFixed(2)}x**`,
     ]);
-  return markdownTable([...header, 'against', 't/s', 'ratio'], cells);
+  return markdownTable([...header, ...SHARES, 'against', 't/s', 'ratio'], cells);
 }
 
 function order({ hasten, peer }: Duel): string {
   return [peer.engine, hasten.isa === 'best' ? '' : hasten.isa, hasten.test, hasten.model]
     .concat(`${hasten.threads}`)
     .join('\n');
+}
+
+const SHARES = ['share', 'of median'] as const;
+
+function shares(row: ComparisonRow): string[] {
+  return [percent(row.limitShare), percent(row.medianLimitShare)];
 }
 
 function speed(row: ComparisonRow): string {
@@ -55,7 +61,7 @@ export function rawTable(rows: readonly ComparisonRow[]): string {
       'engine',
       'median t/s',
       'spread',
-      'share',
+      ...SHARES,
       'others',
       'rounds',
     ],
@@ -63,7 +69,7 @@ export function rawTable(rows: readonly ComparisonRow[]): string {
       ...[row.model, row.test, `${row.threads}`, row.isa],
       `${row.engine}${row.setting === '' ? '' : `, ${row.setting}`}`,
       ...[speed(row), percent(row.tokensPerSecond.spread)],
-      ...[percent(row.limitShare), percent(row.foreignLoad)],
+      ...[...shares(row), percent(row.foreignLoad)],
       row.tokensPerSecond.values.map((value) => significant(value)).join(' '),
     ]),
   );
@@ -78,7 +84,7 @@ export function formatComparison(report: ComparisonReport): string {
     `\`${report.command}\``,
     formatMachine(report.machine),
     versions.map((text) => `- ${text}`).join('\n'),
-    `Medians of ${report.rounds} rounds (each ${report.repetitions} repetitions in a fresh process, order reversed every round). A ratio below 1 is in bold: hasten lost. "Share" is of the machine's measured read bandwidth (tg) or int8 peak (pp) on as many threads, above; "others" is the share of all CPU time that other processes took during the worst round.`,
+    `Medians of ${report.rounds} rounds (each ${report.repetitions} repetitions in a fresh process, order reversed every round). A ratio below 1 is in bold: hasten lost. "Share" is of the machine's measured read bandwidth (tg) or int8 peak (pp) on as many threads, above, the best of many short rounds; "of median" is the share of their median, which on a machine that others use too may be far below; "others" is the share of all CPU time that other processes took during the worst round.`,
     duelTable(report.rows),
     `<details><summary>Every row, every round</summary>\n\n${rawTable(report.rows)}\n\n</details>`,
   ];

@@ -62,6 +62,7 @@ describe('comparison', () => {
     assert.equal(tg!.ratio, 5 / 4);
     assert.equal(tg!.hasten.bytesPerSecond, 5e9);
     assert.equal(tg!.hasten.limitShare, 0.5);
+    assert.equal(tg!.hasten.medianLimitShare, 5 / 9);
     assert.equal(pp!.hasten.opsPerSecond, 50e9);
     assert.equal(pp!.hasten.limitShare, 0.5);
   });

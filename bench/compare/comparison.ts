@@ -51,8 +51,9 @@ export interface ComparisonRow {
   readonly opsPerSecond: number | null;
   /** Share of all CPU time that others took, the worst of the rounds. */
   readonly foreignLoad: number;
-  /** Share of the measured read bandwidth (tg) or int8 peak (pp) at this number of threads. */
+  /** Share of the measured read bandwidth (tg) or int8 peak (pp) at this number of threads: of the best of its short rounds, and of their median. */
   readonly limitShare: number;
+  readonly medianLimitShare: number;
 }
 
 export interface FailedRun {
@@ -170,12 +171,13 @@ function rowOf({ run, test, values, loads }: Measured, machine: MachineReport): 
   const numTokens = Number(test.slice(2));
   const bytesPerSecond = isDecode ? rate * model.work.decodeBytes : null;
   const opsPerSecond = isDecode ? null : rate * prefillOpsPerToken(model.work, numTokens);
-  const limit = isDecode ? machine.readBandwidth[threads]?.best : peaks?.int8[threads]?.best;
+  const limit = isDecode ? machine.readBandwidth[threads] : peaks?.int8[threads];
   const achieved = bytesPerSecond ?? opsPerSecond ?? Number.NaN;
   return {
     ...{ model: model.name, test, threads, engine: engine.name, setting: engine.setting, isa },
     ...{ tokensPerSecond, bytesPerSecond, opsPerSecond, foreignLoad: Math.max(...loads) },
-    limitShare: achieved / (limit ?? Number.NaN),
+    limitShare: achieved / (limit?.best ?? Number.NaN),
+    medianLimitShare: achieved / (limit?.median ?? Number.NaN),
   };
 }
 
