@@ -63,6 +63,12 @@ export function absF(k: KernelBuilder, x: Vector): Vector {
 
 /** e^x within 2 ulp; 0 below -87.3365, infinity above 88.7228. */
 export function exp(k: KernelBuilder, x: Vector): Vector {
+  const value = expAboveZero(k, x);
+  return k.subF(value, k.keepWhereGe(value, k.splatF32(EXP_MIN), x));
+}
+
+/** e^x; some 1e-38 below -87.3365, which 1 + e^x does not tell from 0. */
+function expAboveZero(k: KernelBuilder, x: Vector): Vector {
   const inRange = k.minF(k.splatF32(EXP_MAX), k.maxF(k.splatF32(EXP_MIN), x));
   const n = k.unary('f32.round', k.mulF(inRange, k.splatF32(LOG2_E)));
   const r = inRange;
@@ -81,9 +87,8 @@ export function exp(k: KernelBuilder, x: Vector): Vector {
   const sum = k.addF(r, k.splatF32(1));
   k.fmaInto(sum, p, square);
   const value = scaleByPowerOfTwo(k, sum, n);
-  const low = k.subF(value, k.keepWhereGe(value, k.splatF32(EXP_MIN), x));
   const saturation = k.splatF32(Number.POSITIVE_INFINITY);
-  return k.addF(low, k.keepWhereGe(saturation, x, k.splatF32(88.722839)));
+  return k.addF(value, k.keepWhereGe(saturation, x, k.splatF32(88.722839)));
 }
 
 /** 1.5 * 2^23: in x + ROUNDER, for |x| < 2^22, the low bits are x rounded to a whole number, ties to even. */
@@ -134,12 +139,12 @@ const EXP2_COEFFICIENTS = [
 /** 1 / (1 + e^-x) */
 export function sigmoid(k: KernelBuilder, x: Vector): Vector {
   const one = k.splatF32(1);
-  return k.divF(one, k.addF(exp(k, negate(k, x)), one));
+  return k.divF(one, k.addF(expAboveZero(k, negate(k, x)), one));
 }
 
 /** x / (1 + e^-x) */
 export function silu(k: KernelBuilder, x: Vector): Vector {
-  return k.divF(x, k.addF(exp(k, negate(k, x)), k.splatF32(1)));
+  return k.divF(x, k.addF(expAboveZero(k, negate(k, x)), k.splatF32(1)));
 }
 
 function negate(k: KernelBuilder, x: Vector): Vector {
@@ -191,7 +196,7 @@ export function geluTanh(k: KernelBuilder, x: Vector): Vector {
   const factor = -2 * Math.sqrt(2 / Math.PI);
   const inner = k.splatF32(factor);
   k.fmaInto(inner, k.mulF(x, x), k.splatF32(factor * 0.044715));
-  return k.divF(x, k.addF(exp(k, k.mulF(inner, x)), k.splatF32(1)));
+  return k.divF(x, k.addF(expAboveZero(k, k.mulF(inner, x)), k.splatF32(1)));
 }
 
 export function relu(k: KernelBuilder, x: Vector): Vector {

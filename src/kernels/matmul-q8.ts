@@ -21,7 +21,7 @@ import type { Address, KernelProgram, Scalar, Vector, VectorMachine } from './ke
 import { type BlockPlace, PackedCodes } from './packed-codes.ts';
 import { type QuantizedPackedFormat, ROW_GROUP } from './packed-format.ts';
 
-/** How far ahead of its reads the kernel asks for weights, as matvec.ts does. */
+/** How far ahead of its reads the kernel asks for weights that it walks over once, as matvec.ts does. */
 const PREFETCH_BYTES = 2048;
 const CACHE_LINE = 64;
 /** Rows of a batch that 8-bit dots take side by side, since each dot waits for the one before it. */
@@ -50,10 +50,15 @@ export interface MatmulQ8Tile {
   readonly maxRows: number;
 }
 
-export function matmulQ8Tile({ hasInt8Dot }: VectorMachine): MatmulQ8Tile {
-  return hasInt8Dot
-    ? { batchRows: INTERLEAVED_ROWS, maxRows: 4 * INTERLEAVED_ROWS }
+export function matmulQ8Tile(machine: VectorMachine): MatmulQ8Tile {
+  // Registers hold the sums of 16 rows beside the codes with 8-bit dots only; where they are few anyway, sums are in scratch.
+  return machine.hasInt8Dot || isNarrow(machine)
+    ? { batchRows: 4, maxRows: 16 }
     : { batchRows: 8, maxRows: 8 };
+}
+
+function isNarrow({ vectorRegisters }: VectorMachine): boolean {
+  return vectorRegisters < 32;
 }
 
 /**
@@ -65,7 +70,8 @@ export function matmulQ8MaxRows(
   format: QuantizedPackedFormat,
 ): number | null {
   if (machine.hasInt8Dot) return null;
-  return machine.lanes === 8 || splitsCodes(machine, format) ? 16 : 8;
+  if (machine.lanes === 8) return 32;
+  return splitsCodes(machine, format) ? 16 : 8;
 }
 
 /**
@@ -86,6 +92,17 @@ interface RowPlace {
   readonly residual: ScalarSlot | null;
 }
 
+/** A block of activation rows, which all row groups of the chunk go by. */
+interface RowBlock extends RowPlace {
+  readonly numTiles: ScalarSlot;
+  /** Rows of the smaller tiles, and how many tiles have one more. */
+  readonly leastRows: ScalarSlot;
+  readonly largerTiles: ScalarSlot;
+  /** From the weights in hand to those that are asked for, bytes, and by how much that moves on with every block of weights. */
+  readonly aheadDistance: ScalarSlot;
+  readonly aheadStep: ScalarSlot;
+}
+
 /** Where a tile stands. */
 interface TilePlace extends RowPlace {
   readonly weight: ScalarSlot;
@@ -93,6 +110,9 @@ interface TilePlace extends RowPlace {
   readonly outOffset: ScalarSlot;
   /** Batches of the tile behind the first one. */
   readonly wholeBatches: ScalarSlot;
+  /** The weights to ask for next. */
+  readonly ahead: ScalarSlot;
+  readonly aheadStep: ScalarSlot;
 }
 
 class MatmulQ8Emitter {
@@ -119,10 +139,10 @@ class MatmulQ8Emitter {
     this.#tile = matmulQ8Tile(machine);
     const sumsPerRow = format.maxCode === 15 ? 1 : 2;
     this.#interleaved = machine.hasInt8Dot ? INTERLEAVED_ROWS : 2 / sumsPerRow;
-    const isNarrow = machine.vectorRegisters < 32;
     const sumsBytes = this.#tile.maxRows * 4 * k.lanes;
-    this.#sumsAt = isNarrow ? k.reserveScratch(sumsBytes) : null;
-    this.#partsAt = isNarrow && splitsCodes(machine, format) ? k.reserveScratch(sumsBytes) : null;
+    this.#sumsAt = isNarrow(machine) ? k.reserveScratch(sumsBytes) : null;
+    this.#partsAt =
+      isNarrow(machine) && splitsCodes(machine, format) ? k.reserveScratch(sumsBytes) : null;
   }
 
   emit(): KernelProgram {
@@ -135,17 +155,26 @@ class MatmulQ8Emitter {
     firstWeight.set(k.add(k.arg('weight'), k.mul(first, k.arg('groupStride'))));
     const firstOutOffset = k.slot();
     firstOutOffset.set(k.shl(first, 6));
-    const block = this.#rowPlace();
+    const block: RowBlock = {
+      ...this.#rowPlace(),
+      numTiles: k.slot(),
+      leastRows: k.slot(),
+      largerTiles: k.slot(),
+      aheadDistance: k.slot(),
+      aheadStep: k.slot(),
+    };
     block.x.set(k.arg('x'));
     block.out.set(k.arg('out'));
     block.residual?.set(k.arg('residual'));
     const rowsLeft = k.slot();
     rowsLeft.set(k.arg('numRows'));
-    const place = {
+    const place: TilePlace = {
       ...this.#rowPlace(),
       weight: k.slot(),
       outOffset: k.slot(),
       wholeBatches: k.slot(),
+      ahead: k.slot(),
+      aheadStep: block.aheadStep,
     };
     const rowsPerBlock = k.arg('rowsPerBlock');
     k.loop(
@@ -153,9 +182,10 @@ class MatmulQ8Emitter {
       () => {
         const rows = k.slot();
         rows.set(k.min(rowsLeft.get(), k.arg('rowsPerBlock')));
+        this.#startBlock(rows.get(), block);
         place.weight.set(firstWeight.get());
         place.outOffset.set(firstOutOffset.get());
-        k.loop(groups.get(), () => this.#rowGroup(rows, block, place), { counterInMemory: true });
+        k.loop(groups.get(), () => this.#rowGroup(block, place), { counterInMemory: true });
         this.#advance(block, rows.get());
         rowsLeft.set(k.sub(rowsLeft.get(), rows.get()));
       },
@@ -176,25 +206,42 @@ class MatmulQ8Emitter {
     place.residual?.addTo(k.mul(k.arg('residualStride'), rows));
   }
 
-  /** All activation rows of a block by one row group: in as few tiles as there may be, whose sizes differ by one at most. */
-  #rowGroup(rows: ScalarSlot, block: RowPlace, place: TilePlace): void {
+  /**
+   * How a block is cut: in as few tiles as there may be, whose sizes differ by one at most. And where weights are asked for while a row group is done. One
+   * walk over it: some way ahead. Several walks: those of the next group, a part of them in each, so that memory is busy all the time and not in the
+   * first walk only.
+   */
+  #startBlock(rows: Scalar, block: RowBlock): void {
+    const k = this.#k;
+    const { maxRows } = this.#tile;
+    const numTiles = k.div(k.add(rows, maxRows - 1), maxRows);
+    const least = k.div(rows, numTiles);
+    block.numTiles.set(numTiles);
+    block.leastRows.set(least);
+    block.largerTiles.set(k.sub(rows, k.mul(least, numTiles)));
+    const numWalks = k.mul(numTiles, ROW_GROUP / k.lanes);
+    block.aheadStep.set(k.div(k.add(numWalks, this.#bytesPerBlock - 1), numWalks));
+    const distance = k.const(PREFETCH_BYTES);
+    k.if(numWalks, 'gt', 1, () => k.setScalar(distance, k.arg('groupStride')));
+    block.aheadDistance.set(distance);
+  }
+
+  /** All activation rows of a block by one row group. */
+  #rowGroup(block: RowBlock, place: TilePlace): void {
     const k = this.#k;
     const outOffset = place.outOffset.get();
     place.x.set(block.x.get());
     place.out.set(k.add(block.out.get(), outOffset));
     if (block.residual) place.residual!.set(k.add(block.residual.get(), outOffset));
-    const { batchRows, maxRows } = this.#tile;
-    const numTiles = k.div(k.add(rows.get(), maxRows - 1), maxRows);
-    const least = k.div(rows.get(), numTiles);
-    const leastRows = k.slot();
-    leastRows.set(least);
+    const { batchRows } = this.#tile;
+    place.ahead.set(k.add(place.weight.get(), block.aheadDistance.get()));
     const largerTiles = k.slot();
-    largerTiles.set(k.sub(rows.get(), k.mul(least, numTiles)));
+    largerTiles.set(block.largerTiles.get());
     const tileRows = k.slot();
     k.loop(
-      numTiles,
+      block.numTiles.get(),
       () => {
-        tileRows.set(leastRows.get());
+        tileRows.set(block.leastRows.get());
         k.if(largerTiles.get(), 'gt', 0, () => {
           tileRows.addTo(1);
           largerTiles.addTo(-1);
@@ -213,6 +260,20 @@ class MatmulQ8Emitter {
     );
     place.weight.addTo(k.arg('groupStride'));
     place.outOffset.addTo(4 * ROW_GROUP);
+  }
+
+  /** Bytes of a row group per block of 32 inputs, headers included. */
+  get #bytesPerBlock(): number {
+    const { superBytes, blocksPerSuper } = this.#codes.layout;
+    return Math.ceil(superBytes / blocksPerSuper);
+  }
+
+  /** Asks for the weights of a block, or for the part of them that is this walk's. */
+  #prefetchAhead({ ahead, aheadStep }: TilePlace): void {
+    const k = this.#k;
+    const at = ahead.get();
+    for (let line = 0; line < this.#bytesPerBlock; line += CACHE_LINE) k.prefetch(k.at(at, line));
+    ahead.set(k.add(at, aheadStep.get()));
   }
 
   /** Asks for what `#finish` reads and writes: a line in each row, which no prefetcher of the machine foresees. */
@@ -239,13 +300,8 @@ class MatmulQ8Emitter {
       const sums = new RowSums(k, numRows, this.#sumsAt);
       const weight = place.weight.get();
       const { pointers, at } = this.#rowAddresses(numRows, place.x.get());
-      const prefetch = (bytes: number): void => {
-        for (let line = 0; lane === 0 && line < bytes; line += CACHE_LINE) {
-          k.prefetch(k.at(weight, PREFETCH_BYTES + line));
-        }
-      };
       const block = (header: Scalar): void => {
-        prefetch(blockBytes);
+        this.#prefetchAhead(place);
         const from = {
           at: (offset: number) => k.at(weight, offset),
           header: (offset: number) => k.at(header, offset),
@@ -265,7 +321,6 @@ class MatmulQ8Emitter {
             return;
           }
           const header = k.copy(weight);
-          prefetch(headerBytes);
           k.addTo(weight, headerBytes);
           k.loop(blocksPerSuper, () => block(header), { counterInMemory: true });
         },

@@ -536,11 +536,17 @@ class PagedAttention {
   #scores(part: KvPart): void {
     const k = this.#k;
     if (part.takesWholeTile) {
-      const keys = Array.from({ length: part.blocksPerTile }, (_, i) =>
-        k.loadScalar(64, k.at(k.scratch, this.#blocks + i * BLOCK.bytes + BLOCK.key)),
-      );
-      this.#loadChannels(part, keys);
-      this.#scoresOfStep(part, 0, keys, this.#scratchAt(this.#states + STATE.scores));
+      const ofFirst = (numBlocks: number): void => this.#scoresOfFirstBlocks(part, numBlocks);
+      const { blocksPerTile } = part;
+      // Keys by channel take too much code to be there twice.
+      if (blocksPerTile === 1 || part.keys === 'c4') ofFirst(blocksPerTile);
+      else {
+        // What is behind the blocks in use is pressed below all others, written or not.
+        const end = k.add(this.#firstBlock.get(), k.mul(this.#numBlocks.get(), BLOCK.bytes));
+        const half = blocksPerTile / 2;
+        const whole = (): void => ofFirst(blocksPerTile);
+        k.if(end, 'le', half * BLOCK.bytes, () => ofFirst(half), whole);
+      }
       return;
     }
     // One block at a time, only those in use.
@@ -564,6 +570,16 @@ class PagedAttention {
     );
   }
 
+  /** Scores on the first blocks of a KV tile that is taken in one step. */
+  #scoresOfFirstBlocks(part: KvPart, numBlocks: number): void {
+    const k = this.#k;
+    const keys = Array.from({ length: numBlocks }, (_, i) =>
+      k.loadScalar(64, k.at(k.scratch, this.#blocks + i * BLOCK.bytes + BLOCK.key)),
+    );
+    this.#loadChannels(part, keys);
+    this.#scoresOfStep(part, 0, keys, this.#scratchAt(this.#states + STATE.scores));
+  }
+
   /** Scales and minima of keys by channel, as f32 to scratch. */
   #loadChannels(part: KvPart, keys: readonly Scalar[]): void {
     if (part.keys !== 'c4') return;
@@ -581,7 +597,9 @@ class PagedAttention {
   #scoresOfStep(part: KvPart, step: number, keys: readonly Scalar[], scores: Scalar): void {
     const k = this.#k;
     const { headDim } = this.#shape;
-    const { vectors } = part;
+    const vectors = part.takesWholeTile
+      ? (part.vectors * keys.length) / part.blocksPerTile
+      : part.vectors;
     const unroll = 4;
     const queries = { start: this.#scratchAt(this.#q), rowBytes: 4 * headDim };
     const states = { start: scores, rowBytes: STATE.bytes };
