@@ -8,6 +8,7 @@
  */
 import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
 import { writeFileAtomic } from '../platform/atomic-file.ts';
+import { StringList } from '../platform/string-list.ts';
 import { writeGguf } from '../weights/gguf-writer.ts';
 import { openWeights } from '../weights/weight-source.ts';
 import { CompressError } from './errors.ts';
@@ -80,9 +81,9 @@ function readGgufImatrix(path: string): Imatrix {
     importance.set(name, count > 0 ? sums.map((sum) => sum / count) : sums.fill(1));
   }
   const datasets = source.metadata.get('imatrix.datasets');
-  const first = Array.isArray(datasets) ? datasets[0] : null;
+  const first = datasets instanceof StringList ? (datasets.at(0) ?? null) : null;
   const numChunks = Number(source.metadata.get('imatrix.chunk_count') ?? 0);
-  return { importance, dataset: typeof first === 'string' ? first : null, numChunks };
+  return { importance, dataset: first, numChunks };
 }
 
 function readLegacyImatrix(path: string): Imatrix {

@@ -1,6 +1,7 @@
 /**
  * Values of a model description by key, each checked when it is read. Serves `config.json` and GGUF metadata alike; knows the keys of neither.
  */
+import { StringList } from '../platform/string-list.ts';
 import { ModelError } from './errors.ts';
 
 /** More layers, heads or rows than any model has: a broken or hostile file, refused before anything is sized by it. */
@@ -86,6 +87,13 @@ export class ConfigFields {
       return value as unknown as ArrayLike<unknown>;
     }
     return this.#fail(key, value, 'a list');
+  }
+
+  /** A list of strings of GGUF metadata; null if absent. */
+  strings(key: string): StringList | null {
+    const value = this.#value(key);
+    if (value === undefined || value instanceof StringList) return value ?? null;
+    return this.#fail(key, value, 'a list of strings');
   }
 
   numbers(key: string): readonly number[] | null {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
+import { StringList } from '../platform/string-list.ts';
 import { ModelError, UnsupportedModelError } from './errors.ts';
 import { parseGgufConfig, parseGgufSampling } from './gguf-config.ts';
 import { ggufArchitecture } from './registry.ts';
@@ -95,7 +96,7 @@ describe('parseGgufConfig', () => {
     const tokens = {
       '.tokenizer.ggml.eos_token_id': 2,
       '.tokenizer.ggml.eot_token_id': 5,
-      '.tokenizer.ggml.tokens': [
+      '.tokenizer.ggml.tokens': StringList.of([
         'a',
         '<|im_end|>',
         '</s>',
@@ -103,7 +104,7 @@ describe('parseGgufConfig', () => {
         '</answer>',
         '<x>',
         '<|end|>',
-      ],
+      ]),
       '.tokenizer.ggml.token_type': Int32Array.of(1, 3, 3, 3, 4, 3, 1),
     };
     // <|end|> is an ordinary token here; what GLM adds counts for GLM only

@@ -31,12 +31,10 @@ export function endOfTextIds(
 ): readonly number[] {
   const endTexts = new Set([...COMMON_END_TEXTS, ...ownEndTexts]);
   const ids = new Set(ID_KEYS.flatMap((key) => all.tokenIds(`tokenizer.ggml.${key}`)));
-  const tokens = all.list('tokenizer.ggml.tokens') ?? [];
   const types = all.list('tokenizer.ggml.token_type') ?? [];
-  for (let id = 0; id < types.length; id++) {
-    if (types[id] !== CONTROL && types[id] !== USER_DEFINED) continue;
-    const text = tokens[id];
-    if (typeof text === 'string' && endTexts.has(text)) ids.add(id);
+  const found = all.strings('tokenizer.ggml.tokens')?.find(endTexts);
+  for (const id of [...(found?.values() ?? [])].flat()) {
+    if (types[id] === CONTROL || types[id] === USER_DEFINED) ids.add(id);
   }
   return [...ids].sort((a, b) => a - b);
 }

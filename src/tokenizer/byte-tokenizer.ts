@@ -3,6 +3,7 @@
  *
  * Ids: 0 `<pad>`, 1 `<bos>`, 2 `<eos>`, 3 + b for byte b; the ids from 259 on have no text.
  */
+import { StringList } from '../platform/string-list.ts';
 import { AddedTokens } from './added-tokens.ts';
 import { codeUnitOfByte } from './byte-alphabet.ts';
 import type { Tokenizer } from './contract.ts';
@@ -38,12 +39,11 @@ export function byteTokenizer(vocabSize: number): Tokenizer {
     tokens[FIRST_BYTE_ID + byte] = String.fromCharCode(codeUnitOfByte[byte]!);
   }
   const vocabulary = new Vocabulary({
-    tokens,
+    tokens: StringList.of(tokens),
     spelling: 'byte-level',
     isIndexed: (id) => id >= FIRST_BYTE_ID && id < MIN_SIZE,
   });
-  return new ModelTokenizer({
-    vocabulary,
+  const encoding = {
     merger: new Merger(vocabulary, new MergeTable(vocabulary, [], true), {
       symbols: 'bytes',
       ignoreMerges: false,
@@ -65,8 +65,12 @@ export function byteTokenizer(vocabSize: number): Tokenizer {
     normalizedAddedTokens: null,
     normalize: null,
     steps: [],
+  };
+  return new ModelTokenizer({
+    vocabulary,
+    encoding: () => encoding,
     specials,
-    unindexedIds: new Map(CONTROL_TOKENS.map((token, id) => [token, id])),
+    unindexedIds: () => new Map(CONTROL_TOKENS.map((token, id) => [token, id])),
     bosTokenId: 1,
     eosTokenIds: [2],
     prefixIds: [1],

@@ -3,7 +3,7 @@
  * Source: the list that llama.cpp keeps for the same reason (`src/llama-vocab.cpp`), without fill-in-the-middle tokens.
  */
 
-const END_OF_TURN_TEXTS: readonly string[] = [
+export const END_OF_TURN_TEXTS: readonly string[] = [
   '<|eot_id|>',
   '<|im_end|>',
   '<|end|>',

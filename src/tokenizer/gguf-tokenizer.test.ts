@@ -137,11 +137,15 @@ test('broken metadata is refused with the key and the values', () => {
     ['no tokens', changed(bpe, { tokens: undefined }), /tokenizer\.ggml\.tokens/],
     ['empty tokens', changed(bpe, { tokens: [], token_type: [] }), /vocabulary is empty/],
     ['tokens of another type', changed(bpe, { tokens: 'abc' }), /expected an array of strings/],
-    ['a token that is a number', changed(bpe, { tokens: ['a', 5, 'ab'] }), /token 1 is number 5/],
+    [
+      'a token that is a number',
+      changed(bpe, { tokens: ['a', 5, 'ab'] }),
+      /tokens\[1\] is number 5/,
+    ],
     [
       'a hole in the tokens',
       changed(bpe, { tokens: ['a', undefined, 'ab'] }),
-      /token 1 is undefined/,
+      /tokens\[1\] is undefined/,
     ],
     ['types: too few', changed(bpe, { token_type: Int32Array.of(1) }), /has 1 elements; .* 3/],
     ['types: too many', changed(bpe, { token_type: new Int32Array(4).fill(1) }), /has 4 elements/],
@@ -159,7 +163,7 @@ test('broken metadata is refused with the key and the values', () => {
       /DataView/,
     ],
     ['merges: not an array', changed(bpe, { merges: 'a b' }), /expected an array of strings/],
-    ['merges: a number', changed(bpe, { merges: [5] }), /merge 0 is number 5/],
+    ['merges: a number', changed(bpe, { merges: [5] }), /merges\[0\] is number 5/],
     [
       'merges: one part',
       changed(bpe, { merges: ['ab'] }),

@@ -2,15 +2,16 @@
  * Makes a tokenizer from GGUF metadata (`tokenizer.ggml.*`). Knows the keys and llama.cpp's defaults for absent ones;
  * trusts nothing: counts, types and ids are checked once, here.
  */
+import { StringList } from '../platform/string-list.ts';
 import { type AddedToken, AddedTokens } from './added-tokens.ts';
 import { bridgeCutStep } from './bridge-cuts.ts';
 import type { Tokenizer } from './contract.ts';
-import { endOfTurnIds } from './end-of-turn.ts';
+import { END_OF_TURN_TEXTS, endOfTurnIds } from './end-of-turn.ts';
 import { TokenizerError } from './errors.ts';
 import { type NamedPreTokenizer, namedPreTokenizers } from './gguf-pre-tokenizers.ts';
 import { Merger } from './merger.ts';
 import { MergeTable, ScoreRanks } from './merges.ts';
-import { ModelTokenizer, type TokenizerParts } from './model-tokenizer.ts';
+import { type EncodingParts, ModelTokenizer, type TokenizerParts } from './model-tokenizer.ts';
 import { isolatingSteps } from './pre-tokenizer.ts';
 import { describe, Vocabulary } from './vocabulary.ts';
 
@@ -63,30 +64,23 @@ function bpeParts(metadata: Metadata): TokenizerParts {
     spelling: 'byte-level',
     isIndexed: (id) => types[id] === TokenType.normal || types[id] === TokenType.userDefined,
   });
-  const mergerOf = (): Merger => {
-    const merges = readStrings(metadata, 'tokenizer.ggml.merges') ?? [];
-    return new Merger(vocabulary, new MergeTable(vocabulary, merges, false), {
-      symbols: 'bytes',
-      ignoreMerges: pre.ignoreMerges === true,
-      byteIds: null,
-      unknownId: null,
-      fuseUnknown: false,
-    });
-  };
-  let merger: Merger | undefined;
   return {
-    ...commonParts(metadata, tokens, types, vocabulary, pre),
+    ...commonParts(metadata, tokens, types, pre),
     vocabulary,
-    // A third of the time that a tokenizer takes to read, and only encoding needs it.
-    get merger() {
-      merger ??= mergerOf();
-      return merger;
-    },
-    droppedBytes: vocabulary.bytesWithoutToken(),
-    addedTokens: new AddedTokens(addedTokens(metadata, tokens, types)),
-    normalizedAddedTokens: null,
-    normalize: pre.composes ? (text) => text.normalize('NFC') : null,
-    steps: isolatingSteps(pre.patterns),
+    encoding: () => ({
+      merger: new Merger(vocabulary, new MergeTable(vocabulary, readMerges(metadata), false), {
+        symbols: 'bytes',
+        ignoreMerges: pre.ignoreMerges === true,
+        byteIds: null,
+        unknownId: null,
+        fuseUnknown: false,
+      }),
+      droppedBytes: vocabulary.bytesWithoutToken(),
+      addedTokens: new AddedTokens(addedTokens(metadata, tokens, types)),
+      normalizedAddedTokens: null,
+      normalize: pre.composes ? (text) => text.normalize('NFC') : null,
+      steps: isolatingSteps(pre.patterns),
+    }),
     stripsLeadingSpace: false,
   };
 }
@@ -107,10 +101,11 @@ function sentencePieceParts(metadata: Metadata): TokenizerParts {
     isIndexed: (id) => types[id] === TokenType.normal,
     byteOf(id) {
       if (types[id] !== TokenType.byte) return undefined;
-      const hex = /^<0x([0-9a-fA-F]{2})>$/.exec(tokens[id]!)?.[1];
+      const token = tokens.at(id)!;
+      const hex = /^<0x([0-9a-fA-F]{2})>$/.exec(token)?.[1];
       if (hex === undefined) {
         throw new TokenizerError(
-          `token ${id} is of type byte but is spelled ${JSON.stringify(tokens[id]!.slice(0, 40))}; expected "<0x00>" to "<0xFF>"`,
+          `token ${id} is of type byte but is spelled ${JSON.stringify(token.slice(0, 40))}; expected "<0x00>" to "<0xFF>"`,
         );
       }
       const byte = Number.parseInt(hex, 16);
@@ -119,30 +114,34 @@ function sentencePieceParts(metadata: Metadata): TokenizerParts {
     },
   });
   const addsSpace = readBoolean(metadata, 'tokenizer.ggml.add_space_prefix') ?? true;
-  const added = addedTokens(metadata, tokens, types);
-  const spaced = added
-    .map((token) => ({ ...token, content: token.content.replaceAll('\u2581', ' ') }))
-    .filter((token) => token.content.includes(' '));
+  const unknownId =
+    readId(metadata, 'unknown', tokens.length) ?? firstOfType(types, TokenType.unknown);
+  const encoding = (): EncodingParts => {
+    const added = addedTokens(metadata, tokens, types);
+    const respelled = (from: string, to: string): AddedToken[] =>
+      added.map((token) => ({ ...token, content: token.content.replaceAll(from, to) }));
+    const spaced = respelled('\u2581', ' ').filter((token) => token.content.includes(' '));
+    return {
+      merger: new Merger(vocabulary, new ScoreRanks(scores), {
+        symbols: 'characters',
+        ignoreMerges: false,
+        byteIds,
+        unknownId,
+        fuseUnknown: true,
+      }),
+      droppedBytes: null,
+      // tokenizer.json spells runs of spaces with U+2581 and looks for them in the text as typed; its merges then find runs
+      // of real spaces, which have no merges here but are added tokens as well.
+      addedTokens: new AddedTokens(respelled(' ', '\u2581')),
+      normalizedAddedTokens: spaced.length > 0 ? new AddedTokens(spaced) : null,
+      normalize: (text) => (addsSpace ? ' ' : '') + text.replaceAll('\u2581', ' '),
+      steps: [bridgeCutStep(vocabulary)],
+    };
+  };
   return {
-    ...commonParts(metadata, tokens, types, vocabulary, { patterns: [], addsBos: true }),
+    ...commonParts(metadata, tokens, types, { patterns: [], addsBos: true }),
     vocabulary,
-    merger: new Merger(vocabulary, new ScoreRanks(scores), {
-      symbols: 'characters',
-      ignoreMerges: false,
-      byteIds,
-      unknownId:
-        readId(metadata, 'unknown', tokens.length) ?? firstOfType(types, TokenType.unknown),
-      fuseUnknown: true,
-    }),
-    droppedBytes: null,
-    // tokenizer.json spells runs of spaces with U+2581 and looks for them in the text as typed; its merges then find runs
-    // of real spaces, which have no merges here but are added tokens as well.
-    addedTokens: new AddedTokens(
-      added.map((token) => ({ ...token, content: token.content.replaceAll(' ', '\u2581') })),
-    ),
-    normalizedAddedTokens: spaced.length > 0 ? new AddedTokens(spaced) : null,
-    normalize: (text) => (addsSpace ? ' ' : '') + text.replaceAll('\u2581', ' '),
-    steps: [bridgeCutStep(vocabulary)],
+    encoding,
     stripsLeadingSpace: addsSpace,
   };
 }
@@ -160,22 +159,18 @@ type CommonParts = Pick<
 
 function commonParts(
   metadata: Metadata,
-  tokens: readonly string[],
+  tokens: StringList,
   types: Uint8Array,
-  vocabulary: Vocabulary,
   pre: NamedPreTokenizer,
 ): CommonParts {
-  const specials = new Uint8Array(tokens.length);
-  const unindexedIds = new Map<string, number>();
-  for (let id = 0; id < tokens.length; id++) {
-    const type = types[id];
-    if (type === TokenType.normal) continue;
-    if (type === TokenType.control || type === TokenType.unknown) specials[id] = 1;
-    if (!unindexedIds.has(tokens[id]!)) unindexedIds.set(tokens[id]!, id);
+  const specials = new Uint8Array(types.length);
+  for (let id = 0; id < types.length; id++) {
+    if (types[id] === TokenType.control || types[id] === TokenType.unknown) specials[id] = 1;
   }
+  const places = tokens.find(['<s>', '</s>', ...END_OF_TURN_TEXTS]);
   const idOf = (text: string): number | undefined => {
-    const id = unindexedIds.get(text) ?? vocabulary.findSpelling(text);
-    return id < 0 ? undefined : id;
+    const ids = places.get(text);
+    return ids?.find((id) => types[id] !== TokenType.normal) ?? ids?.[0];
   };
   const size = tokens.length;
   const bosTokenId = readId(metadata, 'bos', size) ?? idOf('<s>') ?? null;
@@ -184,7 +179,7 @@ function commonParts(
   const addsEos = readBoolean(metadata, 'tokenizer.ggml.add_eos_token') ?? false;
   return {
     specials,
-    unindexedIds,
+    unindexedIds: () => unindexedIds(tokens, types),
     bosTokenId,
     eosTokenIds: endOfTurnIds(
       [eosTokenId, readId(metadata, 'eot', size), readId(metadata, 'eom', size)],
@@ -196,11 +191,16 @@ function commonParts(
   };
 }
 
-function addedTokens(
-  metadata: Metadata,
-  tokens: readonly string[],
-  types: Uint8Array,
-): AddedToken[] {
+/** Of tokens that are not normal; the first of each spelling. */
+function unindexedIds(tokens: StringList, types: Uint8Array): Map<string, number> {
+  const ids = new Map<string, number>();
+  for (let id = types.length - 1; id >= 0; id--) {
+    if (types[id] !== TokenType.normal) ids.set(tokens.at(id)!, id);
+  }
+  return ids;
+}
+
+function addedTokens(metadata: Metadata, tokens: StringList, types: Uint8Array): AddedToken[] {
   // Phi-3's tokenizer.json says so of its control tokens; GGUF has no place for it. Rule and exceptions: llama.cpp.
   const isPhi3 = /phi-?3/i.test(readString(metadata, 'general.name') ?? '');
   const keepsSpace = new Set(['<unk>', '<s>', '<|endoftext|>']);
@@ -210,12 +210,13 @@ function addedTokens(
     if (type === TokenType.normal || type === TokenType.unused || type === TokenType.byte) continue;
     if (type === TokenType.undefined) continue;
     const isSpecial = type !== TokenType.userDefined;
+    const content = tokens.at(id)!;
     added.push({
       id,
-      content: tokens[id]!,
+      content,
       isSpecial,
       stripsLeft: false,
-      stripsRight: isPhi3 && isSpecial && !keepsSpace.has(tokens[id]!),
+      stripsRight: isPhi3 && isSpecial && !keepsSpace.has(content),
       isSingleWord: false,
     });
   }
@@ -227,10 +228,14 @@ function firstOfType(types: Uint8Array, type: number): number | null {
   return id < 0 ? null : id;
 }
 
-function readTokens(metadata: Metadata): readonly string[] {
+function readTokens(metadata: Metadata): StringList {
   const tokens = readStrings(metadata, 'tokenizer.ggml.tokens');
   if (tokens === undefined) throw new TokenizerError('the metadata has no "tokenizer.ggml.tokens"');
   return tokens;
+}
+
+function readMerges(metadata: Metadata): readonly string[] {
+  return readStrings(metadata, 'tokenizer.ggml.merges')?.toArray() ?? [];
 }
 
 /**
@@ -238,14 +243,16 @@ function readTokens(metadata: Metadata): readonly string[] {
  * tokenizer.json, which defines what text gives which ids, they are plain added tokens, and the image marks are special.
  * (Compared for all 262,144 tokens of Gemma 3: these are all the differences.)
  */
-function withGemmaSpecials(tokens: readonly string[], types: Uint8Array): Uint8Array {
-  if (!tokens.includes('<start_of_turn>')) return types;
+function withGemmaSpecials(tokens: StringList, types: Uint8Array): Uint8Array {
+  if (!tokens.find(['<start_of_turn>']).has('<start_of_turn>')) return types;
   const corrected = types.slice();
   for (let id = 0; id < tokens.length; id++) {
-    const token = tokens[id]!;
-    if (types[id] === TokenType.control && /^<(?:mask|unused\d+)>$/.test(token)) {
+    const type = types[id];
+    if (type !== TokenType.control && type !== TokenType.userDefined) continue;
+    const token = tokens.at(id)!;
+    if (type === TokenType.control && /^<(?:mask|unused\d+)>$/.test(token)) {
       corrected[id] = TokenType.userDefined;
-    } else if (types[id] === TokenType.userDefined && /^<(?:start|end)_of_image>$/.test(token)) {
+    } else if (type === TokenType.userDefined && /^<(?:start|end)_of_image>$/.test(token)) {
       corrected[id] = TokenType.control;
     }
   }
@@ -305,11 +312,17 @@ function readBoolean(metadata: Metadata, key: string): boolean | undefined {
   throw new TokenizerError(`${key} is ${describe(value)}; expected a boolean`);
 }
 
-/** The elements are checked by who reads them. */
-function readStrings(metadata: Metadata, key: string): readonly string[] | undefined {
+function readStrings(metadata: Metadata, key: string): StringList | undefined {
   const value = metadata.get(key);
-  if (value === undefined || Array.isArray(value)) return value;
-  throw new TokenizerError(`${key} is ${describe(value)}; expected an array of strings`);
+  if (value === undefined || value instanceof StringList) return value;
+  if (!Array.isArray(value)) {
+    throw new TokenizerError(`${key} is ${describe(value)}; expected an array of strings`);
+  }
+  for (const [i, text] of value.entries()) {
+    if (typeof text === 'string') continue;
+    throw new TokenizerError(`${key}[${i}] is ${describe(text)}; expected a string`);
+  }
+  return StringList.of(value as readonly string[]);
 }
 
 function readNumbers(

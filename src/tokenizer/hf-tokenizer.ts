@@ -4,6 +4,7 @@
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { StringList } from '../platform/string-list.ts';
 import { type AddedToken, AddedTokens } from './added-tokens.ts';
 import { bridgeCutStep } from './bridge-cuts.ts';
 import type { Tokenizer } from './contract.ts';
@@ -84,7 +85,7 @@ export function tokenizerFromHfFiles(files: HfTokenizerFiles): Tokenizer {
   const byteIds = new Int32Array(256).fill(-1);
   const unindexedIds = new Map<string, number>();
   const vocabulary = new Vocabulary({
-    tokens,
+    tokens: StringList.of(tokens),
     spelling,
     isIndexed: (id) => isInModel[id] === 1,
     byteOf(id) {
@@ -133,8 +134,7 @@ export function tokenizerFromHfFiles(files: HfTokenizerFiles): Tokenizer {
   const isCutExact = !(fuseUnknown && unknownId !== null && !byteIds.every((id) => id >= 0));
   const steps = cutsAtBridges && isCutExact ? [...pre.steps, bridgeCutStep(vocabulary)] : pre.steps;
   const normalizedTokens = added.filter((token) => token.isNormalized);
-  return new ModelTokenizer({
-    vocabulary,
+  const encoding = {
     merger: new Merger(
       vocabulary,
       new MergeTable(vocabulary, asArray(model.merges, 'model.merges'), true),
@@ -159,8 +159,12 @@ export function tokenizerFromHfFiles(files: HfTokenizerFiles): Tokenizer {
           ),
     normalize,
     steps,
+  };
+  return new ModelTokenizer({
+    vocabulary,
+    encoding: () => encoding,
     specials,
-    unindexedIds,
+    unindexedIds: () => unindexedIds,
     bosTokenId,
     eosTokenIds: endOfTurnIds([eosTokenId], (text) => addedIds.get(text)),
     ...around,

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { StringList } from '../platform/string-list.ts';
 import { bridgeCutStep } from './bridge-cuts.ts';
 import { Merger } from './merger.ts';
 import { MergeTable, ScoreRanks } from './merges.ts';
@@ -55,7 +56,11 @@ const textArbitrary = fc
 test('ranked merges: the heap does what the definition says', () => {
   fc.assert(
     fc.property(mergesArbitrary, textArbitrary, ({ tokens, merges }, text) => {
-      const vocabulary = new Vocabulary({ tokens, spelling: 'plain', isIndexed: () => true });
+      const vocabulary = new Vocabulary({
+        tokens: StringList.of(tokens),
+        spelling: 'plain',
+        isIndexed: () => true,
+      });
       const table = new MergeTable(vocabulary, merges, true);
       const merger = new Merger(vocabulary, table, { ...noFallback, symbols: 'bytes' });
       const expected = encodeSlowly(text, (left, right) => {
@@ -79,7 +84,11 @@ test('scored tokens: the heap does what the definition says, cut at bridges or n
   fc.assert(
     fc.property(scored, textArbitrary, ([{ tokens }, allScores], text) => {
       const scores = allScores.slice(0, tokens.length);
-      const vocabulary = new Vocabulary({ tokens, spelling: 'plain', isIndexed: () => true });
+      const vocabulary = new Vocabulary({
+        tokens: StringList.of(tokens),
+        spelling: 'plain',
+        isIndexed: () => true,
+      });
       const merger = new Merger(vocabulary, new ScoreRanks(scores), {
         ...noFallback,
         symbols: 'characters',
@@ -105,7 +114,7 @@ test('scored tokens: the heap does what the definition says, cut at bridges or n
 
 test('bridge cuts fall between characters, never inside one', () => {
   const vocabulary = new Vocabulary({
-    tokens: ['a', ' a'],
+    tokens: StringList.of(['a', ' a']),
     spelling: 'space-mark',
     isIndexed: () => true,
   });
@@ -123,7 +132,11 @@ test('bridge cuts fall between characters, never inside one', () => {
 
 test('a symbol that is no token becomes bytes, else unknown, else nothing', () => {
   const tokens = ['a', '<unk>', '<0xC3>', '<0xA9>'];
-  const vocabulary = new Vocabulary({ tokens, spelling: 'plain', isIndexed: (id) => id === 0 });
+  const vocabulary = new Vocabulary({
+    tokens: StringList.of(tokens),
+    spelling: 'plain',
+    isIndexed: (id) => id === 0,
+  });
   const encode = (
     options: Partial<ConstructorParameters<typeof Merger>[2]>,
     text: string,
@@ -148,7 +161,11 @@ test('a symbol that is no token becomes bytes, else unknown, else nothing', () =
 
 test('ignoreMerges takes a piece that is a token whole', () => {
   const tokens = ['a', 'b', 'ab', 'abab'];
-  const vocabulary = new Vocabulary({ tokens, spelling: 'plain', isIndexed: () => true });
+  const vocabulary = new Vocabulary({
+    tokens: StringList.of(tokens),
+    spelling: 'plain',
+    isIndexed: () => true,
+  });
   const table = new MergeTable(vocabulary, ['a b'], true);
   for (const [ignoreMerges, expected] of [
     [true, [3]],
@@ -161,7 +178,7 @@ test('ignoreMerges takes a piece that is a token whole', () => {
 
 test('of two tokens with the same bytes, encoding gives the first', () => {
   const vocabulary = new Vocabulary({
-    tokens: ['a', 'a'],
+    tokens: StringList.of(['a', 'a']),
     spelling: 'plain',
     isIndexed: () => true,
   });

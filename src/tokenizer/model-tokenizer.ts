@@ -21,8 +21,8 @@ import { writeUtf8 } from './token-bytes.ts';
 import { Utf8DecoderStream } from './utf8-decoder-stream.ts';
 import type { Vocabulary } from './vocabulary.ts';
 
-export interface TokenizerParts {
-  readonly vocabulary: Vocabulary;
+/** What only encoding needs. */
+export interface EncodingParts {
   readonly merger: Merger;
   /** Bytes that are in no token and vanish before merging, 1 each; u8 `[256]`. Null: none do. */
   readonly droppedBytes: Uint8Array | null;
@@ -33,10 +33,16 @@ export interface TokenizerParts {
   /** Applied to the text between added tokens, or null. */
   readonly normalize: ((text: string, isFirst: boolean) => string) | null;
   readonly steps: readonly PreTokenizerStep[];
+}
+
+export interface TokenizerParts {
+  readonly vocabulary: Vocabulary;
+  /** Called once, before the first text: more than half of the time that a tokenizer takes to read. @throws {TokenizerError} */
+  readonly encoding: () => EncodingParts;
   /** 1 for special (control) tokens; u8 `[vocabSize]`. */
   readonly specials: Uint8Array;
-  /** Ids by spelling where the vocabulary's own lookup does not have them. */
-  readonly unindexedIds: ReadonlyMap<string, number>;
+  /** Ids by spelling where the vocabulary's own lookup does not have them; called once. */
+  readonly unindexedIds: () => ReadonlyMap<string, number>;
   readonly bosTokenId: number | null;
   readonly eosTokenIds: readonly number[];
   /** What `addSpecial` puts before and after the text. */
@@ -61,6 +67,8 @@ export class ModelTokenizer implements Tokenizer {
   readonly chatTemplates: ReadonlyMap<string, string>;
 
   readonly #parts: TokenizerParts;
+  #encodingParts: EncodingParts | undefined;
+  #unindexedIds: ReadonlyMap<string, number> | undefined;
   readonly #cache = new Map<string, readonly number[]>();
   #bytes = new Uint8Array(4096);
 
@@ -77,7 +85,8 @@ export class ModelTokenizer implements Tokenizer {
 
   encode(text: string, options: EncodeOptions = {}): number[] {
     const { addSpecial = false, parseSpecial = true, breakMark } = options;
-    const { addedTokens, normalizedAddedTokens, normalize, prefixIds, suffixIds } = this.#parts;
+    const { prefixIds, suffixIds } = this.#parts;
+    const { addedTokens, normalizedAddedTokens, normalize } = this.#encoding;
     const ids: number[] = addSpecial ? [...prefixIds] : [];
     const pushId = (id: number): void => {
       ids.push(id);
@@ -127,7 +136,12 @@ export class ModelTokenizer implements Tokenizer {
   }
 
   prepareEncoding(): void {
-    void this.#parts.merger;
+    void this.#encoding;
+  }
+
+  get #encoding(): EncodingParts {
+    this.#encodingParts ??= this.#parts.encoding();
+    return this.#encodingParts;
   }
 
   tokenBytes(id: number): Uint8Array {
@@ -144,7 +158,8 @@ export class ModelTokenizer implements Tokenizer {
   }
 
   tokenToId(text: string): number | undefined {
-    const id = this.#parts.unindexedIds.get(text) ?? this.#parts.vocabulary.findSpelling(text);
+    this.#unindexedIds ??= this.#parts.unindexedIds();
+    const id = this.#unindexedIds.get(text) ?? this.#parts.vocabulary.findSpelling(text);
     return id < 0 ? undefined : id;
   }
 
@@ -159,7 +174,7 @@ export class ModelTokenizer implements Tokenizer {
 
   #encodeText(text: string, isFirst: boolean, ids: number[]): void {
     const cache = this.#cache;
-    const pieces = preTokenize(text, this.#parts.steps, isFirst);
+    const pieces = preTokenize(text, this.#encoding.steps, isFirst);
     for (let i = 0; i < pieces.length; i++) {
       const piece = pieces[i]!;
       const cached = cache.get(piece);
@@ -176,7 +191,8 @@ export class ModelTokenizer implements Tokenizer {
   }
 
   #encodePiece(piece: string, ids: number[]): void {
-    const { merger, vocabulary, droppedBytes } = this.#parts;
+    const { vocabulary } = this.#parts;
+    const { merger, droppedBytes } = this.#encoding;
     if (piece.length * 3 > this.#bytes.length) this.#bytes = new Uint8Array(piece.length * 3);
     const bytes = this.#bytes;
     let length = writeUtf8(piece, bytes, 0, vocabulary.spelling === 'space-mark');

@@ -82,3 +82,50 @@ export function writeTokenBytes(
   }
   return at;
 }
+
+/**
+ * As `writeTokenBytes`, of a spelling that lies as well-formed UTF-8 in `source[start..end)`; writes no more bytes than it has.
+ */
+export function writeSpelledBytes(
+  source: Uint8Array,
+  start: number,
+  end: number,
+  spelling: Spelling,
+  target: Uint8Array,
+  offset: number,
+): number {
+  let at = offset;
+  for (let i = start; i < end; i++) {
+    const byte = source[i]!;
+    if (spelling === 'byte-level') {
+      // The alphabet ends below U+0144, so longer characters than two bytes are outside.
+      const code =
+        byte < 0x80 ? byte : byte < 0xc6 ? ((byte & 31) << 6) | (source[++i]! & 63) : 324;
+      const meant = code < 324 ? byteOfCodeUnit[code]! : 256;
+      if (meant === 256) return copyBytes(source, start, end, target, offset);
+      target[at++] = meant;
+    } else if (
+      spelling === 'space-mark' &&
+      byte === 0xe2 &&
+      source[i + 1] === 0x96 &&
+      source[i + 2] === 0x81
+    ) {
+      target[at++] = 0x20;
+      i += 2;
+    } else {
+      target[at++] = byte;
+    }
+  }
+  return at;
+}
+
+function copyBytes(
+  source: Uint8Array,
+  start: number,
+  end: number,
+  target: Uint8Array,
+  offset: number,
+): number {
+  for (let i = start; i < end; i++) target[offset + i - start] = source[i]!;
+  return offset + end - start;
+}

@@ -1,24 +1,17 @@
 /**
  * The tokens of a model as bytes: id to bytes for decoding, byte range to id for encoding. Knows nothing of merges,
  * text or special tokens, except that some ids are kept out of the lookup.
- *
- * The lookup is an open-addressing table over one byte pool instead of a `Map<string, id>`: it answers for a range of
- * a buffer without cutting strings, and it loads the 262,144 tokens of Gemma in about 40 ms where the `Map` alone took 137.
  */
+import type { StringList } from '../platform/string-list.ts';
 import { TokenizerError } from './errors.ts';
-import { type Spelling, writeTokenBytes } from './token-bytes.ts';
+import { type Spelling, writeSpelledBytes, writeTokenBytes } from './token-bytes.ts';
+import { sameBytes, TokenIndex } from './token-index.ts';
 
 /** Beyond this no model is known; the bound keeps a hostile file from asking for gigabytes. */
 const MAX_TOKENS = 1 << 22;
-/** No real token is longer (the longest in Gemma is 93 bytes); longer ones are kept for decoding only. */
-const MAX_INDEXED_BYTES = 4096;
-
-// Odd, random per process, so that a file cannot be written to collide; the high bits of the product choose the slot.
-const HASH_FACTOR = ((Math.random() * 0x7fffffff) | 0x21000001) >>> 0;
-const HASH_SEED = (Math.random() * 0xffffffff) >>> 0;
 
 export interface VocabularySource {
-  readonly tokens: readonly string[];
+  readonly tokens: StringList;
   readonly spelling: Spelling;
   /** Ids whose text merging may produce; the others are only decoded. */
   isIndexed(id: number): boolean;
@@ -29,24 +22,16 @@ export interface VocabularySource {
 export class Vocabulary {
   readonly size: number;
   readonly spelling: Spelling;
-  /** Length of the longest indexed token; no longer range can be found. */
-  readonly maxIndexedBytes: number;
-  /**
-   * 1 where an indexed token has byte `a` followed by byte `b`, at `a << 8 | b`; u8 `[65536]`. No merge crosses
-   * a pair that is 0, so text may be cut there without changing its encoding.
-   */
-  readonly bridges: Uint8Array;
 
-  readonly #tokens: readonly string[];
+  readonly #tokens: StringList;
   /** All tokens one after another; token `id` is `#pool[#offsets[id]..#offsets[id + 1])`. */
   readonly #pool: Uint8Array;
   readonly #offsets: Uint32Array;
-  /** Slot to id + 1, 0 for empty. */
-  readonly #slots: Int32Array;
-  readonly #slotHashes: Int32Array;
-  readonly #shift: number;
+  readonly #isIndexed: (id: number) => boolean;
+  /** Made by the first lookup: half of the time that a vocabulary takes, and only encoding needs it. */
+  #index: TokenIndex | undefined;
 
-  /** @throws {TokenizerError} if there are no tokens, too many, or one is not a string */
+  /** @throws {TokenizerError} if there are no tokens, or too many */
   constructor(source: VocabularySource) {
     const { tokens, spelling } = source;
     const size = tokens.length;
@@ -60,92 +45,55 @@ export class Vocabulary {
     this.size = size;
     this.spelling = spelling;
     this.#tokens = tokens;
+    const byteIds = new Set<number>();
+    this.#isIndexed = (id) => source.isIndexed(id) && !byteIds.has(id);
 
-    let codeUnits = 0;
-    for (let id = 0; id < size; id++) {
-      const token = tokens[id];
-      if (typeof token !== 'string') {
-        throw new TokenizerError(`token ${id} is ${describe(token)}; expected a string`);
-      }
-      codeUnits += token.length;
-    }
-
-    const pool = new Uint8Array(codeUnits * 3 + 16);
-    const offsets = new Uint32Array(size + 1);
-    const bits = Math.max(4, Math.ceil(Math.log2(size * 2)));
-    const slots = new Int32Array(1 << bits);
-    const slotHashes = new Int32Array(1 << bits);
-    const mask = (1 << bits) - 1;
-    const shift = 32 - bits;
-    const bridges = new Uint8Array(65536);
+    const { bytes, starts } = tokens;
     const { byteOf } = source;
+    const pool = new Uint8Array(bytes.length); // No spelling is shorter than what it stands for.
+    const offsets = new Uint32Array(size + 1);
     let at = 0;
-    let longest = 0;
     for (let id = 0; id < size; id++) {
       offsets[id] = at;
       const byte = byteOf?.(id);
       if (byte !== undefined) {
+        byteIds.add(id);
         pool[at++] = byte;
         continue;
       }
-      const end = writeTokenBytes(tokens[id]!, spelling, pool, at);
-      const length = end - at;
-      if (length > 0 && length <= MAX_INDEXED_BYTES && source.isIndexed(id)) {
-        let hash = HASH_SEED;
-        let previous = pool[at]!;
-        hash = Math.imul(hash ^ previous, HASH_FACTOR);
-        for (let i = at + 1; i < end; i++) {
-          const current = pool[i]!;
-          hash = Math.imul(hash ^ current, HASH_FACTOR);
-          bridges[(previous << 8) | current] = 1;
-          previous = current;
-        }
-        hash ^= hash >>> 15;
-        let slot = hash >>> shift;
-        let isNew = true;
-        while (slots[slot] !== 0) {
-          // The first of two tokens with the same bytes is the one that encoding gives.
-          if (slotHashes[slot] === hash) {
-            const other = slots[slot]! - 1;
-            if (sameBytes(pool, offsets[other]!, offsets[other + 1]!, pool, at, end)) {
-              isNew = false;
-              break;
-            }
-          }
-          slot = (slot + 1) & mask;
-        }
-        if (isNew) {
-          slots[slot] = id + 1;
-          slotHashes[slot] = hash;
-          if (length > longest) longest = length;
-        }
-      }
-      at = end;
+      at = writeSpelledBytes(bytes, starts[id]!, tokens.endOf(id), spelling, pool, at);
     }
     offsets[size] = at;
-    this.#pool = pool.slice(0, at);
+    this.#pool = pool.subarray(0, at);
     this.#offsets = offsets;
-    this.#slots = slots;
-    this.#slotHashes = slotHashes;
-    this.#shift = shift;
-    this.bridges = bridges;
-    this.maxIndexedBytes = longest;
+  }
+
+  /** Makes what lookups need, if that has not been done yet. */
+  prepareLookup(): void {
+    this.#index ??= new TokenIndex({ bytes: this.#pool, offsets: this.#offsets }, this.#isIndexed);
+  }
+
+  get #lookup(): TokenIndex {
+    this.prepareLookup();
+    return this.#index!;
+  }
+
+  /** Length of the longest indexed token; no longer range can be found. */
+  get maxIndexedBytes(): number {
+    return this.#lookup.maxBytes;
+  }
+
+  /**
+   * 1 where an indexed token has byte `a` followed by byte `b`, at `a << 8 | b`; u8 `[65536]`. No merge crosses
+   * a pair that is 0, so text may be cut there without changing its encoding.
+   */
+  get bridges(): Uint8Array {
+    return this.#lookup.bridges;
   }
 
   /** The indexed token that is exactly `bytes[start..end)`, or -1. Hot: called for every candidate merge. */
   find(bytes: Uint8Array, start: number, end: number): number {
-    let hash = HASH_SEED;
-    for (let i = start; i < end; i++) hash = Math.imul(hash ^ bytes[i]!, HASH_FACTOR);
-    hash ^= hash >>> 15;
-    const slots = this.#slots;
-    const mask = slots.length - 1;
-    let slot = hash >>> this.#shift;
-    for (;;) {
-      const id = slots[slot]! - 1;
-      if (id < 0) return -1;
-      if (this.#slotHashes[slot] === hash && this.isToken(id, bytes, start, end)) return id;
-      slot = (slot + 1) & mask;
-    }
+    return (this.#index ?? this.#lookup).find(bytes, start, end);
   }
 
   /** Whether token `id` is exactly `bytes[start..end)`; `id` must be in range. */
@@ -157,7 +105,7 @@ export class Vocabulary {
   findSpelling(token: string): number {
     const scratch = new Uint8Array(token.length * 3);
     const id = this.find(scratch, 0, writeTokenBytes(token, this.spelling, scratch, 0));
-    return id >= 0 && this.#tokens[id] === token ? id : -1;
+    return id >= 0 && this.#tokens.at(id) === token ? id : -1;
   }
 
   /** The bytes of a token, a view that must not be written to; `id` must be in range. */
@@ -188,24 +136,8 @@ export class Vocabulary {
 
   /** The token as the file spells it, or undefined outside the vocabulary. */
   tokenOf(id: number): string | undefined {
-    return this.#tokens[id];
+    return this.#tokens.at(id);
   }
-}
-
-function sameBytes(
-  a: Uint8Array,
-  aStart: number,
-  aEnd: number,
-  b: Uint8Array,
-  bStart: number,
-  bEnd: number,
-): boolean {
-  const length = aEnd - aStart;
-  if (length !== bEnd - bStart) return false;
-  for (let i = 0; i < length; i++) {
-    if (a[aStart + i] !== b[bStart + i]) return false;
-  }
-  return true;
 }
 
 /** Names the kind of a value that was not accepted. */

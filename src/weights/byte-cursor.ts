@@ -3,6 +3,7 @@
  * against what is left of the file before anything is allocated. Knows nothing of what the values mean.
  */
 import { Buffer, isUtf8 } from 'node:buffer';
+import { StringList } from '../platform/string-list.ts';
 import { type WeightFault, WeightFileError } from './errors.ts';
 import type { PositionedFile } from './positioned-file.ts';
 
@@ -10,12 +11,8 @@ const WINDOW_BYTES = 256 * 1024;
 
 /** Longest single string: chat templates and licence texts stay far below. */
 const MAX_STRING_BYTES = 64 * 1024 * 1024;
-
-/**
- * Buffer's own decoder, which toString reaches through checks that cost as much as the decoding: 49152 tokens take 7 ms instead of 12.
- * Every Node has it, its type definitions do not.
- */
-type Utf8Buffer = Buffer & { utf8Slice(start: number, end: number): string };
+/** Of all strings of a list together, so that 32 bits say where each begins. */
+const MAX_LIST_BYTES = 2 ** 32 - 16;
 
 export class ByteCursor {
   readonly #file: PositionedFile;
@@ -113,32 +110,52 @@ export class ByteCursor {
     return this.#window.toString('utf8', at, at + length);
   }
 
-  /**
-   * `count` strings, checked and passed over now and decoded when they are first asked for: a vocabulary has hundreds of thousands of them, and not
-   * every reader of a file needs them. What is returned does not need the file any more.
-   */
-  strings(count: number, what: string): () => string[] {
-    const start = this.position;
-    for (let i = 0; i < count; i++) {
-      const at = this.#next;
-      const w = this.#window;
-      if (at + 8 <= this.#end) {
-        const length = w[at]! | (w[at + 1]! << 8) | (w[at + 2]! << 16);
-        const end = at + 8 + length;
-        if (
-          end <= this.#end &&
-          (w[at + 3]! | w[at + 4]! | w[at + 5]! | w[at + 6]! | w[at + 7]!) === 0
-        ) {
-          this.#next = end;
-          continue;
-        }
-      }
-      const entry = `entry ${i} of ${what}`;
+  /** `count` strings, lengths checked. What is returned does not need the file any more. */
+  strings(count: number, what: string): StringList {
+    const first = this.position;
+    const starts = new Uint32Array(count + 1);
+    let i = 0;
+    while (i < count) {
+      i = this.#passStrings(starts, i, first);
+      if (i === count) break;
+      // One that is not whole in the window, or not sound.
+      starts[i] = this.position + 8 - first;
+      const entry = `entry ${i++} of ${what}`;
       this.#take(this.count(`length of ${entry}`, 1, MAX_STRING_BYTES), entry);
     }
-    const bytes = Buffer.allocUnsafeSlow(this.position - start);
-    this.#file.readInto(bytes, start);
-    return () => decodeStrings(bytes, count);
+    const sizeBytes = this.position - first;
+    if (sizeBytes > MAX_LIST_BYTES) {
+      throw this.error('limit', `${what} takes ${sizeBytes} bytes; accepted: up to 4 GiB`);
+    }
+    starts[count] = sizeBytes + 8;
+    const bytes = Buffer.allocUnsafeSlow(sizeBytes);
+    this.#file.readInto(bytes, first);
+    return StringList.over(bytes, starts);
+  }
+
+  /**
+   * Passes over strings that lie whole in the window, from number `i` on. Plain and in locals: a start does this a hundred thousand times in code that is
+   * still interpreted.
+   *
+   * @param starts receives where each begins, from `first` on
+   * @returns the number of the next
+   */
+  #passStrings(starts: Uint32Array, i: number, first: number): number {
+    const window = this.#window;
+    const end = this.#end;
+    const count = starts.length - 1;
+    const base = this.#windowStart + 8 - first;
+    let at = this.#next;
+    for (; i < count && at + 8 <= end; i++) {
+      const high =
+        window[at + 3]! | window[at + 4]! | window[at + 5]! | window[at + 6]! | window[at + 7]!;
+      const next = at + 8 + (window[at]! | (window[at + 1]! << 8) | (window[at + 2]! << 16));
+      if (high !== 0 || next > end) break;
+      starts[i] = at + base;
+      at = next;
+    }
+    this.#next = at;
+    return i;
   }
 
   /** Fills `into` with the next bytes, without going through the window where it is long. */
@@ -205,16 +222,4 @@ export class ByteCursor {
     this.#file.readInto(window.subarray(kept, wanted), position + kept);
     this.#end = wanted;
   }
-}
-
-/** Strings as they lie in the file: u64 length and UTF-8 bytes each, lengths checked. */
-function decodeStrings(bytes: Buffer, count: number): string[] {
-  const out = new Array<string>(count);
-  let at = 0;
-  for (let i = 0; i < count; i++) {
-    const end = at + 8 + bytes.readUIntLE(at, 6);
-    out[i] = (bytes as Utf8Buffer).utf8Slice(at + 8, end);
-    at = end;
-  }
-  return out;
 }

@@ -2,10 +2,12 @@
  * What the rest of the project knows of a model's weights: named tensors, readable by rows, whatever file they come from.
  * Knows nothing of any file format.
  */
+import type { StringList } from '../platform/string-list.ts';
 import type { DType } from '../tensor/dtype.ts';
 
-/** One homogeneous GGUF array; numbers come as the typed array of their stored type. */
+/** One homogeneous GGUF array; a reader gives numbers as the typed array of their stored type, and strings as a `StringList`. */
 export type GgufArray =
+  | StringList
   | readonly string[]
   | readonly boolean[]
   | Uint8Array

@@ -41,7 +41,6 @@ export interface GgufEntry {
   readonly type: GgufValueType;
   /** Element type, for arrays; arrays of arrays say it per inner array. */
   readonly of?: GgufArrayType;
-  /** Arrays of strings are decoded when they are first asked for. */
   readonly value: GgufValue;
 }
 
@@ -218,7 +217,7 @@ function readArray(
   };
   switch (of) {
     case 'string':
-      return lazyStrings(cursor.strings(length(MIN_STRING_BYTES), what));
+      return { type, of, value: cursor.strings(length(MIN_STRING_BYTES), what) };
     case 'bool': {
       const value: boolean[] = [];
       for (let n = length(1); n > 0; n--) value.push(readBool(cursor, what));
@@ -238,18 +237,6 @@ function readArray(
       return { type, of, value };
     }
   }
-}
-
-function lazyStrings(decode: () => string[]): GgufArrayEntry {
-  let strings: string[] | undefined;
-  return {
-    type: 'array',
-    of: 'string',
-    get value() {
-      strings ??= decode();
-      return strings;
-    },
-  };
 }
 
 function alignmentOf(cursor: ByteCursor, entries: ReadonlyMap<string, GgufEntry>): number {

@@ -3,6 +3,7 @@
  * general.alignment) nor of tensor contents.
  */
 import { Buffer } from 'node:buffer';
+import { StringList } from '../platform/string-list.ts';
 import type { GgufArray, GgufValue } from './contract.ts';
 import { quoted, WeightFileError } from './errors.ts';
 import { writeFileByAppending } from './file-appender.ts';
@@ -136,6 +137,7 @@ function isEntry(value: GgufValue | readonly number[] | GgufEntry): value is Ggu
     typeof value === 'object' &&
     !Array.isArray(value) &&
     !ArrayBuffer.isView(value) &&
+    !(value instanceof StringList) &&
     'type' in value
   );
 }
@@ -177,6 +179,7 @@ const TYPED_ARRAY_TYPES: readonly (readonly [
 function inferArrayType(array: GgufArray | readonly number[]): GgufArrayType | null {
   const typed = TYPED_ARRAY_TYPES.find(([TypedArray]) => array instanceof TypedArray);
   if (typed !== undefined) return typed[1];
+  if (array instanceof StringList) return 'string';
   const items = array as readonly unknown[];
   if (items.every((item) => typeof item === 'string')) return 'string';
   if (items.every((item) => typeof item === 'boolean')) return 'bool';
@@ -263,8 +266,8 @@ class HeaderBytes {
   }
 
   #array(key: string, of: GgufArrayType, value: unknown): void {
-    const items = value as ArrayLike<unknown>;
-    if (!Array.isArray(value) && !ArrayBuffer.isView(value)) {
+    const items = (value instanceof StringList ? value.toArray() : value) as ArrayLike<unknown>;
+    if (!(value instanceof StringList) && !Array.isArray(value) && !ArrayBuffer.isView(value)) {
       throw usage(this.#path, `metadata ${quoted(key)} should be an array`);
     }
     if (typeof of === 'string') {
