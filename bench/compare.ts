@@ -11,7 +11,7 @@
  * --native compiles llama-bench for this machine first (minutes); --llama-bench takes one that is there. Without either, llama.cpp is npm's build.
  */
 import { writeFileSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { type ComparedModel, compare } from './compare/comparison.ts';
 import { type ComparisonReport, formatComparison } from './compare/comparison-report.ts';
@@ -25,6 +25,7 @@ import {
 import { modelWork } from './compare/model-work.ts';
 import { shownCommand } from './lib/command.ts';
 import { writeSection } from './lib/doc-section.ts';
+import { type NamedModel, namedModel, wholeNumber } from './lib/options.ts';
 import { benchFolder } from './lib/paths.ts';
 import { describeMachine } from './machine.ts';
 import { madeModel } from './make-model.ts';
@@ -62,29 +63,19 @@ const { values: options } = parseArgs({
   },
 });
 
-function positive(name: 'prompt' | 'generate' | 'rounds' | 'repetitions' | 'attempts'): number {
-  const value = Number(options[name]);
-  if (Number.isSafeInteger(value) && value >= (name === 'prompt' || name === 'generate' ? 0 : 1))
-    return value;
-  console.error(`--${name} ${options[name]}: expected a whole number`);
-  process.exit(2);
-}
-
 async function models(): Promise<ComparedModel[]> {
   const folder = options['models-folder'];
-  const paths: [string, string][] = [];
+  const named: NamedModel[] = [];
   if (options.smollm2 !== undefined) {
-    paths.push(['SmolLM2-135M Q4_1', options.smollm2]);
+    named.push({ name: 'SmolLM2-135M Q4_1', path: options.smollm2 });
     const requantized = await madeModel('smollm2-q4_0', { folder, smollm2: options.smollm2 });
-    paths.push(['SmolLM2-135M Q4_0', requantized]);
+    named.push({ name: 'SmolLM2-135M Q4_0', path: requantized });
   }
-  if (!options['no-1.1b'])
-    paths.push(['1.1B shape Q4_0', await madeModel('1.1b-q4_0', { folder })]);
-  for (const text of options.model) {
-    const [, name, path] = /^(?:([^=]+)=)?(.+)$/.exec(text) ?? [];
-    if (path !== undefined) paths.push([name ?? basename(path, '.gguf'), path]);
+  if (!options['no-1.1b']) {
+    named.push({ name: '1.1B shape Q4_0', path: await madeModel('1.1b-q4_0', { folder }) });
   }
-  return paths.map(([name, path]) => ({ name, path, work: modelWork(path) }));
+  named.push(...options.model.map(namedModel));
+  return named.map(({ name, path }) => ({ name, path, work: modelWork(path) }));
 }
 
 async function engines(): Promise<Engine[]> {
@@ -112,13 +103,13 @@ const plan = {
   models: await models(),
   engines: await engines(),
   threads: options.threads.split(',').map(Number),
-  promptTokens: positive('prompt'),
-  generatedTokens: positive('generate'),
-  rounds: positive('rounds'),
-  repetitions: positive('repetitions'),
+  promptTokens: wholeNumber('prompt', options.prompt, 0),
+  generatedTokens: wholeNumber('generate', options.generate, 0),
+  rounds: wholeNumber('rounds', options.rounds, 1),
+  repetitions: wholeNumber('repetitions', options.repetitions, 1),
   quiet: {
     maxLoad: Number(options.quiet),
-    attempts: positive('attempts'),
+    attempts: wholeNumber('attempts', options.attempts, 1),
     waitMs: 1000 * Number(options.wait),
   },
 };

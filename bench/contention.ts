@@ -16,7 +16,7 @@ import { type Engine, hastenEngine, llamaBenchEngine, npmLlamaEngine } from './c
 import { modelWork } from './compare/model-work.ts';
 import { shownCommand } from './lib/command.ts';
 import { writeSection } from './lib/doc-section.ts';
-import { modelFile } from './lib/model-file.ts';
+import { modelFile } from './lib/options.ts';
 import { median } from './lib/statistics.ts';
 import { markdownTable, significant } from './lib/table.ts';
 import { prebuiltLlama } from './peers/install.ts';

@@ -7,7 +7,6 @@
  * Lengths take turns, the order reversed every round; medians. "At the peaks" is the time that the same work would take at the measured peaks: products of the
  * matrices with 8-bit dots, those of attention (half of all pairs) with f32 multiply-adds.
  */
-import { basename } from 'node:path';
 import { parseArgs } from 'node:util';
 import { SequenceDriver } from '../src/app/sequence-driver.ts';
 import { loadModelDescription } from '../src/models/load-model.ts';
@@ -16,6 +15,7 @@ import { createNativeRunner, resolveTarget } from '../src/runtime/create-runner.
 import { modelWork, prefillOpsPerToken } from './compare/model-work.ts';
 import { shownCommand } from './lib/command.ts';
 import { writeSection } from './lib/doc-section.ts';
+import { namedModel } from './lib/options.ts';
 import { median } from './lib/statistics.ts';
 import { markdownTable, percent, significant } from './lib/table.ts';
 import { describeMachine, formatMachine, type MachineReport } from './machine.ts';
@@ -31,11 +31,7 @@ const { values: options } = parseArgs({
     'no-doc': { type: 'boolean', default: false },
   },
 });
-const [, name, path] = /^(?:([^=]+)=)?(.+)$/.exec(options.model ?? '') ?? [];
-if (path === undefined) {
-  console.error('--model NAME=FILE is missing');
-  process.exit(2);
-}
+const { name, path } = namedModel(options.model);
 const lengths = options.lengths.split(',').map(Number);
 
 /** Operations of QK and PV over the pairs that a causal mask leaves, all layers. */
@@ -66,7 +62,7 @@ async function measure(
 ): Promise<{ rows: Measured[]; memory: Memory }> {
   const target = resolveTarget('auto');
   if (target.kind !== 'x64') throw new Error(`no native target here: ${target.reason}`);
-  using description = loadModelDescription(path!);
+  using description = loadModelDescription(path);
   const { config, weights: source } = description;
   const longest = Math.max(...lengths);
   using runner = await createNativeRunner(
@@ -90,7 +86,7 @@ async function measure(
     const order = round % 2 === 0 ? [...lengths.keys()] : [...lengths.keys()].reverse();
     for (const i of order) times[i]!.push(await feed(lengths[i]!));
   }
-  const work = modelWork(path!);
+  const work = modelWork(path);
   const peaks = machine.isas[0]!;
   const rows = lengths.map((length, i) => {
     const seconds = median(times[i]!);
@@ -127,7 +123,7 @@ for (const threads of counts) {
 const mib = (bytes: number): string => `${significant(bytes / MIB)} MiB`;
 const longest = Math.max(...lengths);
 const text = [
-  `### Long prompts: ${name ?? basename(path)}`,
+  `### Long prompts: ${name}`,
   `\`${shownCommand('bench/long-prompts.ts')}\``,
   formatMachine(machine),
   markdownTable(

@@ -19,6 +19,7 @@ import { planRunner } from '../src/runtime/compile-model.ts';
 import { resolveTarget } from '../src/runtime/create-runner.ts';
 import { shownCommand } from './lib/command.ts';
 import { writeSection } from './lib/doc-section.ts';
+import { namedModel } from './lib/options.ts';
 import { median } from './lib/statistics.ts';
 import { markdownTable, percent, significant } from './lib/table.ts';
 
@@ -230,11 +231,7 @@ const { values: options } = parseArgs({
     'no-doc': { type: 'boolean', default: false },
   },
 });
-const [, name, path] = /^(?:([^=]+)=)?(.+)$/.exec(options.model ?? '') ?? [];
-if (path === undefined) {
-  console.error('--model NAME=FILE is missing');
-  process.exit(2);
-}
+const { name, path } = namedModel(options.model);
 const target = resolveTarget('auto');
 if (target.kind !== 'x64') throw new Error(`no native target here: ${target.reason}`);
 using description = loadModelDescription(path);
@@ -256,7 +253,7 @@ const tinyModel = fileURLToPath(
 );
 const heapBytes = heapBytesPerStep(tinyModel);
 const text = [
-  `### Memory of a step: ${name ?? path}`,
+  `### Memory of a step: ${name}`,
   `\`${shownCommand('bench/memory.ts')}\``,
   markdownTable(
     ['step', 'buffers from', 'requests', 'hits', 'most at once MiB', 'µs', 'µs, pages touched'],

@@ -13,6 +13,7 @@ import { GRAPH_PASSES, type PassName, REQUIRED_PASSES } from '../src/graph/lower
 import { lastJson, runChild } from './lib/child.ts';
 import { shownCommand } from './lib/command.ts';
 import { writeSection } from './lib/doc-section.ts';
+import { namedModel } from './lib/options.ts';
 import { summarize } from './lib/statistics.ts';
 import { markdownTable } from './lib/table.ts';
 import {
@@ -48,11 +49,7 @@ const { values } = parseArgs({
     'no-doc': { type: 'boolean', default: false },
   },
 });
-const [name, path] = (values.model ?? '').split('=');
-if (!name || !path) {
-  console.error('usage: node bench/passes.ts --model NAME=FILE [--rounds 5] [--no-doc]');
-  process.exit(2);
-}
+const { name, path } = namedModel(values.model);
 const compared = variants();
 const figures = compared.map((): VariantFigures[] => []);
 for (let round = 0; round < Number(values.rounds); round++) {

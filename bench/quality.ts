@@ -14,7 +14,7 @@ import { shownCommand } from './lib/command.ts';
 import { writeSection } from './lib/doc-section.ts';
 import { markdownTable, significant } from './lib/table.ts';
 import { prebuiltLlama } from './peers/install.ts';
-import { EVAL_SETS, type EvalSet, type EvalWindow, evalWindows } from './quality/eval-windows.ts';
+import { type EvalWindow, evalModel, evalWindows } from './quality/eval-windows.ts';
 import { type LogitRequest, logitRows } from './quality/logit-rows.ts';
 
 const MAX_NLL_CHANGE = 0.005;
@@ -127,14 +127,7 @@ const { values: options } = parseArgs({
     'no-doc': { type: 'boolean', default: false },
   },
 });
-const models = options.model.map((text) => {
-  const [set, path] = text.split(/=(.*)/s);
-  if (!(EVAL_SETS as readonly string[]).includes(set!) || !path) {
-    console.error(`--model ${text}: expected NAME=FILE, NAME one of ${EVAL_SETS.join(', ')}`);
-    process.exit(2);
-  }
-  return { set: set as EvalSet, path };
-});
+const models = options.model.map(evalModel);
 const folder = await prebuiltLlama();
 const { target } = options;
 const providers: Provider[] = [

@@ -17,9 +17,10 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { shownCommand } from './lib/command.ts';
 import { QUANTIZATION_DOC, writeSection } from './lib/doc-section.ts';
+import { usageError } from './lib/options.ts';
 import { REPOSITORY } from './lib/paths.ts';
 import { describeMachine, formatMachine } from './machine.ts';
-import { EVAL_SETS, type EvalSet } from './quality/eval-windows.ts';
+import { evalModel } from './quality/eval-windows.ts';
 import { formatFormats, measureFormats } from './quantization/formats.ts';
 import { formatLatency, measureLatency } from './quantization/latency.ts';
 import { formatMethods, measureMethods } from './quantization/methods.ts';
@@ -44,24 +45,13 @@ const { values: options } = parseArgs({
   },
 });
 
-function fail(message: string): never {
-  console.error(message);
-  process.exit(2);
-}
-
 const parts = options.part.map((name): Part => {
   if ((PARTS as readonly string[]).includes(name)) return name as Part;
-  return fail(`--part ${name}: expected ${PARTS.join(', ')}`);
+  return usageError(`--part ${name}: expected ${PARTS.join(', ')}`);
 });
-const models = options.model.map((text) => {
-  const [set, path] = text.split(/=(.*)/s);
-  if (!(EVAL_SETS as readonly string[]).includes(set!) || !path) {
-    fail(`--model ${text}: expected NAME=FILE, NAME one of ${EVAL_SETS.join(', ')}`);
-  }
-  return { set: set as EvalSet, path };
-});
+const models = options.model.map(evalModel);
 if (models.length === 0 && parts.some((part) => part !== 'latency')) {
-  fail('--model smollm2=FILE: a model is needed (hasten pull smollm2 prints where it is)');
+  usageError('--model smollm2=FILE: a model is needed (hasten pull smollm2 prints where it is)');
 }
 const resultsFile = join(REPOSITORY, 'bench', 'results', 'quantization.json');
 if (options.fresh) rmSync(resultsFile, { force: true });

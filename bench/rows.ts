@@ -14,6 +14,7 @@ import type { TargetName } from '../src/runtime/runner-options.ts';
 import type { ModelRunner } from '../src/targets/model-runner.ts';
 import { shownCommand } from './lib/command.ts';
 import { writeSection } from './lib/doc-section.ts';
+import { namedModel } from './lib/options.ts';
 import { median } from './lib/statistics.ts';
 import { markdownTable } from './lib/table.ts';
 
@@ -31,11 +32,7 @@ const { values: options } = parseArgs({
     'no-doc': { type: 'boolean', default: false },
   },
 });
-const [, name, path] = /^(?:([^=]+)=)?(.+)$/.exec(options.model ?? '') ?? [];
-if (path === undefined) {
-  console.error('--model NAME=FILE is missing');
-  process.exit(2);
-}
+const { name, path } = namedModel(options.model);
 const counts = options.rows.split(',').map(Number);
 
 /** One token of `count` sequences, each with its own blocks. */
@@ -68,7 +65,7 @@ async function step(runner: ModelRunner, count: number): Promise<number> {
 }
 
 async function measure(threads: number): Promise<number[]> {
-  using description = loadModelDescription(path!);
+  using description = loadModelDescription(path);
   using runner = await createRunner({
     source: description.weights,
     config: description.config,
@@ -112,7 +109,7 @@ for (const threads of options.threads.split(',').map(Number)) {
     )}`,
   );
 }
-const heading = `### Rows of a step: ${name ?? path}, ${options.target}`;
+const heading = `### Rows of a step: ${name}, ${options.target}`;
 const text = [heading, `\`${shownCommand('bench/rows.ts')}\``, ...sections].join('\n\n');
 console.log(text);
 console.log(JSON.stringify({ benchmark: 'rows', model: name, results }));

@@ -8,7 +8,6 @@
  * work: scheduling, sampling, penalties, text, events. Streaming is what one event takes to become a chunk of an answer, in the server's process
  * beside the engine's. Settings take turns, the order reversed every round; medians per token.
  */
-import { basename } from 'node:path';
 import { parseArgs } from 'node:util';
 import { OpenedModel } from '../src/app/open-model.ts';
 import { decoderSource, tokenTextOf } from '../src/app/token-text.ts';
@@ -20,6 +19,7 @@ import { createRunner } from '../src/runtime/create-runner.ts';
 import type { ModelRunner } from '../src/targets/model-runner.ts';
 import { shownCommand } from './lib/command.ts';
 import { writeSection } from './lib/doc-section.ts';
+import { namedModels } from './lib/options.ts';
 import { median } from './lib/statistics.ts';
 import { markdownTable, percent } from './lib/table.ts';
 
@@ -171,21 +171,14 @@ const { values: options } = parseArgs({
     'no-doc': { type: 'boolean', default: false },
   },
 });
-if (options.model.length === 0) {
-  console.error(
-    '--model NAME=FILE: a GGUF file is needed (hasten pull smollm2 prints where it is)',
-  );
-  process.exit(2);
-}
 const plan = {
   threads: Number(options.threads),
   tokens: Number(options.tokens),
   rounds: Number(options.rounds),
 };
 const rows: Row[] = [];
-for (const text of options.model) {
-  const [, name, path] = /^(?:([^=]+)=)?(.+)$/.exec(text)!;
-  rows.push(...(await measure(name ?? basename(path!), path!, plan)));
+for (const { name, path } of namedModels(options.model)) {
+  rows.push(...(await measure(name, path, plan)));
 }
 const micros = (value: number): string => value.toFixed(value < 100 ? 1 : 0);
 const worst = rows.reduce((a, b) => (b.share > a.share ? b : a));

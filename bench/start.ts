@@ -15,6 +15,7 @@ import { parseArgs } from 'node:util';
 import { shownCommand } from './lib/command.ts';
 import { writeSection } from './lib/doc-section.ts';
 import { waitForQuiet, withForeignLoad } from './lib/foreign-load.ts';
+import { namedModels, wholeNumber } from './lib/options.ts';
 import { REPOSITORY } from './lib/paths.ts';
 import { median, type Summary, summarize } from './lib/statistics.ts';
 import { markdownTable, percent } from './lib/table.ts';
@@ -196,18 +197,14 @@ const { values: options } = parseArgs({
     'no-doc': { type: 'boolean', default: false },
   },
 });
-const numRuns = Number(options.runs);
-if (options.model.length === 0 || !(numRuns >= 1)) {
-  console.error('expected --model NAME=FILE, and --runs of at least 1');
-  process.exit(2);
-}
+const models = namedModels(options.model);
+const numRuns = wholeNumber('runs', options.runs, 1);
 execFileSync(process.execPath, [join(REPOSITORY, 'scripts', 'build.ts'), '--no-types'], {
   stdio: 'inherit',
 });
 const reports: StartReport[] = [];
-for (const text of options.model) {
-  const [name, path] = text.split(/=(.*)/s);
-  reports.push(await measureStart(name!, path || name!, numRuns, options.threads));
+for (const { name, path } of models) {
+  reports.push(await measureStart(name, path, numRuns, options.threads));
 }
 const shown = formatStart(reports, numRuns, shownCommand('bench/start.ts'));
 console.log(shown);

@@ -61,7 +61,7 @@ interface Subject {
 }
 
 /** @throws {UnsupportedPlatformError | NativeCodeRefusedError} where hasten cannot run native code */
-export function measureMatvec(options: MatvecOptions): MatvecRate[] {
+function measureMatvec(options: MatvecOptions): MatvecRate[] {
   using matrix = allocate(Math.floor(options.megabytes * 2 ** 20) + 65_536, { hugePages: true });
   using small = allocate(1 << 20);
   // As f32 and as q8 these are ordinary numbers; nothing depends on which.
@@ -170,7 +170,7 @@ function smallRows(format: BenchDType, columns: number): Uint8Array {
 }
 
 /** A row per format: bytes per second by instruction set, and the share of those of Q4_0. */
-export function formatMatvec(rates: readonly MatvecRate[]): string {
+function formatMatvec(rates: readonly MatvecRate[]): string {
   const isas = [...new Set(rates.map(({ isa }) => isa))];
   const formats = [...new Set(rates.map(({ format }) => format))];
   return markdownTable(

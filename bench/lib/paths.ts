@@ -8,7 +8,7 @@ export const REPOSITORY = fileURLToPath(new URL('../..', import.meta.url));
 export const PEERS = fileURLToPath(new URL('../peers', import.meta.url));
 
 /** hasten's cache folder, as its launcher chooses it. */
-export function cacheFolder(): string {
+function cacheFolder(): string {
   const base = process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache');
   return process.env.HASTEN_CACHE ?? join(base, 'hasten');
 }

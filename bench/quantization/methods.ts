@@ -45,7 +45,7 @@ const BASELINE = NAMED_METHODS[0]!.name;
 const GOALS: Readonly<Record<number, number>> = { 4: 0.3, 3: 0.5 };
 
 /** Most telling first, for whoever breaks a run off. */
-export function methodCases(): MethodCase[] {
+function methodCases(): MethodCase[] {
   return ([64, 'row'] as const).flatMap((groupSize) =>
     [4, 3].flatMap((bits) =>
       (['asymmetric', 'symmetric'] as const).flatMap((symmetry): MethodCase[] => {

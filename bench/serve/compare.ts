@@ -18,7 +18,7 @@ import { hastenVersion } from '../compare/engines.ts';
 import { modelWork } from '../compare/model-work.ts';
 import { shownCommand } from '../lib/command.ts';
 import { writeSection } from '../lib/doc-section.ts';
-import { modelFile } from '../lib/model-file.ts';
+import { modelFile, wholeNumber } from '../lib/options.ts';
 import { benchFolder } from '../lib/paths.ts';
 import { describeMachine } from '../machine.ts';
 import { serveCases } from './cases.ts';
@@ -27,6 +27,7 @@ import { formatServeComparison, type ServeReport } from './comparison-report.ts'
 import { nativeLlamaServer } from './llama-server.ts';
 import {
   type ComparedPeer,
+  exitOnSignals,
   hastenServer,
   LLAMA_SETTINGS,
   llamaServer,
@@ -54,14 +55,7 @@ const { values: options } = parseArgs({
   },
 });
 
-for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => process.exit(130));
-
-function positive(name: 'threads' | 'rounds' | 'attempts'): number {
-  const value = Number(options[name]);
-  if (Number.isSafeInteger(value) && value >= 1) return value;
-  console.error(`--${name} ${options[name]}: expected a whole number, at least 1`);
-  process.exit(2);
-}
+exitOnSignals();
 
 async function peers(modelPath: string): Promise<ComparedPeer[]> {
   const list: ComparedPeer[] = [hastenServer(hastenVersion())];
@@ -92,10 +86,14 @@ const plan: ServePlan = {
   modelPath,
   servers: await peers(modelPath),
   cases: serveCases(options.clients.split(',').map(Number), Number(options.scale)),
-  threads: positive('threads'),
+  threads: wholeNumber('threads', options.threads, 1),
   contextTokens: 1024,
-  rounds: positive('rounds'),
-  quiet: { maxLoad: Number(options.quiet), attempts: positive('attempts'), waitMs: 30_000 },
+  rounds: wholeNumber('rounds', options.rounds, 1),
+  quiet: {
+    maxLoad: Number(options.quiet),
+    attempts: wholeNumber('attempts', options.attempts, 1),
+    waitMs: 30_000,
+  },
 };
 const machine = await describeMachine({ threads: [plan.threads] });
 const result = await compareServers(plan, (text) => console.error(text));

@@ -11,11 +11,11 @@ import { hastenVersion } from '../compare/engines.ts';
 import { shownCommand } from '../lib/command.ts';
 import { writeSection } from '../lib/doc-section.ts';
 import { withForeignLoad } from '../lib/foreign-load.ts';
-import { modelFile } from '../lib/model-file.ts';
+import { modelFile } from '../lib/options.ts';
 import { markdownTable, percent, significant } from '../lib/table.ts';
 import { describeMachine, formatMachine } from '../machine.ts';
 import { type LoadFigures, runServeLoad } from './load-child.ts';
-import { hastenServer } from './servers.ts';
+import { exitOnSignals, hastenServer } from './servers.ts';
 
 const { values: options } = parseArgs({
   options: {
@@ -26,7 +26,7 @@ const { values: options } = parseArgs({
     'no-doc': { type: 'boolean', default: false },
   },
 });
-for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => process.exit(130));
+exitOnSignals();
 
 const modelPath = modelFile(options.model);
 const threads = Number(options.threads);

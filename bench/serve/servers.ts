@@ -166,6 +166,11 @@ function llamaVersion(program: string): string {
   return line === undefined ? 'built locally, version unknown' : `built locally, ${line}`;
 }
 
+/** A benchmark that is ended from outside exits, and so ends its servers. */
+export function exitOnSignals(): void {
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => process.exit(130));
+}
+
 /** @throws {Error} if it ends, or is not ready in time; the last lines of its output are in the message */
 async function startServer(
   program: string,
@@ -176,7 +181,6 @@ async function startServer(
   const child = spawn(program, [...args, '--port', `${port}`], {
     stdio: ['ignore', 'pipe', 'pipe'],
   });
-  // Not even a benchmark that is ended from outside leaves a server behind.
   const killAtExit = (): void => void child.kill('SIGKILL');
   process.once('exit', killAtExit);
   child.once('exit', () => process.off('exit', killAtExit));

@@ -11,11 +11,11 @@ import { hastenVersion } from '../compare/engines.ts';
 import { shownCommand } from '../lib/command.ts';
 import { writeSection } from '../lib/doc-section.ts';
 import { withForeignLoad } from '../lib/foreign-load.ts';
-import { modelFile } from '../lib/model-file.ts';
+import { modelFile } from '../lib/options.ts';
 import { median } from '../lib/statistics.ts';
 import { markdownTable, percent, significant } from '../lib/table.ts';
 import { describeMachine, formatMachine } from '../machine.ts';
-import { hastenServer } from './servers.ts';
+import { exitOnSignals, hastenServer } from './servers.ts';
 import { type SpeculationRequest, speculationWorkloads } from './speculation-workloads.ts';
 
 const { values: options } = parseArgs({
@@ -28,7 +28,7 @@ const { values: options } = parseArgs({
     'no-doc': { type: 'boolean', default: false },
   },
 });
-for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => process.exit(130));
+exitOnSignals();
 
 const modelPath = modelFile(options.model);
 const threads = Number(options.threads);

@@ -12,7 +12,7 @@ import type { GrammarInput } from '../../src/grammar/grammar-spec.ts';
 import { shownCommand } from '../lib/command.ts';
 import { writeSection } from '../lib/doc-section.ts';
 import { withForeignLoad } from '../lib/foreign-load.ts';
-import { modelFile } from '../lib/model-file.ts';
+import { modelFile } from '../lib/options.ts';
 import { median } from '../lib/statistics.ts';
 import { markdownTable, percent, significant } from '../lib/table.ts';
 import { describeMachine, formatMachine } from '../machine.ts';

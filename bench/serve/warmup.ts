@@ -15,11 +15,11 @@ import { hastenVersion } from '../compare/engines.ts';
 import { shownCommand } from '../lib/command.ts';
 import { writeSection } from '../lib/doc-section.ts';
 import { withForeignLoad } from '../lib/foreign-load.ts';
-import { modelFile } from '../lib/model-file.ts';
+import { modelFile } from '../lib/options.ts';
 import { median } from '../lib/statistics.ts';
 import { markdownTable, percent, significant } from '../lib/table.ts';
 import { describeMachine, formatMachine } from '../machine.ts';
-import { hastenServer } from './servers.ts';
+import { exitOnSignals, hastenServer } from './servers.ts';
 
 const { values: options } = parseArgs({
   options: {
@@ -29,7 +29,7 @@ const { values: options } = parseArgs({
     'no-doc': { type: 'boolean', default: false },
   },
 });
-for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => process.exit(130));
+exitOnSignals();
 
 const modelPath = modelFile(options.model);
 const threads = Number(options.threads);
