@@ -15,7 +15,7 @@ import { maxAbsDifference, StepDriver } from './step-driver.ts';
 const FIXTURES = path.join(import.meta.dirname, 'fixtures');
 
 /** Largest difference of a logit in f32 arithmetic; f32 against f64 differs by up to 4e-5 in these models, whose logits spread by about 1. */
-export const GOLDEN_TOLERANCE = 3e-4;
+const GOLDEN_TOLERANCE = 3e-4;
 
 export interface GoldenSequence {
   readonly input_ids: readonly number[];
@@ -136,7 +136,7 @@ export function goldenModelSuite(
 }
 
 /** Compares the rows of one text with its golden values. */
-export function checkLogits(
+function checkLogits(
   rows: readonly Float32Array[],
   expected: GoldenSequence,
   tolerance: number,

@@ -119,7 +119,7 @@ export class StepDriver {
   }
 }
 
-export function argmax(values: Float32Array): number {
+function argmax(values: Float32Array): number {
   let best = 0;
   for (let i = 1; i < values.length; i++) if (values[i]! > values[best]!) best = i;
   return best;

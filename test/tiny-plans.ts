@@ -6,7 +6,7 @@ import { lowerModel } from '../src/runtime/compile-model.ts';
 import { machineOf, type X64Isa } from '../src/targets/x64/isa.ts';
 import { goldenModels } from './golden-models.ts';
 
-export const PRECISIONS = ['fast', 'f32'] as const;
+const PRECISIONS = ['fast', 'f32'] as const;
 
 export interface TinyPlan {
   readonly name: string;

@@ -31,10 +31,6 @@ const FILE_TYPES = {
 export type FileTypeName = keyof typeof FILE_TYPES;
 export const FILE_TYPE_NAMES = Object.keys(FILE_TYPES) as FileTypeName[];
 
-export function isFileTypeName(name: string): name is FileTypeName {
-  return Object.hasOwn(FILE_TYPES, name);
-}
-
 /** The number that goes to `general.file_type`. */
 export function fileTypeId(name: FileTypeName): number {
   return FILE_TYPES[name].id;
@@ -82,7 +78,7 @@ export function recipeType(
 }
 
 /** With 256 inputs per block where the rows allow, else the type with blocks of 32 that llama.cpp takes instead, else f16. */
-export function fitting(dtype: DType, shape: readonly number[]): DType {
+function fitting(dtype: DType, shape: readonly number[]): DType {
   const columns = shape.at(-1)!;
   if (columns % DTYPES[dtype].blockElements === 0) return dtype;
   const smaller = SMALLER_BLOCKS[dtype];

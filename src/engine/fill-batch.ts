@@ -15,7 +15,7 @@ export function catchesUp(sequence: Sequence, numNewTokens: number): boolean {
 }
 
 /** Where the runner is to sum weights: at the temperature of the draw, unless log-probabilities are wanted, which are those at 1. */
-export function statsInverseTemperature(params: SamplingParams): number {
+function statsInverseTemperature(params: SamplingParams): number {
   return isGreedy(params) || params.logprobs !== null ? 1 : 1 / params.temperature;
 }
 

@@ -44,7 +44,7 @@ export type SamplingParamsInput = Partial<Omit<SamplingParams, 'stop'>> & {
 
 /** Below this a division by the temperature says nothing more than argmax does (vLLM draws the line at the same place). */
 export const GREEDY_TEMPERATURE = 1e-5;
-export const MAX_TOP_LOGPROBS = 20;
+const MAX_TOP_LOGPROBS = 20;
 const MAX_STOP_STRINGS = 64;
 const MAX_STOP_LENGTH = 1024;
 

@@ -25,7 +25,7 @@ import type { HubEnvironment } from './environment.ts';
 import { CacheError } from './errors.ts';
 import { isSafeRelativePath } from './safe-path.ts';
 
-export const CACHE_SOURCES = ['hf', 'modelscope', 'pypi', 'https'] as const;
+const CACHE_SOURCES = ['hf', 'modelscope', 'pypi', 'https'] as const;
 export type CacheSource = (typeof CACHE_SOURCES)[number];
 
 /** Ends the name of every file that is not yet whole. */
@@ -54,7 +54,7 @@ export interface SnapshotFile {
   readonly blobName: string | undefined;
 }
 
-export function cacheRoot(env: HubEnvironment, source: CacheSource): string {
+function cacheRoot(env: HubEnvironment, source: CacheSource): string {
   return source === 'hf' ? env.hubCacheDir : join(env.otherCacheDir, source);
 }
 
@@ -217,7 +217,7 @@ export function contentId(text: string): string {
   return createHash('sha256').update(text).digest('hex').slice(0, 40);
 }
 
-export function temporaryBeside(path: string): string {
+function temporaryBeside(path: string): string {
   return join(
     dirname(path),
     `.${basename(path).slice(0, 80)}.${randomBytes(6).toString('hex')}.tmp`,

@@ -5,7 +5,7 @@
 import { HastenError } from '../platform/errors.ts';
 
 /** The forms a model can be named by, as shown in errors and in `--help`. */
-export const ACCEPTED_MODEL_FORMS: readonly string[] = [
+const ACCEPTED_MODEL_FORMS: readonly string[] = [
   'an alias: smollm2, gemma3-270m, tiny',
   'hf:user/repo[:quant|/file][@revision], or user/repo alone',
   'modelscope:user/repo[:quant|/file][@revision]',

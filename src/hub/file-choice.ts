@@ -14,7 +14,7 @@ export type FileChoice =
   | { readonly kind: 'sharded'; readonly files: readonly string[] }
   | { readonly kind: 'none'; readonly reason: string };
 
-export const WEIGHTS_FILE = 'model.safetensors';
+const WEIGHTS_FILE = 'model.safetensors';
 export const WEIGHTS_INDEX = 'model.safetensors.index.json';
 
 /** Small files that a model folder may have; the weights come last, so that a folder with weights has these too. */

@@ -58,14 +58,3 @@ export function encodeQ8Row(values: Float32Array, view: DataView, offset = 0): v
     view.setInt32(block + Q8_NSUM16_OFFSET, -sum16, true);
   }
 }
-
-/** The values of a q8 row, f32 `[width]`. */
-export function decodeQ8Row(view: DataView, width: number, offset = 0): Float32Array {
-  const values = new Float32Array(width);
-  for (let i = 0; i < width; i++) {
-    const block = offset + Math.floor(i / Q8_BLOCK_VALUES) * Q8_BLOCK_BYTES;
-    const code = view.getInt8(block + (i % Q8_BLOCK_VALUES));
-    values[i] = code * view.getFloat32(block + Q8_D_OFFSET, true);
-  }
-  return values;
-}

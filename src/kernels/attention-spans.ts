@@ -23,7 +23,7 @@ import { storeQ8Block } from './quantize.ts';
 import { bytesPer32, forEachBlockOfRow, type RowElement } from './rows.ts';
 import { SPAN_TOKENS, TILE_ENTRY } from './tile-entry.ts';
 
-export const SPAN_SHIFT: number = Math.log2(SPAN_TOKENS);
+const SPAN_SHIFT: number = Math.log2(SPAN_TOKENS);
 
 /** The running maximum before the first token. Scores of more than 2^21 in magnitude have no meaning, and no place in a model. */
 export const LOWEST_MAX: number = -(2 ** 21);

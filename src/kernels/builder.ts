@@ -22,7 +22,7 @@ import type {
 const FLOAT_BITS = new Float32Array(1);
 const INT_BITS = new Int32Array(FLOAT_BITS.buffer);
 
-export function bitsOfF32(value: number): number {
+function bitsOfF32(value: number): number {
   FLOAT_BITS[0] = value;
   return INT_BITS[0]!;
 }

@@ -99,7 +99,7 @@ export function bytesPer32(element: RowElement): number {
 /**
  * Columns in use of each vector of a block of 32 that has `columns` of them: full vectors, then fewer, then 0.
  */
-export function vectorCounts(lanes: number, columns: number): readonly number[] {
+function vectorCounts(lanes: number, columns: number): readonly number[] {
   return Array.from({ length: Q8_BLOCK_VALUES / lanes }, (_, i) =>
     Math.max(0, Math.min(lanes, columns - i * lanes)),
   );

@@ -87,7 +87,7 @@ export function summarizeLoad(result: LoadResult, goodput: GoodputLimits | null)
 }
 
 /** Mean time per output token after the first; null where there is no second. */
-export function timePerOutputToken(record: RequestRecord): number | null {
+function timePerOutputToken(record: RequestRecord): number | null {
   if (record.ttftMs === null || record.outputTokens < 2) return null;
   const afterFirstMs = record.interTokenMs.reduce((total, ms) => total + ms, 0);
   return afterFirstMs / (record.outputTokens - 1);
@@ -151,7 +151,7 @@ export function distribution(values: readonly number[]): Distribution {
 }
 
 /** Linear between the neighbours, as numpy does it. @param sorted ascending, at least one value */
-export function percentile(sorted: Float64Array, percent: number): number {
+function percentile(sorted: Float64Array, percent: number): number {
   const place = (percent / 100) * (sorted.length - 1);
   const below = Math.floor(place);
   const low = sorted[below]!;

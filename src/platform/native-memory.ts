@@ -45,7 +45,7 @@ const ERRNO_NAMES: Readonly<Record<number, string>> = {
 };
 
 /** The text of the C library's last error, best effort. */
-export function lastErrorText(): string {
+function lastErrorText(): string {
   const errno = lastErrno();
   return ERRNO_NAMES[errno] ?? `errno ${errno}`;
 }
@@ -256,10 +256,6 @@ function bufferAt(address: bigint, count: number, elementBytes: number): ArrayBu
 // Views of native memory without copying; `length` counts elements. The memory must stay mapped.
 export const u8 = (address: bigint, length: number): Uint8Array<ArrayBuffer> =>
   new Uint8Array(bufferAt(address, length, 1));
-export const i8 = (address: bigint, length: number): Int8Array<ArrayBuffer> =>
-  new Int8Array(bufferAt(address, length, 1));
-export const u16 = (address: bigint, length: number): Uint16Array<ArrayBuffer> =>
-  new Uint16Array(bufferAt(address, length, 2));
 export const f16 = (address: bigint, length: number): Float16Array<ArrayBuffer> =>
   new Float16Array(bufferAt(address, length, 2));
 export const i32 = (address: bigint, length: number): Int32Array<ArrayBuffer> =>
@@ -268,7 +264,5 @@ export const u32 = (address: bigint, length: number): Uint32Array<ArrayBuffer> =
   new Uint32Array(bufferAt(address, length, 4));
 export const f32 = (address: bigint, length: number): Float32Array<ArrayBuffer> =>
   new Float32Array(bufferAt(address, length, 4));
-export const f64 = (address: bigint, length: number): Float64Array<ArrayBuffer> =>
-  new Float64Array(bufferAt(address, length, 8));
 export const u64 = (address: bigint, length: number): BigUint64Array<ArrayBuffer> =>
   new BigUint64Array(bufferAt(address, length, 8));

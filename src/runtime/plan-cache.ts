@@ -49,7 +49,7 @@ export interface PlanCacheOptions {
 export const DEFAULT_PLAN_CACHE_BYTES: number = 40 * 2 ** 30;
 
 /** Digest of all that decides the bytes of the image. */
-export function weightFingerprint(
+function weightFingerprint(
   plan: Pick<Plan, 'weights' | 'weightBytes'>,
   source: WeightSource,
 ): string {

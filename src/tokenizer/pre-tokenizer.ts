@@ -42,7 +42,7 @@ export function preTokenize(
 }
 
 /** A step that makes every match, and every gap between matches, a piece. The expression has the flag `g`. */
-export function isolateMatches(expression: RegExp): PreTokenizerStep {
+function isolateMatches(expression: RegExp): PreTokenizerStep {
   return (piece) => {
     const matches = matchAll(piece, expression);
     if (matches === null) return [piece];

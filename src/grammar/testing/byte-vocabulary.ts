@@ -45,12 +45,6 @@ export function byteVocabulary(eosTokenIds: readonly number[] = [EOS_ID]): Gramm
   return { offsets, bytes, isSpecial, vocabSize: VOCAB_SIZE, eosTokenIds };
 }
 
-export function textOf(ids: Iterable<number>): string {
-  const decoder = new TextDecoder('utf-8', { fatal: true });
-  const parts = Array.from(ids, (id) => decoder.decode(tokens[id], { stream: true }));
-  return parts.join('') + decoder.decode();
-}
-
 export const byteDecoder: DecoderSource = {
   createDecoderStream() {
     const decoder = new TextDecoder();

@@ -27,7 +27,7 @@ export function readFixture(name: string): unknown {
 }
 
 /** GGUF metadata as a reader gives it. */
-export function readMetadata(name: 'smollm2' | 'gemma3'): Map<string, unknown> {
+function readMetadata(name: 'smollm2' | 'gemma3'): Map<string, unknown> {
   const metadata = new Map<string, unknown>();
   for (const [key, value] of Object.entries(readFixture(`${name}.gguf-metadata`) as object)) {
     if (value?.Int32Array) metadata.set(key, Int32Array.from(value.Int32Array));
