@@ -11,13 +11,13 @@ import type { Tokenizer } from './contract.ts';
 import { endOfTurnIds } from './end-of-turn.ts';
 import { TokenizerError } from './errors.ts';
 import { parseDecoder } from './hf-decoder.ts';
-import { parseNormalizer } from './hf-normalizer.ts';
+import { type Normalizer, parseNormalizer } from './hf-normalizer.ts';
 import { idsAround } from './hf-post-processor.ts';
 import { parsePreTokenizer } from './hf-pre-tokenizer.ts';
 import { asArray, asFlag, asObject, asString, type JsonObject } from './json-value.ts';
 import { Merger } from './merger.ts';
 import { MergeTable } from './merges.ts';
-import { ModelTokenizer } from './model-tokenizer.ts';
+import { type EncodingParts, ModelTokenizer } from './model-tokenizer.ts';
 import type { Spelling } from './token-bytes.ts';
 import { describe, Vocabulary } from './vocabulary.ts';
 
@@ -73,14 +73,70 @@ export function tokenizerFromHfFiles(files: HfTokenizerFiles): Tokenizer {
   checkModel(model);
 
   const added = readAddedTokens(root, config);
-  const { tokens, isInModel } = readVocabulary(model, added);
-  const normalize = parseNormalizer(root.normalizer);
   const pre = parsePreTokenizer(root.pre_tokenizer);
   const decoder = parseDecoder(root.decoder);
   const isByteLevel = pre.isByteLevel || decoder.isByteLevel;
   const isSpaceMarked = pre.isSpaceMarked || decoder.isSpaceMarked;
   const spelling: Spelling = isByteLevel ? 'byte-level' : isSpaceMarked ? 'space-mark' : 'plain';
+  const { vocabulary, byteIds, unindexedIds } = vocabularyOf(model, added, spelling);
 
+  const specials = new Uint8Array(vocabulary.size);
+  const addedIds = new Map<string, number>();
+  for (const { id, content, isSpecial } of added) {
+    if (isSpecial) specials[id] = 1;
+    addedIds.set(content, id);
+    unindexedIds.set(content, id);
+  }
+  const idOf = (text: string | undefined): number | null => {
+    if (text === undefined) return null;
+    const id = addedIds.get(text) ?? vocabulary.findSpelling(text);
+    return id < 0 ? null : id;
+  };
+  const named = namedTokens(config, files.specialTokensMap);
+  const bosTokenId = idOf(named.get('bos_token'));
+  const eosTokenId = idOf(named.get('eos_token'));
+  const around = idsAround(root.post_processor, config, bosTokenId, eosTokenId);
+  for (const id of [...around.prefixIds, ...around.suffixIds]) {
+    if (!(Number.isInteger(id) && id >= 0 && id < vocabulary.size)) {
+      throw new TokenizerError(
+        `post_processor names token id ${id}, which is not in the vocabulary`,
+      );
+    }
+  }
+  const unknownId = idOf(
+    model.unk_token == null ? undefined : asString(model.unk_token, 'model.unk_token'),
+  );
+  const encoding = encodingOf(model, {
+    ...{ added, pre, isByteLevel, vocabulary, byteIds, unknownId },
+    normalize: parseNormalizer(root.normalizer),
+  });
+  return new ModelTokenizer({
+    vocabulary,
+    encoding: () => encoding,
+    specials,
+    unindexedIds: () => unindexedIds,
+    bosTokenId,
+    eosTokenIds: endOfTurnIds([eosTokenId], (text) => addedIds.get(text)),
+    ...around,
+    stripsLeadingSpace: decoder.stripsLeadingSpace || (pre.isSpaceMarked && pre.addsSpace),
+    chatTemplates: chatTemplates(config, files.chatTemplates),
+  });
+}
+
+interface HfVocabulary {
+  readonly vocabulary: Vocabulary;
+  /** Ids of `<0x00>` to `<0xFF>`, -1 for those that there are not, i32 `[256]`; null where no bytes are fallen back to. */
+  readonly byteIds: Int32Array | null;
+  /** Those ids by their spelling. */
+  readonly unindexedIds: Map<string, number>;
+}
+
+function vocabularyOf(
+  model: JsonObject,
+  added: readonly HfAddedToken[],
+  spelling: Spelling,
+): HfVocabulary {
+  const { tokens, isInModel } = readVocabulary(model, added);
   const hasByteFallback = asFlag(model.byte_fallback, 'model.byte_fallback');
   const byteIds = new Int32Array(256).fill(-1);
   const unindexedIds = new Map<string, number>();
@@ -97,80 +153,40 @@ export function tokenizerFromHfFiles(files: HfTokenizerFiles): Tokenizer {
       return Number.parseInt(hex, 16);
     },
   });
+  return { vocabulary, byteIds: hasByteFallback ? byteIds : null, unindexedIds };
+}
 
-  const specials = new Uint8Array(tokens.length);
-  const addedIds = new Map<string, number>();
-  for (const { id, content, isSpecial } of added) {
-    if (isSpecial) specials[id] = 1;
-    addedIds.set(content, id);
-    unindexedIds.set(content, id);
-  }
-  const idOf = (text: string): number | undefined => {
-    const id = addedIds.get(text) ?? vocabulary.findSpelling(text);
-    return id < 0 ? undefined : id;
-  };
-  const named = namedTokens(config, files.specialTokensMap);
-  const namedId = (name: string): number | null => {
-    const text = named.get(name);
-    return text === undefined ? null : (idOf(text) ?? null);
-  };
-  const bosTokenId = namedId('bos_token');
-  const eosTokenId = namedId('eos_token');
-  const around = idsAround(root.post_processor, config, bosTokenId, eosTokenId);
-  for (const id of [...around.prefixIds, ...around.suffixIds]) {
-    if (!(Number.isInteger(id) && id >= 0 && id < tokens.length)) {
-      throw new TokenizerError(
-        `post_processor names token id ${id}, which is not in the vocabulary`,
-      );
-    }
-  }
-  const unknownText = model.unk_token ?? undefined;
-  const unknownId =
-    unknownText === undefined ? null : (idOf(asString(unknownText, 'model.unk_token')) ?? null);
+interface EncodingSource extends Pick<HfVocabulary, 'vocabulary' | 'byteIds'> {
+  readonly added: readonly HfAddedToken[];
+  readonly pre: ReturnType<typeof parsePreTokenizer>;
+  readonly isByteLevel: boolean;
+  readonly unknownId: number | null;
+  readonly normalize: Normalizer | null;
+}
+
+function encodingOf(model: JsonObject, source: EncodingSource): EncodingParts {
+  const { added, pre, isByteLevel, vocabulary, byteIds, unknownId, normalize } = source;
   const fuseUnknown = asFlag(model.fuse_unk, 'model.fuse_unk');
-
   // Cutting is exact unless a run of unknown tokens across the cut would become one.
-  const cutsAtBridges = pre.steps.length === 0 || !isByteLevel;
-  const isCutExact = !(fuseUnknown && unknownId !== null && !byteIds.every((id) => id >= 0));
-  const steps = cutsAtBridges && isCutExact ? [...pre.steps, bridgeCutStep(vocabulary)] : pre.steps;
-  const normalizedTokens = added.filter((token) => token.isNormalized);
-  const encoding = {
-    merger: new Merger(
-      vocabulary,
-      new MergeTable(vocabulary, asArray(model.merges, 'model.merges'), true),
-      {
-        symbols: isByteLevel ? 'bytes' : 'characters',
-        ignoreMerges: asFlag(model.ignore_merges, 'model.ignore_merges'),
-        byteIds: hasByteFallback ? byteIds : null,
-        unknownId,
-        fuseUnknown,
-      },
-    ),
+  const hasAllBytes = byteIds?.every((id) => id >= 0) ?? false;
+  const isCutExact = !(fuseUnknown && unknownId !== null && !hasAllBytes);
+  const cutsAtBridges = (pre.steps.length === 0 || !isByteLevel) && isCutExact;
+  const normalized = added
+    .filter((token) => token.isNormalized)
+    .map((token) => ({ ...token, content: normalize?.(token.content) ?? token.content }));
+  const merges = new MergeTable(vocabulary, asArray(model.merges, 'model.merges'), true);
+  return {
+    merger: new Merger(vocabulary, merges, {
+      symbols: isByteLevel ? 'bytes' : 'characters',
+      ignoreMerges: asFlag(model.ignore_merges, 'model.ignore_merges'),
+      ...{ byteIds, unknownId, fuseUnknown },
+    }),
     droppedBytes: isByteLevel && unknownId === null ? vocabulary.bytesWithoutToken() : null,
     addedTokens: new AddedTokens(added.filter((token) => !token.isNormalized)),
-    normalizedAddedTokens:
-      normalizedTokens.length === 0
-        ? null
-        : new AddedTokens(
-            normalizedTokens.map((token) => ({
-              ...token,
-              content: normalize === null ? token.content : normalize(token.content),
-            })),
-          ),
+    normalizedAddedTokens: normalized.length === 0 ? null : new AddedTokens(normalized),
     normalize,
-    steps,
+    steps: cutsAtBridges ? [...pre.steps, bridgeCutStep(vocabulary)] : pre.steps,
   };
-  return new ModelTokenizer({
-    vocabulary,
-    encoding: () => encoding,
-    specials,
-    unindexedIds: () => unindexedIds,
-    bosTokenId,
-    eosTokenIds: endOfTurnIds([eosTokenId], (text) => addedIds.get(text)),
-    ...around,
-    stripsLeadingSpace: decoder.stripsLeadingSpace || (pre.isSpaceMarked && pre.addsSpace),
-    chatTemplates: chatTemplates(config, files.chatTemplates),
-  });
 }
 
 function checkModel(model: JsonObject): void {
