@@ -1,0 +1,77 @@
+/** Files of GPTQ, v1 and v2: `qweight`, `qzeros`, `scales`, and `g_idx` where groups follow the order of activations. */
+import type { WeightSource } from '../contract.ts';
+import { type IndexedMatrix, unpackGptq } from '../hf-packed.ts';
+import {
+  type ForeignMatrix,
+  type FoundMatrices,
+  holderOf,
+  ints,
+  prefixesOf,
+  type QuantizationConfig,
+  type Refuse,
+  shapeOf,
+} from './foreign-matrix.ts';
+
+export function gptqMatrices(
+  source: WeightSource,
+  config: QuantizationConfig,
+  refuse: Refuse,
+): FoundMatrices {
+  const bits = Number(config.bits);
+  if (![2, 3, 4, 5, 6, 7, 8].includes(bits))
+    refuse(`GPTQ of ${config.bits} bits; accepted: 2 to 8`);
+  const stated = String(config.checkpoint_format ?? 'gptq');
+  if (stated !== 'gptq' && stated !== 'gptq_v2') {
+    refuse(`GPTQ checkpoint format "${stated}"; accepted: gptq, gptq_v2`);
+  }
+  const version = stated === 'gptq_v2' ? 2 : 1;
+  const matrices = new Map<string, ForeignMatrix>();
+  const parts = new Set<string>();
+  for (const prefix of prefixesOf(source, 'qweight')) {
+    for (const part of ['qweight', 'qzeros', 'scales', 'g_idx']) parts.add(prefix + part);
+    const [words, rows] = shapeOf(source, `${prefix}qweight`, refuse);
+    const columns = (words * 32) / bits;
+    const [numGroups, scaleRows] = shapeOf(source, `${prefix}scales`, refuse);
+    const groupSize = Math.ceil(columns / numGroups);
+    const [zeroGroups, zeroWords] = shapeOf(source, `${prefix}qzeros`, refuse);
+    const isSound =
+      Number.isInteger(columns) &&
+      scaleRows === rows &&
+      zeroGroups === numGroups &&
+      zeroWords === Math.ceil((rows * bits) / 32);
+    if (!isSound) refuse(`tensors "${prefix}qweight", "qzeros" and "scales" do not fit each other`);
+    const gIdx = source.tensors.has(`${prefix}g_idx`) ? ints(source, `${prefix}g_idx`) : null;
+    if (
+      gIdx !== null &&
+      (gIdx.length !== columns || gIdx.some((g) => !(g >= 0 && g < numGroups)))
+    ) {
+      refuse(
+        `tensor "${prefix}g_idx" does not name a group of ${numGroups} for each of ${columns} inputs`,
+      );
+    }
+    const hasRuns = gIdx === null || gIdx.every((g, k) => g === Math.floor(k / groupSize));
+    // Zero points of symmetric files are all in the middle; where the file says otherwise, they are looked at.
+    const isSymmetric = config.sym !== false;
+    const read = (): IndexedMatrix =>
+      unpackGptq(
+        {
+          qweight: ints(source, `${prefix}qweight`),
+          qzeros: ints(source, `${prefix}qzeros`),
+          scales: source.readF32(`${prefix}scales`),
+          gIdx,
+        },
+        { rows, columns, bits, groupSize },
+        version,
+        isSymmetric,
+      );
+    const middle = 2 ** (bits - 1);
+    const isMiddle = isSymmetric && allZerosAre(read, middle);
+    const dtype = holderOf(bits, { isSymmetric: isMiddle, groupSize, hasRuns });
+    matrices.set(`${prefix}weight`, { rows, columns, dtype, read });
+  }
+  return { matrices, parts };
+}
+
+function allZerosAre(read: () => IndexedMatrix, zero: number): boolean {
+  return read().zeros.every((each) => each === zero);
+}
