@@ -87,6 +87,7 @@ async function bundle(out: string): Promise<string[]> {
     entryFileNames: '[name].js',
     chunkFileNames: '[name]-[hash].js',
     keepNames: true, // Errors are named by their classes.
+    comments: false, // A fifth of the text; without them nearly all of it is ASCII, which is read faster.
     codeSplitting: { groups: startGroups() },
   });
   await build.close();
