@@ -23,6 +23,13 @@ export function nearestInt(value: number): number {
 /** What {@link fitAffine} found besides the scale: the min, negated, so at least 0. */
 export const affineFit = { min: 0 };
 
+/** The first of the values of largest magnitude, with its sign; 0 of none. */
+function farthestFromZero(n: number, x: Float32Array): number {
+  let max = 0;
+  for (let i = 0; i < n; i++) if (Math.abs(x[i]!) > Math.abs(max)) max = x[i]!;
+  return max;
+}
+
 /**
  * Symmetric: x ~ scale * (code - levels), codes from 0 to 2 * levels - 1.
  *
@@ -36,16 +43,8 @@ export function fitSymmetric(
   codes: Uint8Array,
   weights: Float32Array | null,
 ): number {
-  let max = 0;
-  let largest = 0;
-  for (let i = 0; i < n; i++) {
-    const a = Math.abs(x[i]!);
-    if (a > largest) {
-      largest = a;
-      max = x[i]!;
-    }
-  }
-  if (largest < SMALLEST) {
+  const max = farthestFromZero(n, x);
+  if (Math.abs(max) < SMALLEST) {
     codes.fill(0, 0, n);
     return 0;
   }
@@ -91,16 +90,8 @@ export function fitSymmetricByMoves(
   x: Float32Array,
   codes: Uint8Array,
 ): number {
-  let max = 0;
-  let largest = 0;
-  for (let i = 0; i < n; i++) {
-    const a = Math.abs(x[i]!);
-    if (a > largest) {
-      largest = a;
-      max = x[i]!;
-    }
-  }
-  if (largest < SMALLEST) {
+  const max = farthestFromZero(n, x);
+  if (Math.abs(max) < SMALLEST) {
     codes.fill(0, 0, n);
     return 0;
   }
