@@ -5,7 +5,7 @@
  * binary (execve where Node has it, otherwise a child with the same stdio, signals and exit code).
  *
  * It runs built code, `dist/main.js`; in a checkout whose sources have changed since the build, or were never built, `src/cli/main.ts` by type
- * stripping, which takes 200 ms longer to start. Knows nothing of commands.
+ * stripping, which takes some 300 ms longer to start. Knows nothing of commands.
  */
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import module, { createRequire } from 'node:module';
