@@ -7,11 +7,14 @@
  * It runs built code, `dist/main.js`; in a checkout whose sources have changed since the build, or were never built, `src/cli/main.ts` by type
  * stripping, which takes some 300 ms longer to start. Knows nothing of commands.
  */
-import { existsSync, readFileSync, statSync } from 'node:fs';
 import module, { createRequire } from 'node:module';
 import { constants, homedir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
+
+// An import of node:fs would load its streams and promises, too: 5 ms.
+const { existsSync, readFileSync, statSync } =
+  process.getBuiltinModule?.('node:fs') ?? (await import('node:fs'));
 
 const FLAGS = ['--disable-warning=ExperimentalWarning'];
 /** Set for the re-executed process, so that a wrong binary cannot start itself for ever: to the launcher's pid where that waits for it, else 0. */

@@ -79,7 +79,10 @@ async function bundle(out: string): Promise<string[]> {
     platform: 'node',
     preserveEntrySignatures: 'allow-extension', // Groups ask for it.
     external: (id) => !/^[./]/.test(id) && !BUNDLED.includes(id),
-    plugins: [{ name: 'worker-addresses', transform: { handler: withBuiltAddresses } }],
+    plugins: [
+      { name: 'worker-addresses', transform: { handler: withBuiltAddresses } },
+      { name: 'builtin-modules', renderChunk: withPlainBuiltins },
+    ],
   });
   const { output } = await build.write({
     dir: out,
@@ -143,6 +146,35 @@ function withBuiltAddresses(code: string): string {
   return code.replace(/new URL\('\.\/([^']+)\.ts', import\.meta\.url\)/g, (_, name: string) => {
     return `new URL('./${basename(name)}.js', import.meta.url)`;
   });
+}
+
+/** Modules of Node's that a start may do without; what is imported of them are functions. */
+const LAZY_BUILTINS = ['node:crypto', 'node:fs/promises', 'node:zlib'];
+
+/**
+ * An import of a module of Node's reads all that it exports, in every thread: of `node:fs` that loads streams and promises, of `node:util` a diff and MIME types.
+ * `getBuiltinModule` gives the module as it is, and some modules are asked for by the first call of one of their functions. A Node that has no such
+ * function is told by the program that it is too old.
+ */
+function withPlainBuiltins(code: string): string {
+  const plain = (id: string): string => `(globalThis.process.getBuiltinModule?.("${id}") ?? {})`;
+  return code
+    .replace(/\b__require\("(node:[\w/]+)"\)/g, (_, id: string) => plain(id))
+    .replace(/^import (\w+), (\{.*\}) from ("node:.*";)$/gm, 'import $1 from $3\nimport $2 from $3')
+    .replace(/^import \{(.*)\} from "(node:[\w/]+)";$/gm, (_, list: string, id: string) => {
+      const names = list.split(',').map((name) => name.trim().split(' as '));
+      if (!LAZY_BUILTINS.includes(id)) {
+        return `const {${names.map((name) => name.join(': ')).join(', ')}} = ${plain(id)};`;
+      }
+      const lazy = names.map(([name, own = name]) => {
+        return `${own} = (...args) => ${plain(id)}.${name}(...args)`;
+      });
+      return `const ${lazy.join(', ')};`;
+    })
+    .replace(/^import (?:\* as )?(\w+) from "(node:[\w/]+)";$/gm, (_, name: string, id: string) => {
+      const get = `get: (_, key) => ${plain(id)}[key]`;
+      return `const ${name} = ${LAZY_BUILTINS.includes(id) ? `new Proxy({}, { ${get} })` : plain(id)};`;
+    });
 }
 
 function copyStatic(out: string): string[] {
