@@ -20,7 +20,7 @@ type Utf8Buffer = Buffer & { utf8Slice(start: number, end: number): string };
 
 export class StringList implements Iterable<string> {
   readonly length: number;
-  /** The block; well-formed UTF-8 between the gaps. */
+  /** The block. */
   readonly bytes: Buffer;
   /** Where each string begins, and where one after the last would; u32 `[length + 1]`. */
   readonly starts: Uint32Array;
@@ -32,13 +32,13 @@ export class StringList implements Iterable<string> {
   }
 
   /**
-   * Takes a block over. Bytes of a string that are no UTF-8 become U+FFFD.
+   * Takes a block over. Bytes of a string that are no UTF-8 become U+FFFD (all but a character cut off before a length that would complete it, which stays).
    *
    * @param starts as the field, checked by the caller to lie in order within the block
    */
   static over(bytes: Buffer, starts: Uint32Array): StringList {
     const list = new StringList(bytes, starts);
-    // ASCII in every gap, so no character reaches across one; most lists have no strings as long as to need the second look.
+    // Lengths below 128 are ASCII, so no character reaches across them; a list with longer strings, and most broken ones, get a second look.
     if (isUtf8(bytes)) return list;
     for (let i = 0; i < list.length; i++) {
       const start = starts[i]!;
