@@ -66,6 +66,18 @@ describe('the cache of plans and code', () => {
     assert.equal(readStart(folder, other), null);
   });
 
+  it('does not use a file with any bit changed', async () => {
+    await writeStart(folder, key, compiled);
+    const file = stored();
+    const bytes = readFileSync(file);
+    for (let at = 0; at < bytes.length; at++) {
+      const damaged = Buffer.from(bytes);
+      damaged[at]! ^= 1 << (at % 8);
+      writeFileSync(file, damaged);
+      assert.equal(readStart(folder, key), null, `byte ${at}`);
+    }
+  });
+
   it('a folder that cannot be written is no error', async () => {
     const file = path.join(folder, 'file');
     writeFileSync(file, '');

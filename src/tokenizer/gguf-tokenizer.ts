@@ -9,6 +9,7 @@ import type { Tokenizer } from './contract.ts';
 import { END_OF_TURN_TEXTS, endOfTurnIds } from './end-of-turn.ts';
 import { TokenizerError } from './errors.ts';
 import { type NamedPreTokenizer, namedPreTokenizers } from './gguf-pre-tokenizers.ts';
+import { shortJson } from './json-value.ts';
 import { Merger } from './merger.ts';
 import { MergeTable, ScoreRanks } from './merges.ts';
 import { type EncodingParts, ModelTokenizer, type TokenizerParts } from './model-tokenizer.ts';
@@ -43,7 +44,7 @@ export function tokenizerFromGguf(metadata: Metadata): Tokenizer {
   }
   if (model !== 'gpt2' && model !== 'llama') {
     throw new TokenizerError(
-      `tokenizer.ggml.model is ${JSON.stringify(model)}; accepted: "gpt2" (BPE), "llama" (SentencePiece)`,
+      `tokenizer.ggml.model is ${shortJson(model)}; accepted: "gpt2" (BPE), "llama" (SentencePiece)`,
     );
   }
   return new ModelTokenizer(model === 'gpt2' ? bpeParts(metadata) : sentencePieceParts(metadata));
@@ -54,7 +55,7 @@ function bpeParts(metadata: Metadata): TokenizerParts {
   const pre = namedPreTokenizers.get(preName);
   if (pre === undefined) {
     throw new TokenizerError(
-      `tokenizer.ggml.pre is ${JSON.stringify(preName)}; accepted: ${[...namedPreTokenizers.keys()].join(', ')}`,
+      `tokenizer.ggml.pre is ${shortJson(preName)}; accepted: ${[...namedPreTokenizers.keys()].join(', ')}`,
     );
   }
   const tokens = readTokens(metadata);

@@ -1,6 +1,6 @@
 /** The `decoder` of a tokenizer.json: which spelling its tokens have. Knows nothing of the other stages. */
 import { TokenizerError } from './errors.ts';
-import { asArray, asFlag, asObject, asString } from './json-value.ts';
+import { asArray, asFlag, asObject, asString, shortJson } from './json-value.ts';
 import { describe } from './vocabulary.ts';
 
 export interface ParsedDecoder {
@@ -54,7 +54,7 @@ export function parseDecoder(json: unknown, place = 'decoder'): ParsedDecoder {
       throw new TokenizerError(`${place} is a Strip of another kind than one leading space`);
     default:
       throw new TokenizerError(
-        `${place} is of type ${JSON.stringify(type)}; accepted: Sequence, ByteLevel, ByteFallback, Fuse, Metaspace, Replace, Strip`,
+        `${place} is of type ${shortJson(type)}; accepted: Sequence, ByteLevel, ByteFallback, Fuse, Metaspace, Replace, Strip`,
       );
   }
 }

@@ -1,6 +1,6 @@
 /** The `normalizer` of a tokenizer.json as a function on text. Knows nothing of the other stages. */
 import { TokenizerError } from './errors.ts';
-import { asArray, asFlag, asObject, asString } from './json-value.ts';
+import { asArray, asFlag, asObject, asString, shortJson } from './json-value.ts';
 import { translateRegex, WHITE_SPACE } from './regex.ts';
 
 export type Normalizer = (text: string) => string;
@@ -49,7 +49,7 @@ export function parseNormalizer(json: unknown, place = 'normalizer'): Normalizer
     }
     default:
       throw new TokenizerError(
-        `${place} is of type ${JSON.stringify(type)}; accepted: Sequence, NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Prepend, Replace`,
+        `${place} is of type ${shortJson(type)}; accepted: Sequence, NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Prepend, Replace`,
       );
   }
 }

@@ -1,6 +1,6 @@
 /** The `post_processor` of a tokenizer.json: the ids that go around a text. Knows nothing of the other stages. */
 import { TokenizerError } from './errors.ts';
-import { asArray, asFlag, asObject, asString, type JsonObject } from './json-value.ts';
+import { asArray, asFlag, asObject, asString, type JsonObject, shortJson } from './json-value.ts';
 import { describe } from './vocabulary.ts';
 
 /** What goes around a text: the post-processor's template, overruled by `add_bos_token` and `add_eos_token`. */
@@ -59,8 +59,8 @@ function templateIds(json: unknown, place: string): { prefixIds: number[]; suffi
           asObject(part.SpecialToken, `${place}.single[${i}].SpecialToken`).id,
           `${place}.single[${i}].SpecialToken.id`,
         );
-        const token = asObject(tokens[name], `${place}.special_tokens[${JSON.stringify(name)}]`);
-        const ids = asArray(token.ids, `${place}.special_tokens[${JSON.stringify(name)}].ids`);
+        const token = asObject(tokens[name], `${place}.special_tokens[${shortJson(name)}]`);
+        const ids = asArray(token.ids, `${place}.special_tokens[${shortJson(name)}].ids`);
         (isBefore ? around.prefixIds : around.suffixIds).push(...(ids as number[]));
       }
       return around;

@@ -1,7 +1,7 @@
 /** The `pre_tokenizer` of a tokenizer.json as steps on text. Knows nothing of the other stages. */
 import { TokenizerError } from './errors.ts';
 import { parsePattern } from './hf-normalizer.ts';
-import { asArray, asFlag, asObject, asString } from './json-value.ts';
+import { asArray, asFlag, asObject, asString, shortJson } from './json-value.ts';
 import {
   GPT2_PATTERN,
   type PreTokenizerStep,
@@ -92,7 +92,7 @@ export function parsePreTokenizer(json: unknown, place = 'pre_tokenizer'): Parse
       return parseMetaspace(spec, place);
     default:
       throw new TokenizerError(
-        `${place} is of type ${JSON.stringify(type)}; accepted: Sequence, ByteLevel, Split, Digits, Punctuation, Whitespace, WhitespaceSplit, Metaspace`,
+        `${place} is of type ${shortJson(type)}; accepted: Sequence, ByteLevel, Split, Digits, Punctuation, Whitespace, WhitespaceSplit, Metaspace`,
       );
   }
 }
@@ -103,7 +103,7 @@ function parseMetaspace(
 ): ParsedPreTokenizer {
   const mark = asString(spec.replacement ?? '\u2581', `${place}.replacement`);
   if (mark !== '\u2581') {
-    throw new TokenizerError(`${place}.replacement is ${JSON.stringify(mark)}; accepted: "\u2581"`);
+    throw new TokenizerError(`${place}.replacement is ${shortJson(mark)}; accepted: "\u2581"`);
   }
   // Older files say `add_prefix_space`.
   const legacy = asFlag(spec.add_prefix_space, `${place}.add_prefix_space`, true);

@@ -14,7 +14,7 @@ import { parseDecoder } from './hf-decoder.ts';
 import { type Normalizer, parseNormalizer } from './hf-normalizer.ts';
 import { idsAround } from './hf-post-processor.ts';
 import { parsePreTokenizer } from './hf-pre-tokenizer.ts';
-import { asArray, asFlag, asObject, asString, type JsonObject } from './json-value.ts';
+import { asArray, asFlag, asObject, asString, type JsonObject, shortJson } from './json-value.ts';
 import { Merger } from './merger.ts';
 import { MergeTable } from './merges.ts';
 import { type EncodingParts, ModelTokenizer } from './model-tokenizer.ts';
@@ -99,7 +99,7 @@ export function tokenizerFromHfFiles(files: HfTokenizerFiles): Tokenizer {
   for (const id of [...around.prefixIds, ...around.suffixIds]) {
     if (!(Number.isInteger(id) && id >= 0 && id < vocabulary.size)) {
       throw new TokenizerError(
-        `post_processor names token id ${id}, which is not in the vocabulary`,
+        `post_processor names token id ${shortJson(id)}, which is not in the vocabulary`,
       );
     }
   }
@@ -193,12 +193,12 @@ function checkModel(model: JsonObject): void {
   // Files of before the type was written are BPE if they have merges.
   const type = model.type ?? (model.merges === undefined ? undefined : 'BPE');
   if (type !== 'BPE') {
-    throw new TokenizerError(`model.type is ${JSON.stringify(type)}; accepted: "BPE"`);
+    throw new TokenizerError(`model.type is ${shortJson(type)}; accepted: "BPE"`);
   }
   for (const key of ['continuing_subword_prefix', 'end_of_word_suffix']) {
     if (model[key]) {
       throw new TokenizerError(
-        `model.${key} is ${JSON.stringify(model[key])}; only an empty one is supported`,
+        `model.${key} is ${shortJson(model[key])}; only an empty one is supported`,
       );
     }
   }
@@ -214,7 +214,7 @@ function readAddedTokens(root: JsonObject, config: JsonObject): HfAddedToken[] {
   const add = (id: unknown, json: unknown, place: string): void => {
     const spec = asObject(json, place);
     if (typeof id !== 'number' || !Number.isInteger(id) || id < 0 || id > MAX_ID) {
-      throw new TokenizerError(`${place} has the id ${String(id)}; accepted: 0 to ${MAX_ID}`);
+      throw new TokenizerError(`${place} has the id ${shortJson(id)}; accepted: 0 to ${MAX_ID}`);
     }
     if (added.has(id)) return;
     const isSpecial = asFlag(spec.special, `${place}.special`);
@@ -233,7 +233,7 @@ function readAddedTokens(root: JsonObject, config: JsonObject): HfAddedToken[] {
   }
   const decoder = asObject(config.added_tokens_decoder ?? {}, 'added_tokens_decoder');
   for (const [id, token] of Object.entries(decoder)) {
-    add(Number(id), token, `added_tokens_decoder[${JSON.stringify(id)}]`);
+    add(Number(id), token, `added_tokens_decoder[${shortJson(id)}]`);
   }
   return [...added.values()];
 }

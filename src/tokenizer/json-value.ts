@@ -2,6 +2,8 @@
 import { TokenizerError } from './errors.ts';
 import { describe } from './vocabulary.ts';
 
+const MAX_QUOTED = 80;
+
 export type JsonObject = Readonly<Record<string, unknown>>;
 
 export function asObject(value: unknown, place: string): JsonObject {
@@ -26,6 +28,12 @@ export function asFlag(value: unknown, place: string, absent = false): boolean {
   if (value === undefined || value === null) return absent;
   if (typeof value === 'boolean') return value;
   throw wrong(value, place, 'true or false');
+}
+
+/** A value as a message quotes it: JSON, cut short. */
+export function shortJson(value: unknown): string {
+  const json = JSON.stringify(value) ?? 'undefined';
+  return json.length > MAX_QUOTED ? `${json.slice(0, MAX_QUOTED)}…` : json;
 }
 
 function wrong(value: unknown, place: string, expected: string): TokenizerError {
