@@ -50,15 +50,24 @@ export function addOfflineOption(command: Command): Command {
 /** @param except a command with options of its own by the same name leaves these out */
 export function addEngineOptions(command: Command, except: { threads?: false } = {}): Command {
   if (except.threads !== false) {
-    command.option('-t, --threads <n>', 'compute threads, or auto', parseThreads, 'auto' as const);
+    command.option(
+      '-t, --threads <n>',
+      'compute threads, or auto: one per core',
+      parseThreads,
+      'auto' as const,
+    );
   }
   return addOfflineOption(command)
     .option(
       '-c, --max-model-len <tokens>',
-      'longest sequence, prompt and answer (k = 1024)',
+      "longest sequence, prompt and answer (k = 1024); left out: the model's own, if memory allows",
       parseCount,
     )
-    .option('--kv-cache-memory <size>', 'memory of the KV cache, such as 512MB', parseBytes)
+    .option(
+      '--kv-cache-memory <size>',
+      'memory of the KV cache, such as 512MB; left out: four such sequences, or a quarter of what is free',
+      parseBytes,
+    )
     .option(
       '--kv-cache-type <type>',
       'keys and values as f16, q8 (half of that), q4 (under a third) or f32',

@@ -2,7 +2,7 @@
  * The program: knows which commands there are, loads only the one that was asked for, and maps errors to exit codes.
  * Knows nothing of what a command does.
  */
-import { Command, CommanderError } from 'commander';
+import { Command, CommanderError, Help, type Option } from 'commander';
 import type { EngineHost } from '../app/engine-host.ts';
 import { HastenError } from '../platform/errors.ts';
 import { packageManifest } from '../platform/package-files.ts';
@@ -149,6 +149,7 @@ async function buildProgram(
     .description('LLM inference, sooner.')
     .version(packageManifest().version, '-V, --version')
     .addHelpText('after', '\nExample:\n  $ hasten chat smollm2\n')
+    .configureHelp({ optionDescription: withoutNothing })
     .configureOutput({ outputError: (text) => process.stderr.write(text) })
     .exitOverride();
   const words = args.filter((arg) => !arg.startsWith('-'));
@@ -161,6 +162,11 @@ async function buildProgram(
     command: isAtTheStart ? path.at(-1) : undefined,
     numWords: isAtTheStart ? path.length : 0,
   };
+}
+
+/** What an option does, without a default that says that it is not given. */
+function withoutNothing(option: Option): string {
+  return new Help().optionDescription(option).replace(/ \(default: (?:false|\[\]|\{\})\)$/, '');
 }
 
 /**

@@ -454,6 +454,23 @@ test('the vLLM extras reach the engine, unknown fields only the log', async () =
 });
 
 describe('routes', () => {
+  test('that are nearly right are answered with the right one', async () => {
+    await using server = await startTestServer(new EchoModel());
+    for (const [path, meant] of [
+      ['/chat/completions', '/v1/chat/completions'],
+      ['/v1/v1/chat/completions', '/v1/chat/completions'],
+      ['//v1/completions/', '/v1/completions'],
+      ['/api/chat', '/v1/chat/completions'],
+      ['/health', '/readyz'],
+    ] as const) {
+      const { status, message } = await errorOf(await post(server.url, path, {}));
+      assert.equal(status, 404);
+      assert.match(message, new RegExp(`did you mean ${meant}\\?$`));
+    }
+    const { message } = await errorOf(await post(server.url, '/v2/nothing', {}));
+    assert.equal(message, 'there is nothing at /v2/nothing');
+  });
+
   test('that do not exist are 404, wrong methods 405', async () => {
     await using server = await startTestServer(new EchoModel());
     assert.equal((await errorOf(await fetch(`${server.url}/nothing?x`))).status, 404);

@@ -248,10 +248,10 @@ function createApp(options: ServerOptions, parts: AppParts): FastifyInstance {
     const path = pathOf(request);
     const allowed = methodsAt(path);
     if (allowed.length === 0) {
-      return sendError(
-        reply,
-        new ApiError(404, `there is nothing at ${path}`, { code: 'not_found' }),
-      );
+      const meant = likelyPaths(path).find((other) => methodsAt(other).length > 0);
+      const question = meant === undefined ? '' : `; did you mean ${meant}?`;
+      const message = `there is nothing at ${path}${question}`;
+      return sendError(reply, new ApiError(404, message, { code: 'not_found' }));
     }
     const message = `${request.method} is not accepted at ${path}, expected ${allowed.join(' or ')}`;
     reply.header('allow', allowed.join(', '));
@@ -287,6 +287,24 @@ function entrance(options: ServerOptions, parts: AppParts): RouteContext['enter'
 
 function pathOf(request: FastifyRequest): string {
   return request.url.split('?', 1)[0] ?? '/';
+}
+
+/** What other servers call a path of ours. */
+const PATHS_OF_OTHERS: Readonly<Record<string, string>> = {
+  '/health': '/readyz',
+  '/ping': '/healthz',
+  '/completion': '/v1/completions',
+  '/api/chat': '/v1/chat/completions',
+  '/api/generate': '/v1/completions',
+  '/api/embed': '/v1/embeddings',
+  '/api/tags': '/v1/models',
+};
+
+/** Where someone may have wanted to go who has left out /v1, given it twice, or ended in a slash. Not all of them are there. */
+function likelyPaths(path: string): string[] {
+  const plain = path.replace(/\/+/g, '/').replace(/(.)\/$/, '$1');
+  const other = PATHS_OF_OTHERS[plain];
+  return [...(other ? [other] : []), plain, `/v1${plain.replace(/^(\/v1)+(?=\/|$)/, '')}`];
 }
 
 /** A browser asks whether it may ask. */

@@ -56,6 +56,7 @@ interface BenchServeFlags {
 
 const DEFAULT_NUM_PROMPTS = 100;
 const DEFAULT_CLIENTS = 16;
+const DEFAULT_IDS = '1000-9999';
 /** More than a run that is bounded by time alone can send. */
 const ENDLESS = 50_000;
 const READY_TIMEOUT_MS = 10_000;
@@ -99,10 +100,11 @@ export function define(command: Command): void {
     .option('--think-time <seconds>', 'pause before the next turn', parseSeconds, 0)
     .option('--priority-mix <shares>', 'request classes, such as high:1,low:9', parseShares, {})
     .option('--priority-header <name>', 'header that carries the class', 'x-priority')
-    .option('--token-ids <range>', 'made prompts take ids from', parseIdRange, {
-      lowest: 1000,
-      highest: 9999,
-    })
+    .addOption(
+      new Option('--token-ids <range>', 'made prompts take ids from')
+        .argParser(parseIdRange)
+        .default(parseIdRange(DEFAULT_IDS), DEFAULT_IDS),
+    )
     .option('--no-ignore-eos', 'let the model end its answers; for servers without ignore_eos')
     .option('--temperature <t>', '0 takes the likeliest token each time', parseNumber(0, 2), 0)
     .option('--extra-body <json>', 'fields to add to every request', parseJsonObject, {})

@@ -41,7 +41,10 @@ export function define(command: Command, { engineHost }: ProgramServices): void 
     .option('--system <text>', 'system message')
     .option('-n, --max-tokens <n>', 'most tokens of an answer', parseInteger(1));
   addEngineOptions(addSamplingOptions(command))
-    .addHelpText('after', `\nIn the chat:\n${HELP}\n\nExample:\n  $ hasten chat smollm2\n`)
+    .addHelpText(
+      'after',
+      `\nIn the chat:\n${HELP}\n\nSampling settings that are left out come from the model's generation_config.json, else temperature is ${CHAT_TEMPERATURE}.\n\nExample:\n  $ hasten chat smollm2\n`,
+    )
     .action((spec: string | undefined, flags: ChatFlags) => chat(spec, flags, engineHost));
 }
 

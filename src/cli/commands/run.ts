@@ -53,6 +53,9 @@ export function define(command: Command, { engineHost }: ProgramServices): void 
     .addHelpText(
       'after',
       `
+Sampling settings that are left out come from the model's generation_config.json, else temperature is 1 and
+every token may be chosen.
+
 JSON: {"tokenIds":[…],"text":"…","finishReason":"stop|length",
 "timings":{"promptTokens":…,"promptMs":…,"outputTokens":…,"outputMs":…,"ttftMs":…}}
 
