@@ -1,19 +1,23 @@
 /**
- * The figures of README's section on benchmarks, as a chart and a table: taken from what bench/compare.ts and bench/serve/compare.ts wrote into
+ * The figures of README, as a chart (docs/images/headline.svg) and a table: taken from what bench/compare.ts and bench/serve/compare.ts wrote into
  * docs/benchmarks.md, never typed. Run it after either of them.
  *
  *   node bench/headline.ts
  */
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { escaped } from '../src/app/html.ts';
 import { BENCHMARKS_DOC, writeSection } from './lib/doc-section.ts';
 import { markdownTable } from './lib/table.ts';
 
 const README = fileURLToPath(new URL('../README.md', import.meta.url));
+const CHART = fileURLToPath(new URL('../docs/images/headline.svg', import.meta.url));
 const TESTS: Readonly<Record<string, string>> = { pp: 'reading a prompt', tg: 'writing' };
 
 /** Reads on white and on black. */
 const BAR_COLOUR = '#3b82c4';
+/** Of the chart, in its units. */
+const [LABEL_WIDTH, BAR_WIDTH, TOP, ROW] = [360, 430, 32, 26];
 
 /** One bar. */
 interface Figure {
@@ -79,29 +83,41 @@ function serverFigures(document: string): Figure[] {
     });
 }
 
-/** A picture where Mermaid is drawn (GitHub, GitLab), readable where it is not. */
+/** Bars to compare by eye; text and axis follow the reader's light or dark. */
 function chart(figures: readonly Figure[]): string {
-  const top = Math.ceil(Math.max(...figures.map(({ ratio }) => ratio)));
+  const top = Math.max(...figures.map(({ ratio }) => ratio));
+  const height = TOP + figures.length * ROW;
+  const width = (ratio: number): string => ((ratio / top) * BAR_WIDTH).toFixed(1);
+  const rows = figures.flatMap(({ what, ratio }, i) => {
+    const y = TOP + i * ROW;
+    return [
+      `  <text x="${LABEL_WIDTH - 12}" y="${y + 14}" text-anchor="end">${escaped(what)}</text>`,
+      `  <rect x="${LABEL_WIDTH}" y="${y}" width="${width(ratio)}" height="${ROW - 8}" rx="3" fill="${BAR_COLOUR}"/>`,
+      `  <text x="${LABEL_WIDTH + Number(width(ratio)) + 8}" y="${y + 14}" class="strong">${ratio.toFixed(1)}x</text>`,
+    ];
+  });
+  const peer = LABEL_WIDTH + Number(width(1));
   return [
-    '```mermaid',
-    `%%{init: {"themeVariables": {"xyChart": {"plotColorPalette": "${BAR_COLOUR}"}}}}%%`,
-    'xychart-beta horizontal',
-    '    title "times as fast as llama.cpp"',
-    `    x-axis [${figures.map(({ what }) => `"${what}"`).join(', ')}]`,
-    `    y-axis 0 --> ${top}`,
-    `    bar [${figures.map(({ ratio }) => ratio).join(', ')}]`,
-    '```',
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 ${height + 8}" font-family="system-ui, sans-serif" font-size="13">`,
+    '  <style>text { fill: #24292f } .strong { font-weight: 600 } .quiet { fill: #6e7781 }',
+    '    @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .quiet { fill: #9198a1 } }</style>',
+    ...rows,
+    `  <line x1="${peer}" x2="${peer}" y1="${TOP - 8}" y2="${height}" stroke="#8b949e" stroke-dasharray="3 3"/>`,
+    `  <text x="${peer}" y="${TOP - 12}" text-anchor="middle" class="quiet">llama.cpp</text>`,
+    '</svg>',
+    '',
   ].join('\n');
 }
 
 const document = readFileSync(BENCHMARKS_DOC, 'utf8');
 const figures = [...speedFigures(document), ...serverFigures(document)];
-const text = [
-  chart(figures),
-  markdownTable(
-    ['2 cores of a server, AVX-512', 'hasten', 'llama.cpp', 'times'],
-    figures.map(({ what, hasten, peer, ratio }) => [what, hasten, peer, `${ratio.toFixed(1)}x`]),
-  ),
-].join('\n\n');
+writeFileSync(CHART, chart(figures));
+const { ratio: best } = figures.reduce((a, b) => (a.ratio > b.ratio ? a : b));
+const alt = `How many times as fast as llama.cpp: from ${Math.min(...figures.map(({ ratio }) => ratio)).toFixed(1)} to ${best.toFixed(1)}`;
+writeSection('headline#chart', `![${alt}](docs/images/headline.svg)`, README);
+const text = markdownTable(
+  ['2 cores of a server, AVX-512', 'hasten', 'llama.cpp', 'times'],
+  figures.map(({ what, hasten, peer, ratio }) => [what, hasten, peer, `${ratio.toFixed(1)}x`]),
+);
 writeSection('headline', text, README);
 console.log(text);
