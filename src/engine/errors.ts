@@ -28,7 +28,9 @@ export class RequestTooLongError extends HastenError {
     values: { numPromptTokens: number; maxTokens: number; maxSequenceTokens: number },
   ) {
     super('context_length_exceeded', message);
-    this.param = values.maxTokens > 0 ? 'maxTokens' : 'prompt';
+    // A prompt that leaves no room fits with no number of tokens.
+    const leavesRoom = values.numPromptTokens < values.maxSequenceTokens;
+    this.param = values.maxTokens > 0 && leavesRoom ? 'maxTokens' : 'prompt';
     this.numPromptTokens = values.numPromptTokens;
     this.maxTokens = values.maxTokens;
     this.maxSequenceTokens = values.maxSequenceTokens;

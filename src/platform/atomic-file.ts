@@ -55,7 +55,7 @@ export async function writeFileAtomic<T>(
     }
     await rename(temporary, path);
   } catch (error) {
-    await unlink(temporary).catch(ignoreMissing);
+    await unlink(temporary).catch(() => {}); // Why it failed counts, not that nothing could be removed.
     throw error;
   }
   await syncPath(folder);

@@ -73,10 +73,11 @@ export function toApiError(error: unknown): ApiError {
   if (error instanceof ApiError) return error;
   if (error instanceof RequestTooLongError) {
     const param = error.param === 'prompt' ? undefined : 'max_tokens';
-    return new ApiError(400, error.message, { param, code: error.code, cause: error });
+    const message = error.message.replaceAll('maxTokens', 'max_tokens');
+    return new ApiError(400, message, { param, code: error.code, cause: error });
   }
   if (error instanceof RequestError) {
-    const param = toSnakeCase(error.param);
+    const param = toSnakeCase(error.param.replace(/^promptTokenIds/, 'prompt'));
     const message = error.message.replace(error.param, param);
     return new ApiError(400, message, { param, cause: error });
   }

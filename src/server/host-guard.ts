@@ -34,7 +34,9 @@ export function assertTrustedOrigin(request: RequestOrigin, isLoopbackServer: bo
   }
   // Only browsers send Origin; `null` is a sandboxed frame or a local file.
   if (origin !== undefined && originHost(origin) !== host?.toLowerCase()) {
-    throw forbidden(`Origin "${origin}" is not this server's`);
+    throw forbidden(
+      `Origin "${origin}" is not this server's; start it with --cors-origin ${origin} to let its pages ask`,
+    );
   }
 }
 

@@ -67,6 +67,9 @@ const responsesSchema = z.object({
     .optional(),
   parallel_tool_calls: z.boolean().optional(),
   include: z.array(z.string()).optional(),
+  previous_response_id: z
+    .null('answers are not kept here: give the whole conversation as input')
+    .optional(),
   text: z.looseObject({ format: textFormat.optional() }).optional(),
 });
 

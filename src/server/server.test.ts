@@ -303,6 +303,12 @@ describe('a bad body', () => {
       /king/,
     ],
     [
+      'a question without content',
+      chat({ messages: [{ role: 'user' }] }),
+      'messages[0].content',
+      /missing/,
+    ],
+    [
       'a number as content',
       chat({ messages: [{ role: 'user', content: 5 }] }),
       'messages[0].content',
@@ -391,6 +397,23 @@ describe('a bad body', () => {
     assert.equal(error.status, 400);
     assert.equal(error.code, 'context_length_exceeded');
     assert.match(error.message, /5000.*4096/);
+    assert.equal(error.param, null);
+  });
+
+  test('whose prompt leaves no room is not said to ask for too many tokens', async () => {
+    await using server = await startTestServer(new EchoModel());
+    const body = { prompt: 'x'.repeat(5000), max_tokens: 4 };
+    const error = await errorOf(await post(server.url, '/v1/completions', body));
+    assert.deepEqual([error.code, error.param], ['context_length_exceeded', null]);
+  });
+
+  test('that goes on from an earlier response is refused: none is kept', async () => {
+    await using server = await startTestServer(new EchoModel());
+    const body = { input: 'a', previous_response_id: 'resp_1', max_output_tokens: 2 };
+    const error = await errorOf(await post(server.url, '/v1/responses', body));
+    assert.deepEqual([error.status, error.param], [400, 'previous_response_id']);
+    const first = await post(server.url, '/v1/responses', { ...body, previous_response_id: null });
+    assert.equal(first.status, 200);
   });
 
   test('that is not declared as JSON is answered with 415', async () => {

@@ -72,16 +72,22 @@ function toolChoiceOf(choice: ChatRequest['tool_choice']): ToolChoice {
  * Messages as templates read them: plain text contents, `system` for what OpenAI now calls `developer`, and the arguments of calls as objects.
  */
 export function chatTurns(messages: ChatRequest['messages']): ChatTurn[] {
-  return messages.map((message, index) => ({
-    ...message,
-    role: message.role === 'developer' ? 'system' : message.role,
-    content: contentText(message.content, `messages[${index}].content`),
-    ...(Array.isArray(message.tool_calls) && {
-      tool_calls: message.tool_calls.map((call, place) =>
-        withParsedArguments(call, `messages[${index}].tool_calls[${place}]`),
-      ),
-    }),
-  }));
+  return messages.map((message, index) => {
+    const param = `messages[${index}]`;
+    if (message.role === 'user' && message.content == null) {
+      throw badRequest(`${param}.content`, `${param}.content: is missing`);
+    }
+    return {
+      ...message,
+      role: message.role === 'developer' ? 'system' : message.role,
+      content: contentText(message.content, `${param}.content`),
+      ...(Array.isArray(message.tool_calls) && {
+        tool_calls: message.tool_calls.map((call, place) =>
+          withParsedArguments(call, `${param}.tool_calls[${place}]`),
+        ),
+      }),
+    };
+  });
 }
 
 function withParsedArguments(call: unknown, param: string): object {
