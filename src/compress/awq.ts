@@ -9,7 +9,7 @@ import type { Matrix, MatrixMath } from './matrix-math.ts';
 import { type GroupGrid, NearestRounder } from './nearest-rounder.ts';
 import { OutputNorm, RowSample } from './output-error.ts';
 
-/** Powers of the mean input that are tried: 0, 0.05, ..., 0.95. */
+/** Powers of an input's magnitude that are tried: 0, 0.05, ..., 0.95. */
 const GRID = 20;
 
 export interface ScaleSearch {
@@ -36,7 +36,8 @@ export function searchScales(
   const columns = statistics.width;
   const groupSize = resolveGroupSize(scheme, columns, tensor);
   const moments = statistics.moments();
-  const inputs = tied(statistics.meanMagnitudes(), tie);
+  // The published code has the mean only; where a few tokens are loud, the root mean square says more.
+  const magnitudes = [statistics.meanMagnitudes(), statistics.meanSquares().map(Math.sqrt)];
   const means = tied(weightMeans(weights, columns, groupSize), tie);
   using sample = new RowSample(math, weights);
   using trials = new ScaleTrials(
@@ -48,10 +49,13 @@ export function searchScales(
   const unscaled = new Float32Array(columns).fill(1);
   const before = trials.error(unscaled);
   let best: Pick<ScaleSearch, 'scales' | 'after'> = { scales: unscaled, after: before };
-  for (let step = 0; step < GRID; step++) {
-    const scales = trialScales(inputs, means, step / GRID);
-    const after = trials.error(scales);
-    if (after < best.after) best = { scales, after };
+  for (const each of magnitudes) {
+    const inputs = tied(each, tie);
+    for (let step = 0; step < GRID; step++) {
+      const scales = trialScales(inputs, means, step / GRID);
+      const after = trials.error(scales);
+      if (after < best.after) best = { scales, after };
+    }
   }
   return { ...best, before };
 }

@@ -347,10 +347,8 @@ class LayerCompressor {
       const { columns, label } = site;
       const scheme = this.#options.schemeOf(label);
       const groupSize = scheme.groupSize === 'row' ? columns : scheme.groupSize;
-      const numQueryKey = this.#queryKeyRows(site);
       const rounder = new NearestRounder(scheme, groupSize);
-      const maySearch = (row: number): boolean => row >= numQueryKey;
-      const grid = searchRanges(math, w, moments, rounder, scheme, maySearch);
+      const grid = searchRanges(math, w, moments, rounder, scheme);
       const matrix = rounder.quantize(w, columns, grid);
       using sample = new RowSample(math, w);
       const relativeError = sample.relativeError(matrix, moments);
@@ -373,15 +371,6 @@ class LayerCompressor {
     for (const [index, weight] of this.#walker.plan.weights.entries()) {
       if (weight.ref.parts.some(({ tensor }) => tensor === name)) this.#walker.reload(index);
     }
-  }
-
-  /** Rows of queries and keys at the beginning of a linear; 0 for linears without. */
-  #queryKeyRows(site: LinearSite): number {
-    const { numHeads, numKvHeads, headDim } = this.#options.config;
-    const whole = (numHeads + 2 * numKvHeads) * headDim;
-    return /self_attn\.(q|qkv)_proj/.test(site.label) && site.rows === whole
-      ? (numHeads + numKvHeads) * headDim
-      : 0;
   }
 
   /** What stands before a linear and can take up the inverse of its scales; null where nothing can. */

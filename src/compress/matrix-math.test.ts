@@ -3,8 +3,8 @@ import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import v8 from 'node:v8';
 import vm from 'node:vm';
-import { inverseFactor } from './factorize.ts';
-import { type Matrix, MatrixMath, packRows, packTransposed } from './matrix-math.ts';
+import { inverseFactor, multiplyByInverse } from './factorize.ts';
+import { type Matrix, MatrixMath, packRows, packTransposed, paddedColumns } from './matrix-math.ts';
 
 let state = 1;
 function random(): number {
@@ -29,21 +29,21 @@ for (const isReference of [false, true]) {
         [13, 96, 300],
       ] as const) {
         using a = math.matrix(m + 2, k + 3);
-        using b = math.matrix(n, k);
-        using packed = math.packed(n, k + 1);
+        using b = math.matrix(n, k + 2);
+        using packed = math.packed(n, k + 3);
         using out = math.matrix(m + 1, n + 32);
         using residual = math.matrix(m + 1, n + 32);
         for (const each of [a, b, residual]) fill(each);
-        packRows(packed, b, { row: 0, column: 0, rows: n, count: k, sign: -1 });
+        packRows(packed, b, { row: 0, column: 0, rows: n, count: k + 2, sign: -1 });
         math.multiply({
-          ...{ a, aRow: 2, aColumn: 3, b: packed, m, n, k },
+          ...{ a, aRow: 2, aColumn: 3, b: packed, bColumn: 2, m, n, k },
           ...{ out, outRow: 1, outColumn: 32, residual },
         });
         for (let i = 0; i < m; i++) {
           for (let j = 0; j < n; j++) {
             let sum = residual.values[(1 + i) * residual.stride + 32 + j]!;
             for (let t = 0; t < k; t++) {
-              sum -= a.values[(2 + i) * a.stride + 3 + t]! * b.values[j * b.stride + t]!;
+              sum -= a.values[(2 + i) * a.stride + 3 + t]! * b.values[j * b.stride + 2 + t]!;
             }
             const seen = out.values[(1 + i) * out.stride + 32 + j]!;
             assert.ok(Math.abs(seen - sum) < 1e-4, `${m} ${n} ${k}: [${i}, ${j}] ${seen} ${sum}`);
@@ -68,6 +68,32 @@ for (const isReference of [false, true]) {
           for (let t = 0; t < 128; t++) sum += a.values[i * 128 + t]! * u.values[t * u.stride + j]!;
           assert.ok(Math.abs(w.values[i * w.stride + j]! - sum) < 1e-4);
         }
+      }
+    });
+
+    it('multiplyByInverse: A Uᵀ U, wider than what is done at once', () => {
+      using math = new MatrixMath(2, isReference);
+      const [rows, n] = [3, 520];
+      using a = math.matrix(rows, n);
+      using u = math.matrix(paddedColumns(n), n);
+      fill(a);
+      for (let i = 0; i < n; i++) {
+        for (let j = i; j < n; j++) u.values[i * u.stride + j] = random() / 16;
+      }
+      const sums = Array.from({ length: rows * n }, () => 0);
+      for (let row = 0; row < rows; row++) {
+        for (let i = 0; i < n; i++) {
+          let along = 0;
+          for (let j = i; j < n; j++) {
+            along += a.values[row * a.stride + j]! * u.values[i * u.stride + j]!;
+          }
+          for (let j = i; j < n; j++) sums[row * n + j]! += along * u.values[i * u.stride + j]!;
+        }
+      }
+      multiplyByInverse(math, a, u);
+      for (const [at, sum] of sums.entries()) {
+        const seen = a.values[Math.floor(at / n) * a.stride + (at % n)]!;
+        assert.ok(Math.abs(seen - sum) < 1e-3, `${at}: ${seen} ${sum}`);
       }
     });
 

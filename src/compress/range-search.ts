@@ -1,7 +1,7 @@
 /**
  * Scale and zero point of each group of a matrix such that rounding to nearest changes the group's part of the outputs least: shrunk ranges first (AWQ's
  * clip search), then the zero point one code up and down, then the scale that fits the codes best, by least squares. Errors are exact over the calibration
- * text, through the part of the inputs' second moments that belongs to the group.
+ * text, through the part of the inputs' second moments that belongs to the group. Queries and keys, which AWQ leaves whole, are searched, too.
  */
 import { type GroupScheme, storedScale } from './group-quantizer.ts';
 import { type Matrix, type MatrixMath, type PackedMatrix, packTransposed } from './matrix-math.ts';
@@ -16,7 +16,6 @@ const REFITS = 2;
 /**
  * @param weights f32 [rows, columns]
  * @param moments of the inputs as the weights see them
- * @param maySearch whether a row may have other than its whole ranges
  */
 export function searchRanges(
   math: MatrixMath,
@@ -24,9 +23,8 @@ export function searchRanges(
   moments: Matrix,
   rounder: NearestRounder,
   { symmetry }: GroupScheme,
-  maySearch: (row: number) => boolean,
 ): GroupGrid {
-  using search = new RangeSearch(math, weights, moments, rounder, maySearch);
+  using search = new RangeSearch(math, weights, moments, rounder);
   for (let step = 0; step < CLIP_STEPS; step++) search.tryShrunk(1 - step * CLIP_STEP);
   if (symmetry === 'asymmetric') for (const shift of [-1, 1]) search.tryShifted(shift);
   for (let i = 0; i < REFITS; i++) search.tryRefitted();
@@ -39,7 +37,6 @@ class RangeSearch implements Disposable {
   readonly #weights: Matrix;
   readonly #moments: Matrix;
   readonly #rounder: NearestRounder;
-  readonly #maySearch: (row: number) => boolean;
   readonly #trial: GroupGrid;
   readonly #leastErrors: Float64Array;
   /** What the best scale of a group is to be multiplied by for its codes. */
@@ -52,20 +49,13 @@ class RangeSearch implements Disposable {
   readonly #products: Matrix;
   readonly #block: PackedMatrix;
 
-  constructor(
-    math: MatrixMath,
-    weights: Matrix,
-    moments: Matrix,
-    rounder: NearestRounder,
-    maySearch: (row: number) => boolean,
-  ) {
+  constructor(math: MatrixMath, weights: Matrix, moments: Matrix, rounder: NearestRounder) {
     const { rows } = weights;
     const { columns } = moments;
     this.#math = math;
     this.#weights = weights;
     this.#moments = moments;
     this.#rounder = rounder;
-    this.#maySearch = maySearch;
     this.best = rounder.grid(rows, columns);
     this.#trial = rounder.grid(rows, columns);
     this.#leastErrors = new Float64Array(this.best.scales.length).fill(Number.POSITIVE_INFINITY);
@@ -141,8 +131,6 @@ class RangeSearch implements Disposable {
   }
 
   #take(row: number, group: number, g: number): void {
-    const isFirst = this.#leastErrors[group] === Number.POSITIVE_INFINITY;
-    if (!isFirst && !this.#maySearch(row)) return;
     const { groupSize } = this.#rounder;
     const { values: products, stride } = this.#products;
     const p = row * stride;
