@@ -697,12 +697,15 @@ test('paths that are no model files are refused, and none hangs', async (t) => {
   const cases: [string, string, RegExp][] = [
     ['a file that is not there', 'none.gguf', /no such file/],
     ['an empty folder', 'empty', /folder has no model.safetensors, no .* and no GGUF file/],
+    ['a folder of PyTorch files', 'torch', /no GGUF file; PyTorch .bin files are not read/],
     ['a FIFO', 'fifo', /not a regular file/],
     ['a link to itself', 'loop', /cannot be read/],
     ['a name with a NUL', 'a\0b', /cannot be read/],
     ['a text file', 'text', /is neither GGUF nor safetensors: its first bytes are 23212f62/],
   ];
   mkdirSync(join(folder.path, 'empty'));
+  mkdirSync(join(folder.path, 'torch'));
+  folder.file('torch/pytorch_model.bin', Buffer.from('x'));
   execFileSync('mkfifo', [join(folder.path, 'fifo')]);
   symlinkSync('loop', join(folder.path, 'loop'));
   folder.file('text', '#!/bin/sh\necho no model\n');

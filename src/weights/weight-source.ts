@@ -86,9 +86,12 @@ function findInFolder(folder: string): Found {
   );
   if (ggufNames.length === 1) return { kind: 'gguf', file: join(folder, ggufNames[0]!) };
   const choices = ggufNames.sort().slice(0, 8).join(', ');
+  const wayOut = names.some((name) => /^pytorch_model.*\.bin$/.test(name))
+    ? '; PyTorch .bin files are not read: save the model with transformers, save_pretrained(..., safe_serialization=True)'
+    : '';
   throw new WeightFileError(
     ggufNames.length === 0
-      ? `folder has no ${SINGLE_NAME}, no ${INDEX_NAME} and no GGUF file`
+      ? `folder has no ${SINGLE_NAME}, no ${INDEX_NAME} and no GGUF file${wayOut}`
       : `folder has ${ggufNames.length} GGUF models (${choices}${ggufNames.length > 8 ? ', ...' : ''}); name one of them`,
     { fault: 'unrecognised', file: folder, values: { numGgufFiles: ggufNames.length } },
   );
