@@ -11,6 +11,7 @@ import { spanStateBytes } from '../kernels/attention-spans.ts';
 import type { VectorMachine } from '../kernels/kernel-ir.ts';
 import {
   hasOpenGroups,
+  KV_GROUP_TOKENS,
   type KvType,
   keyBlockBytes,
   kvBlockSize,
@@ -60,6 +61,8 @@ const GROUPS_PER_CHUNK = 8;
 /** Rows of queries (tokens times heads that share a KV head) that attention works on at a time. */
 const TARGET_TILE_ROWS = 18;
 const MAX_TILE_TOKENS = 16;
+/** The same where keys and values are taken apart once for a tile (kernels/unpack-kv.ts). Tiles do not cross groups, so tokens are a power of two. */
+const TARGET_UNPACKED_ROWS = 32;
 /** Memory for attention states of split contexts, unless one token over the longest context takes more. */
 const MAX_PART_BYTES = 16 << 20;
 /** Logits per slice of the statistics that sampling reads. */
@@ -695,12 +698,10 @@ class Planner {
     const { numHeads, numKvHeads, headDim, scale, mask, layer, output } = node.attrs;
     const groupHeads = numHeads / numKvHeads;
     const { kvType } = this.#options;
-    const wanted = Math.min(MAX_TILE_TOKENS, Math.floor(TARGET_TILE_ROWS / groupHeads));
-    this.#tileTokens = Math.max(
-      1,
-      // Tiles do not cross groups.
-      hasOpenGroups(kvType) ? 2 ** Math.floor(Math.log2(wanted)) : wanted,
-    );
+    const tileTokens = hasOpenGroups(kvType)
+      ? Math.min(KV_GROUP_TOKENS, 2 ** Math.floor(Math.log2(TARGET_UNPACKED_ROWS / groupHeads)))
+      : Math.min(MAX_TILE_TOKENS, Math.floor(TARGET_TILE_ROWS / groupHeads));
+    this.#tileTokens = Math.max(1, tileTokens);
     const partBytes = numHeads * spanStateBytes(headDim);
     this.#maxParts = maxParts(this.#options.limits, this.#tileTokens, partBytes);
     const parts =

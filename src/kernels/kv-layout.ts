@@ -11,6 +11,7 @@
  *     q8         codes, and one f16 scale per token and head (tensor/kv-row.ts says how a row becomes these)
  *     q4         values as in q8 with codes of 4 bits; keys in 4 bits with an f16 scale and minimum per channel: scales[headDim], minima[headDim]
  *     open       what a sequence has of its unfinished block of q4 (open-group.ts): f16, values rotated as their codes will be
+ *     unpacked   a block of q4 as f32, in scratch: keys, and codes of values (unpack-kv.ts)
  *
  * Two 4-bit codes share a byte. Keys of q4: of 16 bytes of a dimension byte j holds token j in its low half and 16 + j in its high half. Values: of each
  * 32 dimensions byte j holds dimension j in its low half and 16 + j in its high half. So 16 bytes become two vectors of 16 lanes without a shuffle.
@@ -31,8 +32,8 @@ const MOST_LANES = 16;
 export const KV_TYPES = ['f16', 'f32', 'q8', 'q4'] as const;
 export type KvType = (typeof KV_TYPES)[number];
 export type FloatKvType = 'f16' | 'f32';
-/** A layout: of the cache's blocks, or of open groups. */
-export type KvLayoutType = KvType | 'open';
+/** A layout: of the cache's blocks, of open groups, or of blocks of q4 that a kernel has taken apart in scratch. */
+export type KvLayoutType = KvType | 'open' | 'unpacked';
 /** What one key or value is stored as; c4: 4 bits with scale and minimum of its channel. */
 export type KvElement = FloatKvType | QuantizedKvType | 'c4';
 
@@ -55,6 +56,7 @@ const ELEMENTS: Readonly<Record<KvLayoutType, { keys: KvElement; values: KvEleme
   q8: { keys: 'q8', values: 'q8' },
   q4: { keys: 'c4', values: 'q4' },
   open: { keys: 'f16', values: 'f16' },
+  unpacked: { keys: 'f32', values: 'f32' },
 };
 
 /** What keys and values are stored as. */
@@ -84,7 +86,8 @@ export function hasRotatedValues(kvType: KvLayoutType): boolean {
 
 /** Tokens of a block. */
 export function kvBlockSize(kvType: KvLayoutType): number {
-  return kvType === 'open' || hasOpenGroups(kvType) ? KV_GROUP_TOKENS : 16;
+  const hasGroups = kvType === 'open' || kvType === 'unpacked' || hasOpenGroups(kvType);
+  return hasGroups ? KV_GROUP_TOKENS : 16;
 }
 
 /** Bytes of the scales in front of the keys of a block and KV head. */

@@ -108,18 +108,19 @@ function outputsOf(s: Scene): Float32Array[] {
 
 test('a row has the same bits in any tile, chunk and batch', () => {
   const cases = [
-    { window: null, kvType: 'f16' },
-    { window: 40, kvType: 'f16' },
-    { window: null, kvType: 'q8' },
-    { window: null, kvType: 'q4' },
-    { window: 40, kvType: 'q4' },
+    { window: null, kvType: 'f16', headDim: 64 },
+    { window: 40, kvType: 'f16', headDim: 64 },
+    { window: null, kvType: 'q8', headDim: 64 },
+    { window: null, kvType: 'q4', headDim: 64 },
+    { window: 40, kvType: 'q4', headDim: 64 },
+    { window: null, kvType: 'q4', headDim: 80 },
   ] as const;
   for (const own of cases) {
-    const shape = { ...BASE, ...own, numHeads: 6, numKvHeads: 2, headDim: 64 };
-    const rowLength = 6 * 64;
+    const shape = { ...BASE, ...own, numHeads: 6, numKvHeads: 2 };
+    const rowLength = 6 * own.headDim;
     const whole = scene({ ...shape, queryTokens: 16 }, [{ contextLen: 150, queryLen: 150 }]);
     const expected = outputsOf(whole);
-    for (const queryTokens of [1, 2, 5, 7]) {
+    for (const queryTokens of [1, 2, 5, 7, 8]) {
       const actual = outputsOf(
         scene({ ...shape, queryTokens }, [{ contextLen: 150, queryLen: 150 }]),
       );
@@ -154,13 +155,13 @@ test('kernels stay small and fit the registers of every machine', () => {
           numKvHeads: 1,
           queryTokens: 16,
         });
-        // With open groups it is there twice.
-        const most = hasOpenGroups(kvType) ? 7000 : 4000;
+        // With open groups it is there three times: for them, for codes, and for codes taken apart.
+        const most = hasOpenGroups(kvType) ? 8000 : 4000;
         assert.ok(
           program.instructions.length < most,
           `${program.name}: ${program.instructions.length}`,
         );
-        if (NATIVE_MACHINES.length > 0) assert.ok(lowerToX64(program).length < 40_000);
+        if (NATIVE_MACHINES.length > 0) assert.ok(lowerToX64(program).length < 8 * most);
       }
     }
   }

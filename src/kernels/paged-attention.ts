@@ -14,7 +14,8 @@
  *
  * Quantized keys and values are read as codes: the scales of 16 tokens are a vector, which the finished dots of keys are multiplied by, and which goes into
  * p after its sum was taken. These are of rotated heads: the queries are rotated too, and what comes out is rotated back once, behind the last span.
- * Keys by channel (q4) become minimum + scale * code in registers, for all rows at once. There a query sees its own group of 32 positions in f16
+ * Keys by channel (q4) become minimum + scale * code in registers, for all rows at once; with more rows than that a KV tile is taken apart in scratch first
+ * (unpack-kv.ts), which gives the same values. There a query sees its own group of 32 positions in f16
  * (open-group.ts): as a last KV tile of its last span, behind those of blocks, which end before the group. No tile of queries has two groups.
  *
  * One answer bit for bit (docs/architecture.md, principle 5): boundaries do not depend on the tile, tokens are summed in ascending order, and a token that a row does
@@ -67,6 +68,7 @@ import { exp2Base, exp2From, wholeExp2 } from './math.ts';
 import { openGroupAddress, openKeysBytes } from './open-group.ts';
 import { forEachColumnGroup, type RowElement } from './rows.ts';
 import { SPAN_TOKENS, TILE_ENTRY } from './tile-entry.ts';
+import { unpackedTileBytes, unpackKeyBlock, unpackValueBlock } from './unpack-kv.ts';
 
 export interface PagedAttentionShape extends KvShape {
   readonly kvType: KvType;
@@ -86,6 +88,8 @@ const LINE_BYTES = 64;
 const MASK_STEP = 1e30;
 const MAX_HEAD_DIM = 256;
 const MAX_GROUP = 16;
+/** Register tiles of rows up to which each takes codes apart for itself. */
+const UNPACKED_ROWS = 2;
 
 /**
  * Softmax state of a row within a span, in scratch, bytes:
@@ -169,16 +173,19 @@ class PagedAttention {
   /** What is in blocks, and the open group of those who have one. */
   readonly #blocksPart: KvPart;
   readonly #openPart: KvPart | null;
+  /** Blocks of q4 taken apart, for tiles of more than `UNPACKED_ROWS` register tiles; null where there are none. */
+  readonly #unpackedPart: KvPart | null;
   readonly #rowElements: number;
 
   // Scratch offsets: q [rows][headDim]; of the span o [rows][rowElements] and states [rows]; of the spans before it folded [rows]; blocks [4];
-  // keys by channel: scales and minima of the blocks of a step [blocks][2][headDim].
+  // keys by channel: scales and minima of the blocks of a step [blocks][2][headDim]; keys, later values of a KV tile taken apart.
   readonly #q: number;
   readonly #o: number;
   readonly #states: number;
   readonly #folded: number;
   readonly #blocks: number;
   readonly #channels: number;
+  readonly #unpacked: number;
 
   /** How many register tiles of each size the rows of this chunk make. */
   readonly #sizeCounts: readonly ScalarSlot[];
@@ -228,6 +235,11 @@ class PagedAttention {
     this.#openPart = hasOpenGroups(shape.kvType)
       ? new KvPart({ ...shape, kvType: 'open' }, k.lanes, this.#tile.vectors)
       : null;
+    const mostRegisterTiles = (shape.queryTokens * this.#group) / this.#tile.rows;
+    this.#unpackedPart =
+      keys === 'c4' && mostRegisterTiles > UNPACKED_ROWS
+        ? new KvPart({ ...shape, kvType: 'unpacked' }, k.lanes, this.#tile.vectors)
+        : null;
     this.#sizes = rowBlockSizes(this.#tile.rows, this.#group, shape.queryTokens);
     this.#rowElements = valueRowElements(shape.headDim);
 
@@ -239,6 +251,7 @@ class PagedAttention {
     this.#blocks = k.reserveScratch(BLOCK.bytes * MOST_BLOCKS);
     const mostChannels = this.#blocksPart.takesWholeTile ? this.#blocksPart.blocksPerTile : 1;
     this.#channels = k.reserveScratch(keys === 'c4' ? 8 * shape.headDim * mostChannels + 64 : 0);
+    this.#unpacked = k.reserveScratch(this.#unpackedPart ? unpackedTileBytes(shape.headDim) : 0);
     this.#sizeCounts = this.#sizes.map(() => k.slot());
     this.#numTokens = k.slot();
     this.#firstPosition = k.slot();
@@ -308,7 +321,7 @@ class PagedAttention {
       k.add(k.shr(k.sub(end, start), 6), 1),
       () => {
         this.#locateBlocks();
-        this.#kvTile(this.#blocksPart);
+        this.#kvTileOfBlocks();
         this.#kvStart.addTo(KV_TILE);
       },
       { countIsPositive: true, counterInMemory: true },
@@ -319,6 +332,44 @@ class PagedAttention {
     this.#scores(part);
     this.#softmax(part);
     this.#values(part);
+  }
+
+  #kvTileOfBlocks(): void {
+    const k = this.#k;
+    const unpacked = this.#unpackedPart;
+    if (unpacked === null) {
+      this.#kvTile(this.#blocksPart);
+      return;
+    }
+    const numRows = k.mul(this.#numTokens.get(), this.#group);
+    k.if(
+      numRows,
+      'gt',
+      UNPACKED_ROWS * this.#tile.rows,
+      () => {
+        this.#unpack(BLOCK.key, unpackKeyBlock);
+        this.#scores(unpacked);
+        this.#softmax(this.#blocksPart);
+        this.#unpack(BLOCK.value, unpackValueBlock);
+        this.#values(unpacked);
+      },
+      () => this.#kvTile(this.#blocksPart),
+    );
+  }
+
+  /** Keys or values of all blocks of the KV tile to scratch, where they are found from then on. */
+  #unpack(field: number, unpackBlock: typeof unpackKeyBlock): void {
+    const k = this.#k;
+    const { headDim } = this.#shape;
+    const block = this.#scratchAt(this.#blocks + field);
+    const to = this.#scratchAt(this.#unpacked);
+    const oneBlock = (): void => {
+      const from = k.loadScalar(64, k.at(block));
+      k.storeScalar(64, k.at(block), to);
+      unpackBlock(k, headDim, from, to);
+      k.addTo(block, BLOCK.bytes);
+    };
+    k.loop(this.#blocksPart.blocksPerTile, oneBlock, { counterInMemory: true });
   }
 
   #scratchAt(offset: number): Scalar {
