@@ -2,6 +2,7 @@
 import type { EngineApi } from '../engine/engine.ts';
 import type { EngineCalls } from '../engine/engine-calls.ts';
 import type { EngineStats } from '../engine/engine-stats.ts';
+import { RequestTooLongError } from '../engine/errors.ts';
 import type { EngineEvent, FinishEvent, TokenEvent } from '../engine/events.ts';
 import type { RequestHandle } from '../engine/request-handle.ts';
 import { GRAMMAR_FAULT, GrammarError } from '../grammar/errors.ts';
@@ -61,6 +62,7 @@ export class EngineTextModel implements TextModel {
   readonly #tokenizer: Tokenizer | null;
   /** By their source; parsed when first needed. */
   readonly #chatTemplates = new Map<string, ChatTemplate>();
+  #longestTokenBytes: number | null = null;
 
   constructor(options: EngineTextModelOptions) {
     this.name = options.name;
@@ -79,6 +81,7 @@ export class EngineTextModel implements TextModel {
 
   encodePrompt(text: string): number[] {
     const tokenizer = this.#requireTokenizer();
+    this.#requireRoom(text.length);
     const tokenIds = tokenizer.encode(text);
     const { bosTokenId } = tokenizer;
     // BOS only: an EOS that some tokenizers add would end the text that is to be continued.
@@ -98,6 +101,7 @@ export class EngineTextModel implements TextModel {
       variables: options.variables,
       tools: hasTools && !isToldAsText ? tools : null,
       specialsInContent: 'text',
+      beforeEncoding: (text) => this.#requireRoom(text.length),
     });
     if (toolStart === undefined) return tokenIds;
     return [...tokenIds, ...tokenizer.encode(toolStart)];
@@ -130,6 +134,7 @@ export class EngineTextModel implements TextModel {
     const tokenizer = this.#requireTokenizer();
     const marks = infillMarks(tokenizer);
     if (marks === null) return null;
+    this.#requireRoom(prefix.length + suffix.length);
     const { bosTokenId } = tokenizer;
     const encode = (text: string): number[] => tokenizer.encode(text, { parseSpecial: false });
     return [
@@ -180,10 +185,34 @@ export class EngineTextModel implements TextModel {
     );
   }
 
+  /**
+   * Spares the time of making tokens of a text that is too long for the context whatever they are.
+   * @throws {RequestTooLongError} if it is
+   */
+  #requireRoom(numCharacters: number): void {
+    if (numCharacters <= this.maxModelLen) return;
+    this.#longestTokenBytes ??= longestToken(this.#requireTokenizer());
+    const numPromptTokens = Math.ceil(numCharacters / this.#longestTokenBytes);
+    if (numPromptTokens < this.maxModelLen) return;
+    throw new RequestTooLongError(
+      `the text has ${numCharacters} characters, so ${numPromptTokens} tokens at least; the context length is ${this.maxModelLen} tokens, prompt and output together`,
+      { numPromptTokens, maxTokens: 0, maxSequenceTokens: this.maxModelLen },
+    );
+  }
+
   #requireTokenizer(): Tokenizer {
     if (this.#tokenizer === null) throw new NoTokenizerError(this.#path);
     return this.#tokenizer;
   }
+}
+
+/** At least 1. A character is at least a byte, so no token has more characters than that. */
+function longestToken({ tokenTable: { offsets } }: Tokenizer): number {
+  let longest = 1;
+  for (let id = 1; id < offsets.length; id++) {
+    longest = Math.max(longest, offsets[id]! - offsets[id - 1]!);
+  }
+  return longest;
 }
 
 class EngineGeneration implements Generation {

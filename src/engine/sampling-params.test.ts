@@ -51,6 +51,7 @@ const REFUSED: [string, unknown][] = [
   ['stop', '\ud800'],
   ['stop', Array.from({ length: 65 }, (_, i) => `s${i}`)],
   ['stopTokenIds', [100]],
+  ['stopTokenIds', Array.from({ length: 4097 }, () => 1)],
   ['stopTokenIds', 5],
   ['maxTokens', 0],
   ['ignoreEos', 1],

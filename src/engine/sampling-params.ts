@@ -47,6 +47,8 @@ export const GREEDY_TEMPERATURE = 1e-5;
 const MAX_TOP_LOGPROBS = 20;
 const MAX_STOP_STRINGS = 64;
 const MAX_STOP_LENGTH = 1024;
+/** Every answer of a request has these, and every token of each goes through them. */
+const MAX_TOKEN_RULES = 4096;
 
 export const DEFAULT_SAMPLING_PARAMS: SamplingParams = {
   temperature: 1,
@@ -98,12 +100,12 @@ const FIELDS: { readonly [K in keyof SamplingParams]: Field } = {
   },
   topP: numberField('above 0 and up to 1', (x) => x > 0 && x <= 1),
   minP: numberField('from 0 to 1', (x) => x >= 0 && x <= 1),
-  repetitionPenalty: numberField('above 0 and up to 100', (x) => x > 0 && x <= 100),
+  repetitionPenalty: numberField('from 0.01 to 100', (x) => x >= 0.01 && x <= 100),
   frequencyPenalty: numberField('from -2 to 2', (x) => x >= -2 && x <= 2),
   presencePenalty: numberField('from -2 to 2', (x) => x >= -2 && x <= 2),
   seed: integerField('from -(2^53-1) to 2^53-1', () => true, true),
   logitBias: {
-    accepted: 'an object of token ids with numbers from -100 to 100',
+    accepted: `an object of up to ${MAX_TOKEN_RULES} token ids with numbers from -100 to 100`,
     parse: parseLogitBias,
   },
   stop: {
@@ -111,9 +113,11 @@ const FIELDS: { readonly [K in keyof SamplingParams]: Field } = {
     parse: parseStop,
   },
   stopTokenIds: {
-    accepted: 'a list of token ids of the vocabulary',
+    accepted: `a list of up to ${MAX_TOKEN_RULES} token ids of the vocabulary`,
     parse: (value, vocabSize) =>
-      Array.isArray(value) && value.every((id) => isTokenId(id, vocabSize))
+      Array.isArray(value) &&
+      value.length <= MAX_TOKEN_RULES &&
+      value.every((id) => isTokenId(id, vocabSize))
         ? [...value]
         : undefined,
   },
@@ -136,6 +140,7 @@ function isTokenId(value: unknown, vocabSize: number): boolean {
 function parseLogitBias(value: unknown, vocabSize: number): Record<string, number> | undefined {
   if (value === null) return {};
   if (typeof value !== 'object' || Array.isArray(value)) return undefined;
+  if (Object.keys(value).length > MAX_TOKEN_RULES) return undefined;
   const result: Record<string, number> = {};
   for (const [key, bias] of Object.entries(value)) {
     if (!/^\d+$/.test(key) || !isTokenId(Number(key), vocabSize)) return undefined;

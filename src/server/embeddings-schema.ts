@@ -20,5 +20,5 @@ export type EmbeddingsRequest = z.infer<typeof embeddingsSchema>;
 
 /** @throws {ApiError} 400 naming the field */
 export function parseEmbeddingsRequest(body: unknown): ParsedRequest<EmbeddingsRequest> {
-  return parseBody(body, embeddingsSchema);
+  return parseBody(body, embeddingsSchema, 'input');
 }

@@ -7,13 +7,24 @@
  */
 import * as z from 'zod';
 import { PRIORITIES } from '../engine/priority.ts';
+import { requireModestShape } from './body-bounds.ts';
 import { badRequest } from './errors.ts';
 import { grammarFields } from './response-format.ts';
 
 const MAX_CHOICES = 64;
 const MAX_PROMPTS = 256;
 
-export const tokenIdsSchema = z.array(z.int().min(0)).min(1);
+/** Not `z.array`: that makes an issue of each wrong item, and there may be millions. */
+export const tokenListSchema = z.custom<number[]>(isTokenList, 'expected a list of token ids');
+
+export const tokenIdsSchema = z.custom<number[]>(
+  (value) => isTokenList(value) && value.length > 0,
+  'expected a list of at least one token id',
+);
+
+function isTokenList(value: unknown): value is number[] {
+  return Array.isArray(value) && value.every((id) => Number.isSafeInteger(id) && id >= 0);
+}
 
 /** vLLM's: only requests with the same salt share cached prefixes. */
 export const cacheSaltSchema = z.string().min(1).max(1024);
@@ -83,13 +94,18 @@ const chatSchema = z.object({
 
 /** A text, token ids, or up to `most` of either. */
 export function textsSchema(most: number) {
-  return z.union(
-    [
-      z.string(),
-      z.array(z.string()).min(1).max(most),
-      tokenIdsSchema,
-      z.array(tokenIdsSchema).min(1).max(most),
-    ],
+  const isFine = (value: unknown): boolean => {
+    if (!Array.isArray(value)) return typeof value === 'string';
+    const [first] = value as unknown[];
+    if (typeof first === 'number') return isTokenList(value);
+    const isOneFine =
+      typeof first === 'string'
+        ? (each: unknown) => typeof each === 'string'
+        : (each: unknown) => isTokenList(each) && each.length > 0;
+    return value.length > 0 && value.length <= most && value.every(isOneFine);
+  };
+  return z.custom<string | string[] | number[] | number[][]>(
+    isFine,
     `expected a string, a list of up to ${most} strings, a list of token ids, or a list of up to ${most} such lists`,
   );
 }
@@ -154,7 +170,7 @@ export function parseChatRequest(body: unknown): ParsedRequest<ChatRequest> {
 
 /** @throws {ApiError} 400 naming the field */
 export function parseCompletionRequest(body: unknown): ParsedRequest<CompletionRequest> {
-  const parsed = parseBody(body, completionSchema);
+  const parsed = parseBody(body, completionSchema, 'prompt');
   const { best_of: bestOf, n = 1, echo, logprobs } = parsed.request;
   if (bestOf !== undefined && bestOf !== n) {
     throw badRequest(
@@ -168,14 +184,19 @@ export function parseCompletionRequest(body: unknown): ParsedRequest<CompletionR
   return parsed;
 }
 
-/** @throws {ApiError} 400 naming the field */
+/**
+ * @param idField the field that may hold lists of token ids
+ * @throws {ApiError} 400 naming the field
+ */
 export function parseBody<T extends z.ZodRawShape>(
   body: unknown,
   schema: z.ZodObject<T>,
+  idField: string | null = null,
 ): ParsedRequest<z.infer<z.ZodObject<T>>> {
   if (typeof body !== 'object' || body === null || Array.isArray(body)) {
     throw badRequest(undefined, 'expected a JSON object as the body');
   }
+  requireModestShape(body, idField);
   const fields = Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null));
   for (const [name, isHarmless] of Object.entries(REFUSED)) {
     if (Object.hasOwn(fields, name) && !isHarmless(fields[name])) {

@@ -375,6 +375,55 @@ describe('a bad body', () => {
       'guided_json',
       /at most 64/,
     ],
+    [
+      'messages nested a hundred thousand deep',
+      `{"messages": ${'['.repeat(1e5)}${']'.repeat(1e5)}}`,
+      'messages',
+      /more than 256 deep/,
+    ],
+    [
+      'a million messages that are none',
+      `{"messages": [${'1,'.repeat(1e6)}1]}`,
+      'messages',
+      /1000001 items/,
+    ],
+    [
+      'a hundred thousand fields',
+      `{${Array.from({ length: 1e5 }, (_, i) => `"f${i}":1`).join()}}`,
+      null,
+      /100000 items/,
+    ],
+    [
+      'a tool nested twenty thousand deep',
+      `{"messages": [{"role": "user"}], "tools": [{"type": "function", "function": {"name": "f", "parameters": ${'{"a":'.repeat(2e4)}1${'}'.repeat(2e4)}}}]}`,
+      'tools',
+      /more than 256 deep/,
+    ],
+    [
+      'arguments of a call nested twenty thousand deep',
+      chat({
+        messages: [
+          {
+            role: 'assistant',
+            tool_calls: [{ function: { name: 'f', arguments: `${'['.repeat(2e4)}${']'.repeat(2e4)}` } }],
+          },
+        ],
+      }),
+      'messages[0].tool_calls[0].function.arguments',
+      /more than 256 deep/,
+    ],
+    [
+      'a bias for more tokens than are taken',
+      chat({ logit_bias: Object.fromEntries(Array.from({ length: 5000 }, (_, i) => [i, 1])) }),
+      'logit_bias',
+      /up to 4096/,
+    ],
+    [
+      'more stop tokens than are taken',
+      chat({ stop_token_ids: Array.from({ length: 5000 }, () => 1) }),
+      'stop_token_ids',
+      /up to 4096/,
+    ],
     ['a wrong stop', chat({ stop: 5 }), 'stop', /string/],
     ['an attack on prototypes', '{"__proto__": {"x": 1}}', null, /./],
   ];
@@ -388,6 +437,16 @@ describe('a bad body', () => {
       assert.equal(error.type, 'invalid_request_error');
     });
   }
+
+  test('with long lists of token ids is taken, with a wrong one among them refused', async () => {
+    await using server = await startTestServer(new EchoModel());
+    const ids = Array.from({ length: 20_000 }, () => 65);
+    const long = await errorOf(await post(server.url, '/v1/completions', { prompt: [ids] }));
+    assert.match(long.message, /20000.*4096/);
+    const wrong = { prompt: [...ids, 'x'] };
+    const error = await errorOf(await post(server.url, '/v1/completions', wrong));
+    assert.deepEqual([error.status, error.param], [400, 'prompt']);
+  });
 
   test('with a prompt that is too long says the numbers', async () => {
     await using server = await startTestServer(new EchoModel());

@@ -42,7 +42,7 @@ export function parseSlotAction(id: string, action: unknown): { id: number; acti
 
 /** @throws {ApiError} 400 naming the field */
 export function parseSlotRequest(body: unknown, action: SlotAction): ParsedRequest<SlotRequest> {
-  const parsed = parseBody(body, slotSchema);
+  const parsed = parseBody(body, slotSchema, 'prompt');
   const { prompt, messages } = parsed.request;
   const numTexts = [prompt, messages].filter((each) => each !== undefined).length;
   if (action !== 'restore' && numTexts !== 1) {

@@ -1,7 +1,7 @@
 /** What the bodies of /tokenize and /detokenize may hold: vLLM's fields, and llama.cpp's. */
 import * as z from 'zod';
 import { badRequest } from './errors.ts';
-import { messageSchema, parseBody } from './request-schemas.ts';
+import { messageSchema, parseBody, tokenListSchema } from './request-schemas.ts';
 
 const tokenizeSchema = z.object({
   model: z.string().optional(),
@@ -16,7 +16,7 @@ const tokenizeSchema = z.object({
 
 const detokenizeSchema = z.object({
   model: z.string().optional(),
-  tokens: z.array(z.int().min(0)),
+  tokens: tokenListSchema,
 });
 
 /** @throws {ApiError} 400 naming the field */
@@ -31,5 +31,5 @@ export function parseTokenizeRequest(body: unknown): z.infer<typeof tokenizeSche
 
 /** @throws {ApiError} 400 naming the field */
 export function parseDetokenizeRequest(body: unknown): z.infer<typeof detokenizeSchema> {
-  return parseBody(body, detokenizeSchema).request;
+  return parseBody(body, detokenizeSchema, 'tokens').request;
 }

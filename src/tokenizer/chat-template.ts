@@ -58,6 +58,8 @@ export interface RenderToIdsOptions extends RenderOptions {
    * (a user who writes `<|im_end|>` ends the turn); `text` plain text. Default `parse`.
    */
   readonly specialsInContent?: 'parse' | 'text';
+  /** Sees the text before it becomes ids; what it throws goes to the caller. */
+  readonly beforeEncoding?: (text: string) => void;
 }
 
 export interface RenderedPrompt {
@@ -159,9 +161,10 @@ export class ChatTemplate {
     messages: readonly ChatMessage[],
     options: RenderToIdsOptions = {},
   ): RenderedPrompt {
-    const { specialsInContent = 'parse', ...renderOptions } = options;
+    const { specialsInContent = 'parse', beforeEncoding, ...renderOptions } = options;
     if (specialsInContent === 'parse') {
       const prompt = this.render(messages, renderOptions);
+      beforeEncoding?.(prompt);
       return { prompt, tokenIds: tokenizer.encode(prompt, { parseSpecial: true }) };
     }
     const { tools } = renderOptions;
@@ -171,6 +174,7 @@ export class ChatTemplate {
       ...renderOptions,
       tools: protectText(tools, specials, mark, new Set(['type'])),
     });
+    beforeEncoding?.(guarded);
     return {
       prompt: guarded.replaceAll(mark, ''),
       tokenIds: tokenizer.encode(guarded, { parseSpecial: true, breakMark: mark }),

@@ -10,6 +10,7 @@ import {
   collectChoices,
   streamChoices,
 } from '../answer.ts';
+import { requireModest } from '../body-bounds.ts';
 import { badRequest } from '../errors.ts';
 import { samplingOf, standingOf } from '../generation-options.ts';
 import { chatLogprobs } from '../logprobs.ts';
@@ -94,11 +95,15 @@ function withParsedArguments(call: unknown, param: string): object {
   const { function: called, ...rest } = (call ?? {}) as { function?: { arguments?: unknown } };
   const args = called?.arguments;
   if (typeof args !== 'string') return { ...rest, function: called };
+  const where = `${param}.function.arguments`;
+  let parsed: unknown;
   try {
-    return { ...rest, function: { ...called, arguments: JSON.parse(args || '{}') as unknown } };
+    parsed = JSON.parse(args || '{}');
   } catch {
-    throw badRequest(param, `${param}.function.arguments: expected JSON, got ${args.slice(0, 60)}`);
+    throw badRequest(param, `${where}: expected JSON, got ${args.slice(0, 60)}`);
   }
+  requireModest(where, parsed);
+  return { ...rest, function: { ...called, arguments: parsed } };
 }
 
 class ChatShapes implements ChunkShapes {
