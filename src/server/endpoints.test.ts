@@ -327,6 +327,8 @@ test('token ids come and go by the names of vLLM and of llama.cpp', async () => 
     assert.deepEqual(JSON.parse((await server.post(path, body)).body), expected, path);
   }
   assert.equal((await server.post('/tokenize', {})).status, 400);
+  const long = await server.post('/tokenize', { content: ' '.repeat(1_000_001) });
+  assert.deepEqual([long.status, JSON.parse(long.body).error.param], [400, 'content']);
 });
 
 test('an answer says what it took, as llama.cpp does', async () => {

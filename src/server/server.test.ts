@@ -405,7 +405,9 @@ describe('a bad body', () => {
         messages: [
           {
             role: 'assistant',
-            tool_calls: [{ function: { name: 'f', arguments: `${'['.repeat(2e4)}${']'.repeat(2e4)}` } }],
+            tool_calls: [
+              { function: { name: 'f', arguments: `${'['.repeat(2e4)}${']'.repeat(2e4)}` } },
+            ],
           },
         ],
       }),

@@ -3,10 +3,18 @@ import * as z from 'zod';
 import { badRequest } from './errors.ts';
 import { messageSchema, parseBody, tokenListSchema } from './request-schemas.ts';
 
+/** Others wait while a text is tokenized: a million spaces take a second. */
+const MAX_CHARACTERS = 1_000_000;
+
+const textSchema = z
+  .string()
+  .max(MAX_CHARACTERS, `expected at most ${MAX_CHARACTERS} characters at once`)
+  .optional();
+
 const tokenizeSchema = z.object({
   model: z.string().optional(),
-  prompt: z.string().optional(),
-  content: z.string().optional(),
+  prompt: textSchema,
+  content: textSchema,
   messages: z.array(messageSchema).min(1).optional(),
   add_special_tokens: z.boolean().optional(),
   add_special: z.boolean().optional(),
