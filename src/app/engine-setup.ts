@@ -28,6 +28,8 @@ export interface EngineSetup {
   /** Where cached prefixes go that the KV cache has no room for. */
   readonly offload?: OffloadOptions | undefined;
   readonly prefixCacheScope?: PrefixCacheScope | undefined;
+  /** Bound of a step with running answers in it, and so of the time between two tokens of one; default: the engine's. */
+  readonly maxStepMs?: number | undefined;
   /** Time for steps of all sizes before the engine is ready, about; left out: none are run. */
   readonly warmUpMs?: number | undefined;
 }

@@ -6,6 +6,7 @@ import { setImmediate } from 'node:timers/promises';
 import { EngineCore } from '../engine/engine-core.ts';
 import { EngineServer } from '../engine/engine-server.ts';
 import { EngineSetupError } from '../engine/errors.ts';
+import { pacingWithin } from '../engine/prefill-pacer.ts';
 import type { EnginePort } from '../engine/protocol.ts';
 import { touch } from '../engine/warm-up.ts';
 import { GrammarPool } from '../grammar/grammar-pool.ts';
@@ -37,7 +38,7 @@ export async function serveEngine({ setup, text, port, tell }: ServedEngine): Pr
     const modelText = await text;
     const { tokenText, eosTokenIds } = modelText;
     using grammars = grammarsOf(modelText, runner);
-    const { offload, prefixCacheScope, warmUpMs } = setup;
+    const { offload, prefixCacheScope, warmUpMs, maxStepMs } = setup;
     using core = new EngineCore({
       runner,
       tokenizer: decoderSource(tokenText),
@@ -49,6 +50,7 @@ export async function serveEngine({ setup, text, port, tell }: ServedEngine): Pr
       prefixCacheScope,
       kvFingerprint: opened.fingerprint,
       grammars: grammars ?? undefined,
+      pacing: pacingWithin(maxStepMs),
     });
     if (warmUpMs !== undefined) {
       tell({ type: 'progress', progress: { phase: 'warming up', done: 0, total: 0 } });

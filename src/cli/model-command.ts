@@ -39,7 +39,10 @@ export interface StartOptions {
   readonly signal: AbortSignal;
   readonly maxSeqs: number;
   /** What only a server asks of an engine. */
-  readonly setup?: Pick<EngineSetup, 'drafts' | 'offload' | 'prefixCacheScope' | 'warmUpMs'>;
+  readonly setup?: Pick<
+    EngineSetup,
+    'drafts' | 'offload' | 'prefixCacheScope' | 'maxStepMs' | 'warmUpMs'
+  >;
   /** Where the engine is to live, if not on a thread that is started now. */
   readonly host?: EngineKeeper | undefined;
   /** Told in words what is being done. */

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { PrefillPacer } from './prefill-pacer.ts';
+import { DEFAULT_PREFILL_PACER_OPTIONS, PrefillPacer, pacingWithin } from './prefill-pacer.ts';
 
 const OPTIONS = {
   ...{ targetStepMs: 50, maxStepMs: 200, yieldStepMs: 100, minTokens: 8 },
@@ -77,4 +77,11 @@ test('what large chunks take a token says nothing of small ones', () => {
   const numTokens = pacer.promptTokens(2, 1, false);
   assert.ok(numTokens >= 55 && 5 + promptMs(numTokens) <= 50, `${numTokens} tokens`);
   assert.equal(pacer.promptTokens(0, 1, true), 125);
+});
+
+test('a bound below the wish for few waiting ones holds for those, too', () => {
+  const { targetStepMs, maxStepMs, minTokens } = pacingWithin(10);
+  assert.deepEqual([targetStepMs, maxStepMs], [10, 10]);
+  assert.equal(minTokens, DEFAULT_PREFILL_PACER_OPTIONS.minTokens);
+  assert.deepEqual(pacingWithin(), DEFAULT_PREFILL_PACER_OPTIONS);
 });

@@ -28,6 +28,18 @@ export const DEFAULT_PREFILL_PACER_OPTIONS: PrefillPacerOptions = {
   minTokens: 16,
 };
 
+/** The defaults, with steps of at most so long; few waiting ones never make longer steps than many do. */
+export function pacingWithin(
+  maxStepMs: number = DEFAULT_PREFILL_PACER_OPTIONS.maxStepMs,
+): PrefillPacerOptions {
+  const { targetStepMs } = DEFAULT_PREFILL_PACER_OPTIONS;
+  return {
+    ...DEFAULT_PREFILL_PACER_OPTIONS,
+    targetStepMs: Math.min(targetStepMs, maxStepMs),
+    maxStepMs,
+  };
+}
+
 /** Share of a new measurement in the running mean. */
 const LEARNING_RATE = 0.2;
 /** Share of what one size of chunk shows that counts for the others, and by how much more it may be off for that. */

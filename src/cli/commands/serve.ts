@@ -37,6 +37,7 @@ interface ServeFlags extends EngineFlags {
   readonly port: number;
   readonly servedModelName?: string[];
   readonly maxNumSeqs: number;
+  readonly maxStepTime?: number;
   readonly logLevel: LogLevel;
   readonly gracePeriod: number;
   readonly apiKey?: string[];
@@ -76,6 +77,11 @@ export function define(command: Command): void {
     .option('--port <n>', 'port to listen on, 0 for any free one', parsePort, 8000)
     .option('--served-model-name <name...>', 'name, or names, that requests may ask for')
     .option('--max-num-seqs <n>', 'sequences in one step, at most', parseInteger(1), 16)
+    .option(
+      '--max-step-time <ms>',
+      'bound of what prompts add between two tokens of a running answer (default: 60)',
+      parseNumber(1, 10_000),
+    )
     .option(
       '--grace-period <seconds>',
       'for running requests at shutdown',
@@ -223,6 +229,7 @@ async function serve(spec: string | undefined, flags: ServeFlags): Promise<void>
         },
         offload: offloadOf(flags),
         prefixCacheScope: flags.prefixCacheScope,
+        maxStepMs: flags.maxStepTime,
         warmUpMs: flags.warmup ? WARM_UP_MS : undefined,
       },
       onPhase,
