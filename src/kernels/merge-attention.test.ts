@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { encodeQ8Row, q8RowBytes } from './activation-format.ts';
+import type { PagedAttentionShape } from './attention-shape.ts';
 import { spanStateBytes } from './attention-spans.ts';
 import { mergeAttentionKernel } from './merge-attention.ts';
-import { type PagedAttentionShape, pagedAttentionKernel } from './paged-attention.ts';
+import { pagedAttentionKernel } from './paged-attention.ts';
 import { attentionReference, type Scene, scene } from './testing/attention-scene.ts';
 import {
   type Fields,

@@ -4,6 +4,7 @@
  * The counterpart of paged-attention.ts, with which it shares the arithmetic (attention-spans.ts). Knows nothing of keys and values.
  */
 
+import type { PagedAttentionShape } from './attention-shape.ts';
 import {
   finishHead,
   loadSpanState,
@@ -15,7 +16,6 @@ import {
 import { KernelBuilder } from './builder.ts';
 import type { KernelProgram, VectorMachine } from './kernel-ir.ts';
 import { hasRotatedValues } from './kv-layout.ts';
-import type { PagedAttentionShape } from './paged-attention.ts';
 import { TILE_ENTRY } from './tile-entry.ts';
 
 export type MergeAttentionShape = Pick<

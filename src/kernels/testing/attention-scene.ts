@@ -1,5 +1,6 @@
 /** Sequences in a paged KV cache for tests of attention, and attention by its definition. */
 import { decodeKvHead, encodeKvChannel, encodeKvHead } from '../../tensor/kv-row.ts';
+import type { PagedAttentionShape } from '../attention-shape.ts';
 import {
   hasOpenGroups,
   hasTokenScales,
@@ -14,7 +15,6 @@ import {
   valueBlockBytes,
   valuePlace,
 } from '../kv-layout.ts';
-import type { PagedAttentionShape } from '../paged-attention.ts';
 import { keyAddress, type Sequence, valueAddress } from './kv-address.ts';
 import { type OpenGroupScene, openGroupScene } from './open-group-scene.ts';
 import { type Fields, randomF32, randomSource, range } from './run-kernel.ts';
