@@ -5,7 +5,8 @@ import * as fs from 'node:fs';
 import { createInterface } from 'node:readline';
 import { test } from 'node:test';
 import { FakeHub, fakeGguf, sha256 } from '../../test/fixtures/hub/fake-hub.ts';
-import { PULL_PROCESS, QUICK, Workspace } from '../../test/fixtures/hub/workspace.ts';
+import { PATIENT, PULL_PROCESS, QUICK, Workspace } from '../../test/fixtures/hub/workspace.ts';
+import type { NetworkPolicy } from './network-policy.ts';
 import { resolveModel } from './resolve.ts';
 
 const bytes = fakeGguf(1_500_000, 21);
@@ -24,8 +25,9 @@ function startPull(
   space: Workspace,
   hub: FakeHub,
   onLine: (line: Line) => void = () => {},
+  policy: NetworkPolicy = QUICK,
 ): { child: ChildProcess; lines: Promise<Line[]> } {
-  const child = spawn(process.execPath, [PULL_PROCESS, 'hf:user/repo', JSON.stringify(QUICK)], {
+  const child = spawn(process.execPath, [PULL_PROCESS, 'hf:user/repo', JSON.stringify(policy)], {
     env: space.variables(hub.url),
     stdio: ['ignore', 'pipe', 'inherit'],
   });
@@ -47,8 +49,12 @@ async function withHub(work: (hub: FakeHub, space: Workspace) => Promise<void>):
 
 test('of two pulls at once the second waits, shows it, and finds the file there', () =>
   withHub(async (hub, space) => {
-    hub.fault(/storage/, SLOW, 9);
-    const pulls = [startPull(space, hub), startPull(space, hub)];
+    const oneWaits = Promise.withResolvers<void>();
+    hub.fault(/storage/, { until: oneWaits.promise }, 9);
+    const onLine = ({ phase }: Line): void => {
+      if (phase === 'waiting') oneWaits.resolve();
+    };
+    const pulls = [1, 2].map(() => startPull(space, hub, onLine, PATIENT));
     const results = await Promise.all(pulls.map(({ lines }) => lines));
     for (const lines of results) assert.equal(lines.at(-1)!.model?.digest, digest);
     assert.equal(hub.requestsFor(/storage/).length, 1);
