@@ -84,7 +84,7 @@ function serverFigures(document: string): Figure[] {
 }
 
 /** Bars to compare by eye; text and axis follow the reader's light or dark. */
-function chart(figures: readonly Figure[]): string {
+function chart(figures: readonly Figure[], title: string): string {
   const top = Math.max(...figures.map(({ ratio }) => ratio));
   const height = TOP + figures.length * ROW;
   const width = (ratio: number): string => ((ratio / top) * BAR_WIDTH).toFixed(1);
@@ -98,7 +98,8 @@ function chart(figures: readonly Figure[]): string {
   });
   const peer = LABEL_WIDTH + Number(width(1));
   return [
-    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 ${height + 8}" font-family="system-ui, sans-serif" font-size="13">`,
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 ${height + 8}" font-family="system-ui, sans-serif" font-size="13" role="img">`,
+    `  <title>${escaped(title)}</title>`,
     '  <style>text { fill: #24292f } .strong { font-weight: 600 } .quiet { fill: #6e7781 }',
     '    @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .quiet { fill: #9198a1 } }</style>',
     ...rows,
@@ -111,9 +112,9 @@ function chart(figures: readonly Figure[]): string {
 
 const document = readFileSync(BENCHMARKS_DOC, 'utf8');
 const figures = [...speedFigures(document), ...serverFigures(document)];
-writeFileSync(CHART, chart(figures));
 const { ratio: best } = figures.reduce((a, b) => (a.ratio > b.ratio ? a : b));
 const alt = `How many times as fast as llama.cpp: from ${Math.min(...figures.map(({ ratio }) => ratio)).toFixed(1)} to ${best.toFixed(1)}`;
+writeFileSync(CHART, chart(figures, alt));
 writeSection('headline#chart', `![${alt}](docs/images/headline.svg)`, README);
 const text = markdownTable(
   ['2 cores of a server, AVX-512', 'hasten', 'llama.cpp', 'times'],

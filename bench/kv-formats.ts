@@ -136,7 +136,7 @@ async function measureQuality(): Promise<FormatQuality[]> {
 const MAX_MODEL_LEN = Math.min(2048, longest);
 const CONCURRENCY = 8;
 /** Long enough that the first answer still goes on when the last of the prompts is in: all are at once then. */
-const ANSWER_TOKENS = 128;
+const ANSWER_TOKENS = 224;
 
 /** Conversations with prompts of 60 to 900 tokens. */
 const MIXED: BenchRequest[] = Array.from({ length: 1 + CONCURRENCY }, (_, i) => ({
