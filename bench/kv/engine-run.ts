@@ -17,6 +17,8 @@ export interface EngineRun {
   readonly peakBlocks: number;
   /** Sequences at that moment. */
   readonly peakSequences: number;
+  /** The most that ran at once. */
+  readonly mostSequences: number;
   /** From handing a request over to its last token. */
   readonly meanLatencyMs: number;
   readonly totalMs: number;
@@ -44,6 +46,7 @@ export function runEngine(
   const texts: number[][] = requests.map(() => []);
   let peakBlocks = 0;
   let peakSequences = 0;
+  let mostSequences = 0;
   let next = 0;
   const startMs = performance.now();
   const submit = (): void => {
@@ -58,6 +61,7 @@ export function runEngine(
   while (core.hasWork) {
     core.begin();
     const { numBlocks, numFreeBlocks, numRunning } = core.stats();
+    mostSequences = Math.max(mostSequences, numRunning);
     if (numBlocks - numFreeBlocks > peakBlocks) {
       peakBlocks = numBlocks - numFreeBlocks;
       peakSequences = numRunning;
@@ -76,6 +80,7 @@ export function runEngine(
   return {
     peakBlocks,
     peakSequences,
+    mostSequences,
     meanLatencyMs: latenciesMs.reduce((a, b) => a + b, 0) / latenciesMs.length,
     totalMs: performance.now() - startMs,
     promptTokensComputed: core.stats().numPromptTokens,
