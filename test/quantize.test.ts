@@ -134,14 +134,17 @@ describe('hasten quantize without calibration', () => {
   });
 });
 
-/** A file may have no more than 64 blocks of 512 bytes: as a full disk, but without a file system of its own. */
+/**
+ * A file may have no more than 160 blocks of 512 bytes, enough for the code that is compiled and too few for weights: as a full disk, but
+ * without a file system of its own.
+ */
 async function runWithSmallFiles(
   args: readonly string[],
 ): Promise<{ code: number | null; stderr: string }> {
   const launcher = path.join(REPOSITORY, 'bin', 'hasten.js');
   const child = spawn(
     'sh',
-    ['-c', 'ulimit -f 64; exec "$0" "$@"', process.execPath, launcher, ...args],
+    ['-c', 'ulimit -f 160; exec "$0" "$@"', process.execPath, launcher, ...args],
     { env: { ...process.env, ...TEST_ENVIRONMENT }, stdio: ['ignore', 'ignore', 'pipe'] },
   );
   let stderr = '';
