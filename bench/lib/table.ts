@@ -43,3 +43,8 @@ export function significant(value: number, digits = 3): string {
 export function percent(share: number): string {
   return Number.isFinite(share) ? `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%` : '–';
 }
+
+/** Milliseconds for people. */
+export function ms(value: number): string {
+  return `${significant(value)} ms`;
+}

@@ -30,9 +30,8 @@ export interface MixOptions {
 /** Puts the rounded values in their places. @returns the rounded tensors */
 export function roundToMixedBits({ weights, scheme, ...rest }: MixOptions): QuantizedMatrix[] {
   const names = [...weights.tensors.keys()].filter((name) => /_proj\.weight$/.test(name));
-  const rounded = (name: string, bits: number): QuantizedMatrix => {
+  const rounded = (name: string, values: Float32Array, bits: number): QuantizedMatrix => {
     const { rows, columns } = matrixShape(weights, name);
-    const values = weights.readF32(name);
     return quantizeToNearest(values, rows, columns, { ...scheme, bits }, { tensor: name });
   };
   const bytesOf = (matrix: QuantizedMatrix): number =>
@@ -43,14 +42,16 @@ export function roundToMixedBits({ weights, scheme, ...rest }: MixOptions): Quan
     using probe = new TensorProbe({ weights, ...rest });
     for (const name of names) {
       const values = weights.readF32(name);
+      let divergence = 0;
       const choices = BITS.map((bits): Choice<number> => {
-        const matrix = rounded(name, bits);
-        const loss = dequantize(matrix).reduce((sum, v, i) => sum + (v - values[i]!) ** 2, 0);
+        const matrix = rounded(name, values, bits);
+        const nearest = dequantize(matrix);
+        if (bits === scheme.bits) divergence = probe.divergence(name, nearest);
+        const loss = nearest.reduce((sum, v, i) => sum + (v - values[i]!) ** 2, 0);
         return { dtype: bits, bytes: bytesOf(matrix), loss };
       });
       const uniform = choices.find(({ dtype }) => dtype === scheme.bits)!;
       budget += uniform.bytes;
-      const divergence = probe.divergence(name, dequantize(rounded(name, scheme.bits)));
       const perError = divergence / uniform.loss;
       units.push({
         name,
@@ -59,7 +60,7 @@ export function roundToMixedBits({ weights, scheme, ...rest }: MixOptions): Quan
     }
   }
   return [...allocateBits(units, budget)].map(([name, { dtype: bits }]) => {
-    const matrix = rounded(name, bits);
+    const matrix = rounded(name, weights.readF32(name), bits);
     weights.replace(name, dequantize(matrix));
     return matrix;
   });

@@ -11,7 +11,7 @@ import { shownCommand } from '../lib/command.ts';
 import { writeSection } from '../lib/doc-section.ts';
 import { withForeignLoad } from '../lib/foreign-load.ts';
 import { modelFile } from '../lib/options.ts';
-import { markdownTable, percent, significant } from '../lib/table.ts';
+import { markdownTable, ms, percent, significant } from '../lib/table.ts';
 import { describeMachine, formatMachine } from '../machine.ts';
 import { type LoadFigures, runServeLoad, type ServeLoad } from './load-child.ts';
 import { exitOnSignals, hastenServer } from './servers.ts';
@@ -76,7 +76,6 @@ const offered = await measure(best.maxSeqs, {
 
 const gain = best.figures.request_throughput / single.figures.request_throughput;
 const latency = offered.figures.mean_e2el_ms / idle.figures.mean_e2el_ms;
-const ms = (value: number): string => `${significant(value)} ms`;
 const text = [
   `\`${shownCommand('bench/serve/batching.ts')}\``,
   formatMachine(machine),

@@ -13,7 +13,7 @@ import { writeSection } from '../lib/doc-section.ts';
 import { withForeignLoad } from '../lib/foreign-load.ts';
 import { modelFile } from '../lib/options.ts';
 import { median } from '../lib/statistics.ts';
-import { markdownTable, percent, significant } from '../lib/table.ts';
+import { markdownTable, ms, percent, significant } from '../lib/table.ts';
 import { describeMachine, formatMachine } from '../machine.ts';
 import { type LoadFigures, runServeLoad } from './load-child.ts';
 import { exitOnSignals, hastenServer, type RunningServer } from './servers.ts';
@@ -105,7 +105,6 @@ for (const bound of bounds) {
   });
 }
 
-const ms = (value: number): string => `${significant(value)} ms`;
 const text = [
   '### Running answers beside long prompts',
   `\`${shownCommand('bench/serve/beside-prompts.ts')}\``,

@@ -14,7 +14,7 @@ import { PromptMaker } from '../../src/loadgen/prompt-maker.ts';
 import { type LoadSummary, summarizeLoad } from '../../src/loadgen/summary.ts';
 import { parseBaseUrl } from '../../src/loadgen/target.ts';
 import { planWorkload } from '../../src/loadgen/workload.ts';
-import { markdownTable, percent, significant } from '../lib/table.ts';
+import { markdownTable, ms, percent, significant } from '../lib/table.ts';
 
 const FIRST_MS = 200;
 const ROUNDS = 4;
@@ -94,7 +94,6 @@ async function main(): Promise<void> {
     for (const streams of options.streams.split(',').map(Number)) {
       rows.push(await measure(port, streams));
     }
-    const ms = (value: number): string => `${significant(value)} ms`;
     const cells = rows.map(({ streams, cpuShare, eventLoopDelayP99Ms, summary }) => {
       const { ttft, itl } = summary.latencies;
       return [

@@ -12,7 +12,7 @@ import { shownCommand } from '../lib/command.ts';
 import { writeSection } from '../lib/doc-section.ts';
 import { withForeignLoad } from '../lib/foreign-load.ts';
 import { modelFile } from '../lib/options.ts';
-import { markdownTable, percent, significant } from '../lib/table.ts';
+import { markdownTable, ms, percent } from '../lib/table.ts';
 import { describeMachine, formatMachine } from '../machine.ts';
 import { type LoadFigures, runServeLoad } from './load-child.ts';
 import { exitOnSignals, hastenServer } from './servers.ts';
@@ -81,7 +81,6 @@ const stepMs = saturated.figures.p50_itl_ms;
 const bound = 1.5 * idle.figures.p99_ttft_ms + stepMs;
 const isWithin = saturated.figures.p99_ttft_ms <= bound;
 
-const ms = (value: number): string => `${significant(value)} ms`;
 const text = [
   `\`${shownCommand('bench/serve/priorities.ts')}\``,
   formatMachine(machine),

@@ -17,7 +17,7 @@ import { writeSection } from '../lib/doc-section.ts';
 import { withForeignLoad } from '../lib/foreign-load.ts';
 import { modelFile } from '../lib/options.ts';
 import { median } from '../lib/statistics.ts';
-import { markdownTable, percent, significant } from '../lib/table.ts';
+import { markdownTable, ms, percent } from '../lib/table.ts';
 import { describeMachine, formatMachine } from '../machine.ts';
 import { exitOnSignals, hastenServer } from './servers.ts';
 
@@ -136,7 +136,6 @@ const rows = STARTS.map(({ name }, i) => {
     firstValues: all.map(({ firstMs }) => firstMs),
   };
 });
-const ms = (value: number): string => `${significant(value)} ms`;
 const text = [
   `\`${shownCommand('bench/serve/warmup.ts')}\``,
   formatMachine(machine),

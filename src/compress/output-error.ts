@@ -1,5 +1,5 @@
 /** What a change of a linear's weights does to its outputs over the calibration text, from the second moments of its inputs. */
-import type { QuantizedMatrix } from '../tensor/quantized-matrix.ts';
+import { dequantize, type QuantizedMatrix, rowsOf } from '../tensor/quantized-matrix.ts';
 import { type Matrix, type MatrixMath, type PackedMatrix, packTransposed } from './matrix-math.ts';
 
 /** Rows that errors are taken from: of all rows it would take as long as the rounding itself. */
@@ -57,22 +57,18 @@ export class RowSample implements Disposable {
   }
 
   /** mean |(W - Q) x|² / mean |W x|² of these rows. */
-  relativeError(
-    { codes, scales, zeros, groupSize, columns }: QuantizedMatrix,
-    moments: Matrix,
-  ): number {
+  relativeError(quantized: QuantizedMatrix, moments: Matrix): number {
     const before = this.values;
     using norm = new OutputNorm(this.#math, moments);
     const whole = norm.of(before);
     if (whole <= 0) return 0;
+    const { columns } = quantized;
     using difference = this.#math.matrix(before.rows, columns);
     for (const [i, row] of this.#rows.entries()) {
       const at = i * before.stride;
+      const values = dequantize(rowsOf(quantized, row, row + 1));
       for (let j = 0; j < columns; j++) {
-        const code = row * columns + j;
-        const group = Math.floor(code / groupSize);
-        const value = scales[group]! * (codes[code]! - zeros[group]!);
-        difference.values[at + j] = before.values[at + j]! - value;
+        difference.values[at + j] = before.values[at + j]! - values[j]!;
       }
     }
     return norm.of(difference) / whole;

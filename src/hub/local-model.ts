@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { EMBEDDED_ALIAS } from './aliases.ts';
 import { ModelNotFoundError } from './errors.ts';
 import { fileStem, isFirstPart, isGgufModel, splitParts } from './file-choice.ts';
-import { nearName } from './near-name.ts';
+import { didYouMean, nearName } from './near-name.ts';
 import type { ResolvedModel } from './resolved-model.ts';
 
 /** Works from the source tree (src/hub/) and from the published package (dist/…): the first folder upwards that has it. */
@@ -51,8 +51,7 @@ function missing(path: string): string {
   const isFolder = statSync(folder, { throwIfNoEntry: false })?.isDirectory() === true;
   if (!isFolder) return 'there is no such file or folder';
   const meant = nearName(basename(path), readdirSync(folder));
-  const question = meant === undefined ? '' : ` (did you mean ${join(folder, meant)}?)`;
-  return `there is no such file or folder${question}`;
+  return `there is no such file or folder${didYouMean(meant && join(folder, meant))}`;
 }
 
 function ggufFile(path: string): ResolvedModel {

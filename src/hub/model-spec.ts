@@ -9,7 +9,7 @@ import { isAbsolute, resolve } from 'node:path';
 import { ALIASES, EMBEDDED_ALIAS } from './aliases.ts';
 import { expandHome } from './environment.ts';
 import { ModelSpecError } from './errors.ts';
-import { nearName } from './near-name.ts';
+import { didYouMean, nearName } from './near-name.ts';
 import { isSafeRelativePath } from './safe-path.ts';
 
 /** A model in a repository of a hub. At most one of `quant` and `file` is there. */
@@ -97,8 +97,7 @@ export function parseModelSpec(text: string, context: SpecContext): ModelSpec {
     return parseRepo(text, 'hf', trimmed);
   }
   const meant = nearName(trimmed, [...ALIASES.keys(), EMBEDDED_ALIAS]);
-  const question = meant === undefined ? '' : ` (did you mean ${meant}?)`;
-  throw new ModelSpecError(text, `is no alias and no existing path${question}`);
+  throw new ModelSpecError(text, `is no alias and no existing path${didYouMean(meant)}`);
 }
 
 /** The spec as text in its shortest form; parsing that gives the same spec again. */

@@ -20,6 +20,11 @@ export function nearName(name: string, candidates: Iterable<string>): string | u
   return nearest;
 }
 
+/** ` (did you mean that?)`; empty where nothing was found. */
+export function didYouMean(meant: string | undefined): string {
+  return meant === undefined ? '' : ` (did you mean ${meant}?)`;
+}
+
 /** Letters to insert, leave out or replace (Levenshtein 1965), exactly if fewer than `limit`; O(a b). */
 function editDistance(a: string, b: string, limit: number): number {
   if (a.length > 300 || Math.abs(a.length - b.length) >= limit) return limit;

@@ -5,6 +5,7 @@ import { TokenizerError } from './errors.ts';
 import { metadataOf } from './gguf-metadata.ts';
 import { tokenizerFromGguf } from './gguf-tokenizer.ts';
 import { tokenizerFromHfFiles } from './hf-tokenizer.ts';
+import { BYTE_TOKENS } from './testing/small-tokenizers.ts';
 import { fixtureTokenizer, readFixture, referenceRows } from './testing/tokenizer-fixtures.ts';
 
 describe('tokenizers as GGUF metadata', () => {
@@ -92,11 +93,8 @@ function sentencePiece() {
     'en',
     'hen',
   ];
-  const bytes = Array.from({ length: 256 }, (_, byte) => {
-    return `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`;
-  });
   const specials = ['<pad>', '<eos>', '<bos>', '<unk>', '<mark>'];
-  const all = [...specials, ...bytes, ...pieces, '<past>'];
+  const all = [...specials, ...BYTE_TOKENS, ...pieces, '<past>'];
   const json = {
     added_tokens: [...specials, '<past>'].map((content) => ({
       ...{ id: all.indexOf(content), content, special: content !== '<mark>', normalized: false },

@@ -5,7 +5,7 @@ import { TokenizerError } from './errors.ts';
 import { namedPreTokenizers } from './gguf-pre-tokenizers.ts';
 import { tokenizerFromGguf } from './gguf-tokenizer.ts';
 import { isolatingSteps, preTokenize } from './pre-tokenizer.ts';
-import { gpt2Metadata, sentencePieceMetadata } from './testing/small-tokenizers.ts';
+import { BYTE_TOKENS, gpt2Metadata, sentencePieceMetadata } from './testing/small-tokenizers.ts';
 
 const NORMAL = 1;
 const UNKNOWN = 2;
@@ -13,17 +13,12 @@ const CONTROL = 3;
 const USER_DEFINED = 4;
 const BYTE = 6;
 
-const byteTokens = Array.from(
-  { length: 256 },
-  (_, byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`,
-);
-
 function llamaMetadata(): Map<string, unknown> {
   return sentencePieceMetadata([
     ['<unk>', 0, UNKNOWN],
     ['<s>', 0, CONTROL],
     ['</s>', 0, CONTROL],
-    ...byteTokens.map((token): [string, number, number] => [token, 0, BYTE]),
+    ...BYTE_TOKENS.map((token): [string, number, number] => [token, 0, BYTE]),
     ['▁', -10, NORMAL],
     ['h', -11, NORMAL],
     ['i', -12, NORMAL],

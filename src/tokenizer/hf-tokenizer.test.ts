@@ -7,54 +7,8 @@ import type { Tokenizer } from './contract.ts';
 import { TokenizerError } from './errors.ts';
 import { parseNormalizer } from './hf-normalizer.ts';
 import { tokenizerFromHfFiles } from './hf-tokenizer.ts';
+import { llama2Json } from './testing/small-tokenizers.ts';
 import { tokenizerFromHf } from './tokenizer.ts';
-
-const byteTokens = Array.from(
-  { length: 256 },
-  (_, byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`,
-);
-
-/** A tokenizer.json in the manner of Llama 2: space marks, byte fallback, merges. */
-function llama2Json(): Record<string, unknown> {
-  const tokens = ['<unk>', '<s>', '</s>', ...byteTokens, '▁', 'h', 'i', 'hi', '▁hi'];
-  return {
-    added_tokens: [
-      { id: 0, content: '<unk>', special: true, normalized: false },
-      { id: 1, content: '<s>', special: true, normalized: false },
-      { id: 2, content: '</s>', special: true, normalized: false },
-    ],
-    normalizer: {
-      type: 'Sequence',
-      normalizers: [
-        { type: 'Prepend', prepend: '▁' },
-        { type: 'Replace', pattern: { String: ' ' }, content: '▁' },
-      ],
-    },
-    pre_tokenizer: null,
-    post_processor: {
-      type: 'TemplateProcessing',
-      single: [{ SpecialToken: { id: '<s>', type_id: 0 } }, { Sequence: { id: 'A', type_id: 0 } }],
-      special_tokens: { '<s>': { id: '<s>', ids: [1], tokens: ['<s>'] } },
-    },
-    decoder: {
-      type: 'Sequence',
-      decoders: [
-        { type: 'Replace', pattern: { String: '▁' }, content: ' ' },
-        { type: 'ByteFallback' },
-        { type: 'Fuse' },
-        { type: 'Strip', content: ' ', start: 1, stop: 0 },
-      ],
-    },
-    model: {
-      type: 'BPE',
-      unk_token: '<unk>',
-      fuse_unk: true,
-      byte_fallback: true,
-      vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
-      merges: ['h i', '▁ hi'],
-    },
-  };
-}
 
 function build(changes: Record<string, unknown> = {}, config?: unknown): Tokenizer {
   return tokenizerFromHfFiles({ tokenizer: { ...llama2Json(), ...changes }, config });

@@ -7,54 +7,22 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { HastenError } from '../platform/errors.ts';
 import { type HfTokenizerFiles, tokenizerFromHfFiles } from './hf-tokenizer.ts';
+import { llama2Json } from './testing/small-tokenizers.ts';
 
 const NUM_RUNS = 1500;
 const MAX_ELAPSED_MS = 3000;
 const TEXTS = ['', 'hi hi 42', ' <s>h漢\ud800i\n\n'];
 
-const bytes = Array.from(
-  { length: 256 },
-  (_, byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`,
-);
 const vocabOf = (tokens: readonly string[]) =>
   Object.fromEntries(tokens.map((token, id) => [token, id]));
 
-/** In the manner of Llama 2: space marks and byte fallback. */
+/** In the manner of Llama 2, but that BOS takes the space before it. */
 const SPACE_MARKS = {
+  ...llama2Json(),
   added_tokens: [
     { id: 0, content: '<unk>', special: true, normalized: false },
     { id: 1, content: '<s>', special: true, normalized: false, lstrip: true },
   ],
-  normalizer: {
-    type: 'Sequence',
-    normalizers: [
-      { type: 'Prepend', prepend: '▁' },
-      { type: 'Replace', pattern: { String: ' ' }, content: '▁' },
-    ],
-  },
-  pre_tokenizer: null,
-  post_processor: {
-    type: 'TemplateProcessing',
-    single: [{ SpecialToken: { id: '<s>', type_id: 0 } }, { Sequence: { id: 'A', type_id: 0 } }],
-    special_tokens: { '<s>': { id: '<s>', ids: [1], tokens: ['<s>'] } },
-  },
-  decoder: {
-    type: 'Sequence',
-    decoders: [
-      { type: 'Replace', pattern: { String: '▁' }, content: ' ' },
-      { type: 'ByteFallback' },
-      { type: 'Fuse' },
-      { type: 'Strip', content: ' ', start: 1, stop: 0 },
-    ],
-  },
-  model: {
-    type: 'BPE',
-    unk_token: '<unk>',
-    fuse_unk: true,
-    byte_fallback: true,
-    vocab: vocabOf(['<unk>', '<s>', ...bytes, '▁', 'h', 'i', 'hi', '▁hi']),
-    merges: ['h i', '▁ hi'],
-  },
 };
 
 /** In the manner of GPT-2 and Qwen: a pattern cuts the text, tokens are bytes. */

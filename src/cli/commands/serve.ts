@@ -11,6 +11,7 @@ import type { RunningModel } from '../../app/running-model.ts';
 import { SPECULATIONS, type Speculation } from '../../engine/draft-source.ts';
 import type { OffloadOptions } from '../../engine/engine-core.ts';
 import { POOLINGS, type Pooling } from '../../engine/pooling.ts';
+import { DEFAULT_PREFILL_PACER_OPTIONS } from '../../engine/prefill-pacer.ts';
 import { PREFIX_CACHE_SCOPES, type PrefixCacheScope } from '../../engine/prefix-keeper.ts';
 import { packageManifest } from '../../platform/package-files.ts';
 import { parseApiKeyFile, parseApiKeys } from '../../server/api-keys.ts';
@@ -37,7 +38,7 @@ interface ServeFlags extends EngineFlags {
   readonly port: number;
   readonly servedModelName?: string[];
   readonly maxNumSeqs: number;
-  readonly maxStepTime?: number;
+  readonly maxStepTime: number;
   readonly logLevel: LogLevel;
   readonly gracePeriod: number;
   readonly apiKey?: string[];
@@ -79,8 +80,9 @@ export function define(command: Command): void {
     .option('--max-num-seqs <n>', 'sequences in one step, at most', parseInteger(1), 16)
     .option(
       '--max-step-time <ms>',
-      'bound of what prompts add between two tokens of a running answer (default: 60)',
+      'bound of what prompts add between two tokens of a running answer',
       parseNumber(1, 10_000),
+      DEFAULT_PREFILL_PACER_OPTIONS.maxStepMs,
     )
     .option(
       '--grace-period <seconds>',
