@@ -10,33 +10,22 @@
  * A layer that is done can be kept in a state folder; a later call with the same fingerprint goes on after it.
  */
 import type { ModelConfig } from '../models/model-config.ts';
-import { rowsOf } from '../tensor/quantized-matrix.ts';
-import { ALIGNED_TOKENS, ALIGNMENT, alignToExact } from './align-to-exact.ts';
-import { searchScales } from './awq.ts';
-import type { CompressionState, LayerState } from './compression-state.ts';
+import { ALIGNED_TOKENS, ALIGNMENT } from './align-to-exact.ts';
+import { awqLayer } from './awq-layer.ts';
+import { CalibrationRun } from './calibration-run.ts';
+import type { CompressionState, LayerState, SiteState } from './compression-state.ts';
 import { CompressError } from './errors.ts';
 import type { F32Weights } from './f32-weights.ts';
 import { GPTQ_DEFAULTS, type GptqOptions, gptq } from './gptq.ts';
 import {
-  dequantize,
   type GroupScheme,
   type QuantizedMatrix,
   quantizeToNearest,
   resolveGroupSize,
 } from './group-quantizer.ts';
-import { InputStatistics } from './input-statistics.ts';
-import {
-  type InputVisitor,
-  LayerWalker,
-  type LinearSite,
-  type WalkedLayer,
-} from './layer-walker.ts';
-import { type Matrix, MatrixMath } from './matrix-math.ts';
+import { LayerWalker, type LinearSite, type WalkedLayer } from './layer-walker.ts';
+import { MatrixMath } from './matrix-math.ts';
 import { matrixRows, matrixShape } from './matrix-rows.ts';
-import { NearestRounder } from './nearest-rounder.ts';
-import { normBefore } from './norm-before.ts';
-import { RowSample } from './output-error.ts';
-import { searchRanges } from './range-search.ts';
 
 export const METHODS = ['rtn', 'gptq', 'awq'] as const;
 export type Method = (typeof METHODS)[number];
@@ -95,8 +84,8 @@ export async function compressLinears(options: CalibratedOptions): Promise<Compr
   checkLinears(options, walker);
   const alignment = options.alignment ?? ALIGNMENT;
   using exact = options.method === 'rtn' || alignment === 0 ? null : exactWalker(options);
-  const run = new LayerCompressor(options, math, { walker, exact, alignment });
-  return await run.all();
+  const run = new CalibrationRun({ weights: options.weights, math, walker, exact, alignment });
+  return await new LayerCompressor(options, run).all();
 }
 
 /** Of the model before compression, on the first windows. */
@@ -126,28 +115,15 @@ function checkLinears(options: CalibratedOptions, walker: LayerWalker): void {
 
 class LayerCompressor {
   readonly #options: CalibratedOptions;
-  readonly #math: MatrixMath;
-  readonly #walker: LayerWalker;
-  /** The model before compression on the same text, at the same command; null where nothing is aligned to it. */
-  readonly #exact: LayerWalker | null;
-  readonly #alignment: number;
-  readonly #matrices = new Map<string, QuantizedMatrix>();
-  readonly #vectors = new Map<string, Float32Array>();
+  readonly #run: CalibrationRun;
 
-  constructor(
-    options: CalibratedOptions,
-    math: MatrixMath,
-    walks: { walker: LayerWalker; exact: LayerWalker | null; alignment: number },
-  ) {
+  constructor(options: CalibratedOptions, run: CalibrationRun) {
     this.#options = options;
-    this.#math = math;
-    this.#walker = walks.walker;
-    this.#exact = walks.exact;
-    this.#alignment = walks.alignment;
+    this.#run = run;
   }
 
   async all(): Promise<CompressedModel> {
-    const { layers } = this.#walker;
+    const { layers } = this.#run.walker;
     const { method, state, onLayer, onStep, signal } = this.#options;
     const reports: LayerReport[] = [];
     for (const layer of layers) {
@@ -173,10 +149,7 @@ class LayerCompressor {
         }));
         await state?.save(layer.index, done);
       }
-      if (method !== 'rtn') {
-        this.#walker.moveTo(layer.end);
-        this.#exact?.moveTo(layer.end);
-      }
+      if (method !== 'rtn') this.#run.moveTo(layer.end);
       this.#dropValues(layer);
       const seconds = (performance.now() - startMs) / 1000;
       const report = {
@@ -187,7 +160,8 @@ class LayerCompressor {
       onLayer?.(report);
       onStep?.(reports.length, layers.length);
     }
-    return { matrices: this.#matrices, vectors: this.#vectors, layers: reports };
+    const { matrices, vectors } = this.#run;
+    return { matrices, vectors, layers: reports };
   }
 
   #layer(layer: WalkedLayer): LayerState {
@@ -197,7 +171,7 @@ class LayerCompressor {
       case 'gptq':
         return { sites: layer.sites.map((site) => this.#gptq(site)), vectors: new Map() };
       case 'awq':
-        return this.#awq(layer);
+        return awqLayer(this.#run, layer, this.#options);
       default:
         return this.#options.method satisfies never;
     }
@@ -207,14 +181,14 @@ class LayerCompressor {
   #dropValues(layer: WalkedLayer): void {
     const { weights } = this.#options;
     for (const { tensor } of layer.sites.flatMap(({ parts }) => parts)) {
-      const matrix = this.#matrices.get(tensor);
+      const matrix = this.#run.matrices.get(tensor);
       if (matrix?.rows === matrixShape(weights, tensor).rows)
         weights.replaceByCodes(tensor, matrix);
     }
   }
 
   #takeKept(layer: WalkedLayer, { sites, vectors }: LayerState): void {
-    for (const [name, values] of vectors) this.#replaceVector(name, values);
+    for (const [name, values] of vectors) this.#run.replaceVector(name, values);
     for (const site of layer.sites) {
       const kept = sites.find(({ label }) => label === site.label);
       if (
@@ -226,31 +200,12 @@ class LayerCompressor {
           `the kept state of layer ${layer.index} has no ${site.label} of this shape`,
         );
       }
-      this.#put(site, kept.matrix);
+      this.#run.put(site, kept.matrix);
     }
   }
 
-  /** The weights of a linear as they are now. */
-  #read(site: LinearSite): Matrix {
-    const weights = this.#math.matrix(site.rows, site.columns);
-    this.#walker.readWeight(site, weights.values, weights.stride);
-    return weights;
-  }
-
-  #put(site: LinearSite, matrix: QuantizedMatrix): void {
-    this.#walker.writeWeight(site, dequantize(matrix));
-    let row = 0;
-    for (const { tensor, rowStart, rowEnd } of site.parts) {
-      const end = row + rowEnd - rowStart;
-      const part = rowsOf(matrix, row, end);
-      const before = this.#matrices.get(tensor);
-      this.#matrices.set(tensor, before === undefined ? part : stacked(before, part));
-      row = end;
-    }
-  }
-
-  #roundToNearest(site: LinearSite) {
-    using weights = this.#read(site);
+  #roundToNearest(site: LinearSite): SiteState {
+    using weights = this.#run.read(site);
     const { rows, columns, label } = site;
     const dense = new Float32Array(rows * columns);
     for (let row = 0; row < rows; row++) {
@@ -259,206 +214,24 @@ class LayerCompressor {
     }
     const scheme = this.#options.schemeOf(label);
     const matrix = quantizeToNearest(dense, rows, columns, scheme, { tensor: label });
-    this.#put(site, matrix);
+    this.#run.put(site, matrix);
     return { label, matrix, relativeError: null, note: null };
   }
 
-  #statistics(sites: readonly LinearSite[]): Map<LinearSite, InputStatistics> {
-    return new Map(sites.map((site) => [site, new InputStatistics(this.#math, site.columns)]));
-  }
-
-  /**
-   * Runs up to a linear.
-   *
-   * @param scales what its inputs have been divided by
-   * @returns statistics of its inputs, beside the exact ones from the second linear of the model on
-   */
-  #moveTo({ command, columns }: LinearSite, scales: Float32Array | null): InputStatistics {
-    const statistics = new InputStatistics(this.#math, columns);
-    const isFirst = command === this.#walker.layers[0]!.sites[0]!.command;
-    const exact = this.#exact?.walkTo(command, [command]);
-    for (const { inputs, stride, numTokens } of this.#walker.walkTo(command, [command])) {
-      // The exact model has the first windows only.
-      const other = exact?.next().value;
-      const known = other === undefined || isFirst ? null : { inputs: other.inputs, scales };
-      statistics.add(inputs, stride, numTokens, known);
-    }
-    exact?.next();
-    return statistics;
-  }
-
-  #gptq(site: LinearSite) {
-    const { label } = site;
-    using statistics = this.#moveTo(site, null);
-    using weights = this.#read(site);
+  #gptq(site: LinearSite): SiteState {
     const { order, damping } = { ...GPTQ_DEFAULTS, ...this.#options.gptq };
+    const { label } = site;
     const scheme = this.#options.schemeOf(label);
-    this.#align(weights, statistics);
-    const result = gptq(this.#math, weights, statistics, label, { scheme, order, damping });
-    this.#put(site, result.matrix);
-    const note =
-      result.damping === null
-        ? 'rounded to nearest: the moments of its inputs could not be factored'
-        : result.damping > damping
-          ? `damping ${result.damping.toFixed(2)}`
-          : null;
-    return { label, matrix: result.matrix, relativeError: result.relativeError, note };
-  }
-
-  #awq(layer: WalkedLayer): LayerState {
-    const math = this.#math;
-    const statistics = this.#statistics(layer.sites);
-    const visits = new Map(
-      layer.sites.map((site): [number, InputVisitor] => [
-        site.command,
-        (inputs, stride, numTokens) => statistics.get(site)!.add(inputs, stride, numTokens),
-      ]),
-    );
-    this.#walker.moveTo(layer.sites.at(-1)!.command, visits, { keep: false });
-    const weights = new Map(layer.sites.map((site) => [site, this.#read(site)]));
-    const scalesOf = new Map<LinearSite, Float32Array>();
-    const vectors = new Map<string, Float32Array>();
-    for (const site of layer.sites) {
-      const before = this.#beforeOf(layer, site);
-      if (before === null) continue;
-      const scheme = this.#options.schemeOf(site.label);
-      const { scales } = searchScales(
-        ...([
-          math,
-          weights.get(site)!,
-          statistics.get(site)!,
-          scheme,
-          site.label,
-          before.tie,
-        ] as const),
-      );
-      scalesOf.set(site, scales);
-      for (const [name, values] of before.fold(scales, weights)) vectors.set(name, values);
-    }
-    for (const [name, values] of vectors) this.#replaceVector(name, values);
-    for (const each of statistics.values()) each[Symbol.dispose]();
-    const sites = layer.sites.map((site) => {
-      const w = weights.get(site)!;
-      const scales = scalesOf.get(site) ?? null;
-      using statistics = this.#moveTo(site, scales);
-      if (scales !== null) scaleInputs(w, scales);
-      this.#align(w, statistics);
-      const moments = statistics.moments();
-      const { columns, label } = site;
-      const scheme = this.#options.schemeOf(label);
-      const groupSize = scheme.groupSize === 'row' ? columns : scheme.groupSize;
-      const rounder = new NearestRounder(scheme, groupSize);
-      const grid = searchRanges(math, w, moments, rounder, scheme);
-      const matrix = rounder.quantize(w, columns, grid);
-      using sample = new RowSample(math, w);
-      const relativeError = sample.relativeError(matrix, moments);
-      this.#put(site, matrix);
-      return { label, matrix, relativeError, note: null };
+    return this.#run.round(site, (weights, statistics) => {
+      const options = { scheme, order, damping };
+      const result = gptq(this.#run.math, weights, statistics, label, options);
+      const note =
+        result.damping === null
+          ? 'rounded to nearest: the moments of its inputs could not be factored'
+          : result.damping > damping
+            ? `damping ${result.damping.toFixed(2)}`
+            : null;
+      return { matrix: result.matrix, relativeError: result.relativeError, note };
     });
-    for (const each of weights.values()) each[Symbol.dispose]();
-    return { sites, vectors };
   }
-
-  #align(weights: Matrix, statistics: InputStatistics): void {
-    const drift = statistics.drift();
-    if (drift === null) return;
-    alignToExact(this.#math, weights, drift, { strength: this.#alignment });
-  }
-
-  #replaceVector(name: string, values: Float32Array): void {
-    this.#options.weights.replace(name, values);
-    this.#vectors.set(name, values);
-    for (const [index, weight] of this.#walker.plan.weights.entries()) {
-      if (weight.ref.parts.some(({ tensor }) => tensor === name)) this.#walker.reload(index);
-    }
-  }
-
-  /** What stands before a linear and can take up the inverse of its scales; null where nothing can. */
-  #beforeOf(layer: WalkedLayer, site: LinearSite): Before | null {
-    const { config } = this.#options;
-    const norm = normBefore(this.#walker, this.#options.weights, site);
-    if (norm !== null) {
-      return { tie: null, fold: (scales) => new Map([[norm.tensor, norm.divided(scales)]]) };
-    }
-    const at = layer.sites.indexOf(site);
-    const previous = layer.sites[at - 1];
-    if (previous === undefined) return null;
-    if (
-      site.label.endsWith('down_proj') &&
-      !config.biases.mlp &&
-      previous.rows === 2 * site.columns
-    ) {
-      return rowsBefore(previous, site.columns, (i) => i, null);
-    }
-    const { numHeads, numKvHeads, headDim } = config;
-    const valuesAt = (numHeads + numKvHeads) * headDim;
-    const isAttention = site.label.endsWith('o_proj') && site.columns === numHeads * headDim;
-    if (isAttention && !config.biases.qkv && previous.rows === valuesAt + numKvHeads * headDim) {
-      // Query heads that share a KV head share its values, and so their scales.
-      const shared = numHeads / numKvHeads;
-      const valueRow = (i: number): number =>
-        Math.floor(i / headDim / shared) * headDim + (i % headDim);
-      const tie = Uint32Array.from({ length: site.columns }, (_, i) => valueRow(i));
-      return rowsBefore(previous, valuesAt, valueRow, tie);
-    }
-    return null;
-  }
-}
-
-interface Before {
-  /** Inputs that must share a scale. */
-  readonly tie: Uint32Array | null;
-  /** Divides what stands before; gives the vectors that change. Matrices are changed in `weights`. */
-  fold(
-    scales: Float32Array,
-    weights: ReadonlyMap<LinearSite, Matrix>,
-  ): ReadonlyMap<string, Float32Array>;
-}
-
-/** Rows of the linear before, from `first`: input i of the linear comes from row `first + rowOf(i)`. */
-function rowsBefore(
-  previous: LinearSite,
-  first: number,
-  rowOf: (input: number) => number,
-  tie: Uint32Array | null,
-): Before {
-  return {
-    tie,
-    fold(scales, weights) {
-      const matrix = weights.get(previous)!;
-      const done = new Set<number>();
-      for (let i = 0; i < scales.length; i++) {
-        const row = first + rowOf(i);
-        if (done.has(row)) continue;
-        done.add(row);
-        const at = row * matrix.stride;
-        for (let j = 0; j < previous.columns; j++) matrix.values[at + j]! /= scales[i]!;
-      }
-      return new Map();
-    },
-  };
-}
-
-/** Weights times the scales that their inputs are divided by. */
-function scaleInputs(weights: Matrix, scales: Float32Array): void {
-  for (let row = 0; row < weights.rows; row++) {
-    for (let j = 0; j < scales.length; j++) weights.values[row * weights.stride + j]! *= scales[j]!;
-  }
-}
-
-/** Two parts of one tensor, one below the other. */
-function stacked(a: QuantizedMatrix, b: QuantizedMatrix): QuantizedMatrix {
-  const join = <T extends Uint8Array | Float32Array>(x: T, y: T): T => {
-    const whole = new (x.constructor as new (length: number) => T)(x.length + y.length);
-    whole.set(x);
-    whole.set(y, x.length);
-    return whole;
-  };
-  return {
-    ...a,
-    rows: a.rows + b.rows,
-    codes: join(a.codes, b.codes),
-    scales: join(a.scales, b.scales),
-    zeros: join(a.zeros, b.zeros),
-  };
 }
