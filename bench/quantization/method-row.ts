@@ -1,6 +1,6 @@
 /**
  * One row of the table of methods, in a process of its own so that its peak memory is its own: rounds a model's linears by a method and compares
- * the result, in f32, with the model as it was. Takes a `MethodJob` on stdin, prints a `MethodRow`.
+ * the result, in f32, with the model as it was. Takes a `MethodJob` on stdin, prints a `MethodRow`; for a `SensitivityJob`, a `SensitivityRow`.
  */
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -20,7 +20,7 @@ import {
 import { decodeCodebook, encodeCodebook } from '../../src/tensor/codebook.ts';
 import { DTYPES } from '../../src/tensor/dtype.ts';
 import { type EvalSet, evalWindows } from '../quality/eval-windows.ts';
-import { roundToMixedBits } from './mixed-bits.ts';
+import { measureSensitivities, roundToMixedBits, type Sensitivities } from './mixed-bits.ts';
 
 export interface MethodJob {
   readonly modelPath: string;
@@ -31,6 +31,21 @@ export interface MethodJob {
   readonly scheme: GroupScheme;
   readonly calibrationTokens: number;
   readonly threads: number;
+  /** Of `mixed`. */
+  readonly sensitivity?: SensitivityRow;
+}
+
+interface Cost {
+  readonly seconds: number;
+  /** Of all threads. */
+  readonly cpuSeconds: number;
+  /** Largest resident set so far. */
+  readonly peakBytes: number;
+}
+
+/** Of a model, for all of its mixed rows. */
+export interface SensitivityRow extends Cost {
+  readonly value: Sensitivities;
 }
 
 export interface MethodRow {
@@ -41,6 +56,8 @@ export interface MethodRow {
   readonly quality: Quality;
   readonly reference: Quality;
   readonly quantizeSeconds: number;
+  /** Of all threads. */
+  readonly cpuSeconds: number;
   readonly threads: number;
   /** Largest resident set until the model was quantized. */
   readonly peakBytes: number;
@@ -54,6 +71,14 @@ const CALIBRATION = fileURLToPath(
 
 function peakBytes(): number {
   return 1024 * Number(/^VmHWM:\s+(\d+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]);
+}
+
+async function costOf<T>(work: () => T | Promise<T>): Promise<Cost & { readonly value: T }> {
+  const startMs = performance.now();
+  const value = await work();
+  const seconds = (performance.now() - startMs) / 1000;
+  const { user, system } = process.cpuUsage();
+  return { value, seconds, cpuSeconds: (user + system) / 1e6, peakBytes: peakBytes() };
 }
 
 interface RoundedLinear {
@@ -80,15 +105,17 @@ function roundToNf4(weights: F32Weights, blockSize: number): RoundedLinear[] {
   });
 }
 
+type JobModel = Pick<CalibratedOptions, 'weights' | 'config' | 'windows'> & { threads: number };
+
 async function roundedBy(
-  { method, scheme }: MethodJob,
-  model: Pick<CalibratedOptions, 'weights' | 'config' | 'windows'> & { threads: number },
+  { method, scheme, sensitivity }: MethodJob,
+  model: JobModel,
 ): Promise<RoundedLinear[]> {
   switch (method) {
     case 'nf4':
       return roundToNf4(model.weights, scheme.groupSize === 'row' ? NF4_BLOCK : scheme.groupSize);
     case 'mixed':
-      return asRounded(roundToMixedBits({ ...model, scheme }));
+      return asRounded(roundToMixedBits(model.weights, scheme, sensitivity!.value));
     default: {
       const { matrices } = await compressLinears({ ...model, method, schemeOf: () => scheme });
       return asRounded(matrices.values());
@@ -100,17 +127,10 @@ export async function measureMethod(job: MethodJob): Promise<MethodRow> {
   const { threads } = job;
   using model = new OpenedModel(job.modelPath);
   const { config, weights: source } = model.description;
-  const ids = model.requireTokenizer().encode(readFileSync(CALIBRATION, 'utf8'));
-  const numWindows = Math.max(1, Math.floor(job.calibrationTokens / WINDOW));
-  if (ids.length < numWindows * WINDOW) throw new Error(`the text has ${ids.length} tokens only`);
-  const windows = Array.from({ length: numWindows }, (_, i) =>
-    ids.slice(i * WINDOW, (i + 1) * WINDOW),
-  );
-  const weights = new F32Weights(source);
-  const startMs = performance.now();
-  const linears = await roundedBy(job, { weights, config, windows, threads });
-  const quantizeSeconds = (performance.now() - startMs) / 1000;
-  const peak = peakBytes();
+  const jobModel = jobModelOf(job, model);
+  const { weights } = jobModel;
+  const { value: linears, ...cost } = await costOf(() => roundedBy(job, jobModel));
+  const search = job.sensitivity ?? { seconds: 0, cpuSeconds: 0, peakBytes: 0 };
   const linearElements = linears.reduce((sum, linear) => sum + linear.elements, 0);
   const linearBits = linears.reduce((sum, linear) => sum + linear.elements * linear.bits, 0);
   let elements = 0;
@@ -130,13 +150,37 @@ export async function measureMethod(job: MethodJob): Promise<MethodRow> {
     sizeBytes: linearBits / 8 + 2 * (elements - linearElements),
     quality: quality.model,
     reference: quality.reference,
-    quantizeSeconds,
+    quantizeSeconds: search.seconds + cost.seconds,
+    cpuSeconds: search.cpuSeconds + cost.cpuSeconds,
     threads,
-    peakBytes: peak,
+    peakBytes: Math.max(search.peakBytes, cost.peakBytes),
   };
 }
 
+function jobModelOf(
+  { calibrationTokens, threads }: Pick<MethodJob, 'calibrationTokens' | 'threads'>,
+  model: OpenedModel,
+): JobModel {
+  const { config, weights } = model.description;
+  const ids = model.requireTokenizer().encode(readFileSync(CALIBRATION, 'utf8'));
+  const numWindows = Math.max(1, Math.floor(calibrationTokens / WINDOW));
+  if (ids.length < numWindows * WINDOW) throw new Error(`the text has ${ids.length} tokens only`);
+  const windows = Array.from({ length: numWindows }, (_, i) =>
+    ids.slice(i * WINDOW, (i + 1) * WINDOW),
+  );
+  return { weights: new F32Weights(weights), config, windows, threads };
+}
+
+export type SensitivityJob = Pick<MethodJob, 'modelPath' | 'calibrationTokens' | 'threads'>;
+
+async function measureSensitivity(job: SensitivityJob): Promise<SensitivityRow> {
+  using model = new OpenedModel(job.modelPath);
+  return await costOf(() => measureSensitivities(jobModelOf(job, model)));
+}
+
 if (import.meta.main) {
-  const job = JSON.parse(readFileSync(0, 'utf8')) as MethodJob;
-  console.log(JSON.stringify(await measureMethod(job)));
+  const job = JSON.parse(readFileSync(0, 'utf8')) as MethodJob | SensitivityJob;
+  console.log(
+    JSON.stringify('method' in job ? await measureMethod(job) : await measureSensitivity(job)),
+  );
 }

@@ -4,7 +4,7 @@ import type { GroupScheme } from '../../src/compress/group-quantizer.ts';
 import { lastJson, runChild } from '../lib/child.ts';
 import { markdownTable, percent, significant } from '../lib/table.ts';
 import type { EvalSet } from '../quality/eval-windows.ts';
-import type { MethodJob, MethodRow } from './method-row.ts';
+import type { MethodJob, MethodRow, SensitivityJob, SensitivityRow } from './method-row.ts';
 import type { RowStore } from './row-store.ts';
 
 export interface MethodsPlan {
@@ -64,12 +64,11 @@ function methodCases(): MethodCase[] {
 }
 
 export async function measureMethods(plan: MethodsPlan, store: RowStore): Promise<MeasuredCase[]> {
-  const script = fileURLToPath(new URL('./method-row.ts', import.meta.url));
+  const { calibrationTokens, evalWindows, threads } = plan;
   const measured: MeasuredCase[] = [];
   for (const { set, path } of plan.models) {
     for (const each of methodCases()) {
       const { method, scheme } = each;
-      const { calibrationTokens, evalWindows, threads } = plan;
       const settings = {
         ...{ evalSet: set, evalWindows, method, scheme },
         calibrationTokens: calibrationTokensOf(method, calibrationTokens),
@@ -78,16 +77,35 @@ export async function measureMethods(plan: MethodsPlan, store: RowStore): Promis
       const title = `${set}: ${each.name}, ${shownScheme(scheme)}`;
       if (!plan.only.test(title) && store.get(key) === undefined) continue;
       const row = await store.ensure(key, async () => {
-        console.error(title);
-        const job: MethodJob = { ...settings, modelPath: path, threads };
-        const args = ['--disable-warning=ExperimentalWarning', script];
-        const options = { input: JSON.stringify(job), timeoutMs: 4 * 3_600_000 };
-        return lastJson(await runChild(process.execPath, args, options)) as MethodRow;
+        const job = { ...settings, modelPath: path, threads };
+        if (method !== 'mixed') return await runJob<MethodRow>(title, job);
+        const sensitivity = await sensitivityOf({ set, path }, threads, store);
+        return await runJob<MethodRow>(title, { ...job, sensitivity });
       });
       measured.push({ ...each, model: set, row });
     }
   }
   return measured;
+}
+
+/** In a process of its own. */
+async function runJob<Row>(title: string, job: MethodJob | SensitivityJob): Promise<Row> {
+  console.error(title);
+  const script = fileURLToPath(new URL('./method-row.ts', import.meta.url));
+  const args = ['--disable-warning=ExperimentalWarning', script];
+  const options = { input: JSON.stringify(job), timeoutMs: 4 * 3_600_000 };
+  return lastJson(await runChild(process.execPath, args, options)) as Row;
+}
+
+async function sensitivityOf(
+  { set, path }: MethodsPlan['models'][number],
+  threads: number,
+  store: RowStore,
+): Promise<SensitivityRow> {
+  const job = { modelPath: path, calibrationTokens: MIXED_TOKENS, threads };
+  return await store.ensure(`sensitivity ${set}, ${MIXED_TOKENS} tokens`, () =>
+    runJob<SensitivityRow>(`${set}: sensitivity of each tensor`, job),
+  );
 }
 
 /** A search compares predictions on one window. */
@@ -124,7 +142,7 @@ export function formatMethods(all: readonly MeasuredCase[], calibrationTokens: n
       const table = markdownTable(
         [
           ...['weights', 'method', 'bits/weight', 'size', 'perplexity', 'NLL', 'mean KLD'],
-          ...["RTN's KLD closed", 'same first token', 'time', 'threads', 'peak memory'],
+          ...["RTN's KLD closed", 'same first token', 'time', 'CPU time', 'threads', 'peak memory'],
         ],
         cases.map((each) => {
           const { row, scheme, name } = each;
@@ -135,7 +153,8 @@ export function formatMethods(all: readonly MeasuredCase[], calibrationTokens: n
             ...[row.quality.nll.toFixed(4), significant(row.quality.meanKld)],
             closed === null ? '–' : `${(100 * closed).toFixed(0)}%`,
             `${(100 * row.quality.sameTop).toFixed(1)}%`,
-            ...[`${significant(row.quantizeSeconds)} s`, String(row.threads)],
+            ...[`${significant(row.quantizeSeconds)} s`, `${significant(row.cpuSeconds)} s`],
+            String(row.threads),
             `${(row.peakBytes / 1e6).toFixed(0)} MB`,
           ];
         }),

@@ -1,6 +1,6 @@
 /**
- * Rounding to nearest with bits per tensor, at the size of the same bits for all: how much each tensor's rounding changes the predictions is measured at those
- * bits, one tensor at a time, and follows for other bits from the rounding errors.
+ * Rounding to nearest with bits per tensor, at the size of the same bits for all. How much the predictions change for a tensor's rounding error is measured
+ * once for a model, one tensor at a time, with SENSITIVITY_SCHEME; what other bits and groups cost follows from their rounding errors.
  */
 import { allocateBits, type Choice } from '../../src/compress/bit-allocation.ts';
 import type { F32Weights } from '../../src/compress/f32-weights.ts';
@@ -17,50 +17,72 @@ import type { ModelConfig } from '../../src/models/model-config.ts';
 
 /** Bits that a tensor may get. */
 const BITS = [2, 3, 4, 5, 6, 8] as const;
+const SENSITIVITY_SCHEME: GroupScheme = {
+  ...{ bits: 4, groupSize: 64, symmetry: 'asymmetric', searchesRange: false },
+};
 
-export interface MixOptions {
+/** Divergence of the predictions for a squared error of 1, by tensor. */
+export type Sensitivities = Readonly<Record<string, number>>;
+
+export interface SensitivityOptions {
   readonly weights: F32Weights;
   readonly config: ModelConfig;
-  readonly scheme: GroupScheme;
   /** Texts that predictions are compared on. */
   readonly windows: readonly (readonly number[])[];
   readonly threads: number;
 }
 
-/** Puts the rounded values in their places. @returns the rounded tensors */
-export function roundToMixedBits({ weights, scheme, ...rest }: MixOptions): QuantizedMatrix[] {
-  const names = [...weights.tensors.keys()].filter((name) => /_proj\.weight$/.test(name));
-  const rounded = (name: string, values: Float32Array, bits: number): QuantizedMatrix => {
-    const { rows, columns } = matrixShape(weights, name);
-    return quantizeToNearest(values, rows, columns, { ...scheme, bits }, { tensor: name });
-  };
-  const bytesOf = (matrix: QuantizedMatrix): number =>
-    (matrix.rows * matrix.columns * bitsPerWeight(matrix)) / 8;
-  let budget = 0;
-  const units: { name: string; choices: Choice<number>[] }[] = [];
-  {
-    using probe = new TensorProbe({ weights, ...rest });
-    for (const name of names) {
+export function measureSensitivities(options: SensitivityOptions): Sensitivities {
+  const { weights } = options;
+  using probe = new TensorProbe(options);
+  const linears = linearsOf(weights).sort((a, b) => probe.firstUse(a)! - probe.firstUse(b)!);
+  return Object.fromEntries(
+    linears.map((name) => {
       const values = weights.readF32(name);
-      let divergence = 0;
-      const choices = BITS.map((bits): Choice<number> => {
-        const matrix = rounded(name, values, bits);
-        const nearest = dequantize(matrix);
-        if (bits === scheme.bits) divergence = probe.divergence(name, nearest);
-        const loss = nearest.reduce((sum, v, i) => sum + (v - values[i]!) ** 2, 0);
-        return { dtype: bits, bytes: bytesOf(matrix), loss };
-      });
-      const uniform = choices.find(({ dtype }) => dtype === scheme.bits)!;
-      budget += uniform.bytes;
-      const perError = divergence / uniform.loss;
-      units.push({
-        name,
-        choices: choices.map((choice) => ({ ...choice, loss: perError * choice.loss })),
-      });
-    }
-  }
+      const nearest = dequantize(rounded(weights, name, values, SENSITIVITY_SCHEME));
+      return [name, probe.divergence(name, nearest) / squaredError(nearest, values)];
+    }),
+  );
+}
+
+function linearsOf(weights: F32Weights): string[] {
+  return [...weights.tensors.keys()].filter((name) => /_proj\.weight$/.test(name));
+}
+
+function rounded(
+  weights: F32Weights,
+  name: string,
+  values: Float32Array,
+  scheme: GroupScheme,
+): QuantizedMatrix {
+  const { rows, columns } = matrixShape(weights, name);
+  return quantizeToNearest(values, rows, columns, scheme, { tensor: name });
+}
+
+function squaredError(a: Float32Array, b: Float32Array): number {
+  return a.reduce((sum, value, i) => sum + (value - b[i]!) ** 2, 0);
+}
+
+/** Puts the rounded values in their places. @returns the rounded tensors */
+export function roundToMixedBits(
+  weights: F32Weights,
+  scheme: GroupScheme,
+  sensitivities: Sensitivities,
+): QuantizedMatrix[] {
+  let budget = 0;
+  const units = linearsOf(weights).map((name) => {
+    const values = weights.readF32(name);
+    const choices = BITS.map((bits): Choice<number> => {
+      const matrix = rounded(weights, name, values, { ...scheme, bits });
+      const bytes = (matrix.rows * matrix.columns * bitsPerWeight(matrix)) / 8;
+      if (bits === scheme.bits) budget += bytes;
+      const loss = sensitivities[name]! * squaredError(dequantize(matrix), values);
+      return { dtype: bits, bytes, loss };
+    });
+    return { name, choices };
+  });
   return [...allocateBits(units, budget)].map(([name, { dtype: bits }]) => {
-    const matrix = rounded(name, weights.readF32(name), bits);
+    const matrix = rounded(weights, name, weights.readF32(name), { ...scheme, bits });
     weights.replace(name, dequantize(matrix));
     return matrix;
   });
