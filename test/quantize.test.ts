@@ -122,6 +122,40 @@ describe('hasten quantize without calibration', () => {
     });
   }
 
+  it('rounds to nearest without a text, so that a model without a tokenizer will do', async () => {
+    const model = path.join(REPOSITORY, 'test/fixtures/tiny/llama-bf16');
+    const output = path.join(folder, 'nearest');
+    const { code, stderr } = await runHasten([
+      ...['quantize', model, '--to', 'gptq', '--method', 'rtn', '--group-size', '32'],
+      ...['-o', output, '--offline'],
+    ]);
+    assert.equal(code, 0, stderr);
+    const config = JSON.parse(readFileSync(path.join(output, 'config.json'), 'utf8'));
+    assert.equal(config.quantization_config.quant_method, 'gptq');
+  });
+
+  it('smooths by the strength that is asked for', async () => {
+    const smoothed = async (strength: string): Promise<Buffer> => {
+      const output = path.join(folder, `smoothed-${strength}`);
+      const { code, stderr } = await runHasten([
+        ...['quantize', MODEL, '--to', 'w8a8', '--method', 'smoothquant', '--offline'],
+        ...(strength === '' ? [] : ['--smoothing-strength', strength]),
+        ...['--tokens', '256', '--window', '128', '-o', output],
+      ]);
+      assert.equal(code, 0, stderr);
+      return readFileSync(path.join(output, 'model.safetensors'));
+    };
+    const half = await smoothed('');
+    assert.ok(half.equals(await smoothed('0.5')));
+    assert.ok(!half.equals(await smoothed('0.8')));
+    const { code, stderr } = await runHasten([
+      ...['quantize', MODEL, '--to', 'w8a8', '--method', 'smoothquant'],
+      ...['--smoothing-strength', '2', '-o', path.join(folder, 'never')],
+    ]);
+    assert.match(stderr, /Expected a number from 0 to 1/);
+    assert.equal(code, 2);
+  });
+
   it('removes what a killed run left of a folder', async () => {
     const left = path.join(folder, '.tidied.999999999-0123456789abcdef.tmp');
     mkdirSync(left);

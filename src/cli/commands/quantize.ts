@@ -80,6 +80,12 @@ export function define(command: Command): void {
         'smoothquant',
       ]),
     )
+    .option(
+      '--smoothing-strength <x>',
+      'how much smoothquant moves, 0 (nothing) to 1',
+      parseNumber(0, 1),
+      0.5,
+    )
     .option('--bits <n>', 'bits of a code', parseInteger(2), 4)
     .option('--group-size <n>', 'inputs that share a scale, or row', parseGroupSize, 128)
     .addOption(
@@ -368,9 +374,10 @@ async function calibrate(
       `--to ${layout} is for models that are Hugging Face folders; ${spec} is a GGUF file`,
     );
   }
-  const windows = await calibrationWindowsOf(model, flags);
   const output = resolve(flags.output);
   if (existsSync(output)) throw new UsageError(`--output ${flags.output}: is there already`);
+  // Nothing is run to round to nearest, so that any one token will do.
+  const windows = method === 'rtn' ? [[0]] : await calibrationWindowsOf(model, flags);
   const scheme = { bits, groupSize, symmetry, searchesRange: method !== 'awq' };
   const files = source.files.map((file) => [file, statSync(file).size, statSync(file).mtimeMs]);
   const fingerprint = fingerprintOf({ files, windows, method, scheme, alignment: ALIGNMENT });
