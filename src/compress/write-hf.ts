@@ -14,6 +14,7 @@ import { openWeights } from '../weights/weight-source.ts';
 import type { CompressedModel } from './calibrated.ts';
 import { CompressError } from './errors.ts';
 import type { QuantizedMatrix } from './group-quantizer.ts';
+import { parseKeepingNumbers } from './json-numbers.ts';
 
 export const HF_LAYOUTS = ['gptq', 'awq', 'compressed-tensors'] as const;
 export type HfLayout = (typeof HF_LAYOUTS)[number];
@@ -88,7 +89,7 @@ export async function writeHfFolder(
       tensors,
       metadata: { format: 'pt' },
     });
-    const config = JSON.parse(readFileSync(configFile, 'utf8')) as Record<string, unknown>;
+    const config = parseKeepingNumbers(readFileSync(configFile, 'utf8')) as Record<string, unknown>;
     config.quantization_config = quantization();
     writeFileSync(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
     for (const name of readdirSync(modelFolder)) {

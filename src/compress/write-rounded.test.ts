@@ -92,7 +92,11 @@ describe('folders that are rounded to nearest', () => {
         [layout, 64, 'bfloat16', [rows, columns]],
       );
       assert.deepEqual(raw.readRows(LINEAR), encodeCodebook(original, layout).packed);
-      const config = JSON.parse(readFileSync(join(out, 'config.json'), 'utf8'));
+      const configText = readFileSync(join(out, 'config.json'), 'utf8');
+      // transformers refuses whole numbers where floats belong.
+      assert.match(configText, /"llm_int8_threshold": 6\.0/);
+      assert.match(configText, /"rope_theta": 10000\.0/);
+      const config = JSON.parse(configText);
       assert.equal(config.quantization_config.bnb_4bit_quant_type, layout);
       assert.equal(config.quantization_config.load_in_4bit, true);
 

@@ -12,6 +12,7 @@ import { type CodebookName, codebookOf, encodeCodebook } from '../tensor/codeboo
 import type { WeightSource, WeightTensor } from '../weights/contract.ts';
 import type { TensorToWrite } from '../weights/tensor-data.ts';
 import { roundHalfEven } from './group-quantizer.ts';
+import { jsonFloat } from './json-numbers.ts';
 import { readMatrix } from './matrix-rows.ts';
 import { dynamicMap, roundNested } from './nested-scales.ts';
 import { writeHfFolder } from './write-hf.ts';
@@ -208,7 +209,7 @@ const TORCH_DTYPES: Readonly<Record<string, string>> = { f16: 'float16', bf16: '
 
 const bitsandbytes = (is4bit: boolean, type: CodebookName) => ({
   ...{ quant_method: 'bitsandbytes', _load_in_4bit: is4bit, _load_in_8bit: !is4bit },
-  ...{ load_in_4bit: is4bit, load_in_8bit: !is4bit, llm_int8_threshold: 6.0 },
+  ...{ load_in_4bit: is4bit, load_in_8bit: !is4bit, llm_int8_threshold: jsonFloat(6) },
   ...{ bnb_4bit_quant_type: type, bnb_4bit_use_double_quant: is4bit },
   ...{ bnb_4bit_compute_dtype: 'bfloat16', bnb_4bit_quant_storage: 'uint8' },
   ...{ llm_int8_skip_modules: null, llm_int8_has_fp16_weight: false },
