@@ -41,7 +41,7 @@ export function alignToExact(
   const product = { a: weights, b: packed, m: rows, n, k: n, out: changes };
   if (rows > n) {
     using map = math.matrix(n, n);
-    map.values.set(drift.values);
+    map.values.set(drift.values.subarray(0, map.values.length));
     multiplyByInverse(math, map, u);
     packTransposed(packed, 0, map, whole);
     math.multiply(product);

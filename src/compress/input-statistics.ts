@@ -2,7 +2,8 @@
  * What a linear's inputs look like over the calibration text: their second moments and mean magnitudes, and how they go with the inputs that the
  * linear has in the model before compression.
  */
-import { type Matrix, type MatrixMath, type PackedMatrix, packRows } from './matrix-math.ts';
+import { ROW_GROUP } from '../kernels/packed-format.ts';
+import { type Matrix, type MatrixMath, type PackedMatrix, paddedColumns } from './matrix-math.ts';
 
 /**
  * A token counts as at most so many median tokens of its window, by |x|². Where attention parks itself (the first token of a text, mostly) inputs of o_proj and
@@ -11,7 +12,7 @@ import { type Matrix, type MatrixMath, type PackedMatrix, packRows } from './mat
 const MOST_MEDIANS = 4;
 
 /** Rows of sums that are made in one product: their left factor stays in the cache, and little is wasted below the diagonal of the moments. */
-const ROWS_AT_ONCE = 256;
+const ROWS_AT_ONCE = 128;
 
 /** What a linear's inputs are in the model before compression. */
 export interface ExactInputs {
@@ -29,11 +30,11 @@ export interface Drift {
   readonly moments: Matrix;
 }
 
-/** A window's inputs as both factors of a product. */
+/** Of a window, [width, numTokens] each. */
 interface Scratch {
-  /** f32 [width, numTokens] */
-  readonly transposed: Matrix;
-  readonly packed: PackedMatrix;
+  readonly inputs: PackedMatrix;
+  /** How far they are from the exact ones. */
+  readonly changes: PackedMatrix | null;
 }
 
 export class InputStatistics implements Disposable {
@@ -56,9 +57,14 @@ export class InputStatistics implements Disposable {
   constructor(math: MatrixMath, width: number) {
     this.#math = math;
     this.width = width;
-    this.#moments = math.matrix(width, width);
-    this.#next = math.matrix(width, width);
+    this.#moments = this.#square();
+    this.#next = this.#square();
     this.#magnitudes = new Float64Array(width);
+  }
+
+  /** [width, width]; products are written in groups of rows. */
+  #square(): Matrix {
+    return this.#math.matrix(paddedColumns(this.width), this.width);
   }
 
   get numTokens(): number {
@@ -77,27 +83,27 @@ export class InputStatistics implements Disposable {
   ): void {
     const { width } = this;
     if (exact === null && this.#drift !== null) this.#keepEarlyMoments();
-    const { transposed, packed } = this.#scratchFor(numTokens);
+    const { inputs: packed, changes } = this.#scratchFor(numTokens, exact !== null);
     const weights = tokenWeights(inputs, stride, numTokens, width);
-    const { values } = transposed;
-    forTiles(numTokens, width, (t0, t1, j) => {
-      let magnitude = 0;
-      for (let t = t0, at = j * transposed.stride + t0; t < t1; t++, at++) {
-        values[at] = weights[t]! * inputs[t * stride + j]!;
-        magnitude += Math.abs(values[at]!);
+    const magnitudes = this.#magnitudes;
+    forRuns(packed, width, numTokens, (t, column, count, at) => {
+      const weight = weights[t]!;
+      const from = t * stride + column;
+      for (let i = 0; i < count; i++) {
+        const value = weight * inputs[from + i]!;
+        packed.values[at + i] = value;
+        magnitudes[column + i]! += Math.abs(value);
       }
-      this.#magnitudes[j]! += magnitude;
     });
-    packRows(packed, transposed, { row: 0, column: 0, rows: width, count: numTokens });
     for (let row = 0; row < width; row += ROWS_AT_ONCE) {
-      this.#math.multiply({
-        ...{ a: transposed, aRow: row, b: packed, bRow: row },
+      this.#math.multiplyPacked({
+        ...{ a: packed, aRow: row, b: packed, bRow: row, isUpper: true },
         ...{ m: Math.min(ROWS_AT_ONCE, width - row), n: width - row, k: numTokens },
         ...{ out: this.#next, outRow: row, outColumn: row, residual: this.#moments },
       });
     }
     [this.#moments, this.#next] = [this.#next, this.#moments];
-    if (exact !== null) this.#addDrift(exact, stride, weights);
+    if (exact !== null) this.#addDrift(exact, stride, weights, packed, changes!);
     this.#numTokens += numTokens;
     this.#isFinished = false;
   }
@@ -105,45 +111,48 @@ export class InputStatistics implements Disposable {
   #keepEarlyMoments(): void {
     if (this.#earlyMoments !== null) return;
     const moments = this.moments();
-    this.#earlyMoments = this.#math.matrix(this.width, this.width);
+    this.#earlyMoments = this.#square();
     this.#earlyMoments.values.set(moments.values);
   }
 
   /** Kept from window to window: fresh memory costs more than what is done in it. */
-  #scratchFor(numTokens: number): Scratch {
-    if (this.#scratch?.transposed.columns === numTokens) return this.#scratch;
-    this.#disposeScratch();
-    this.#scratch = {
-      transposed: this.#math.matrix(this.width, numTokens),
-      packed: this.#math.packed(this.width, numTokens),
-    };
+  #scratchFor(numTokens: number, needsChanges: boolean): Scratch {
+    if (this.#scratch?.inputs.capacity !== numTokens) this.#disposeScratch();
+    const make = (): PackedMatrix => this.#math.packed(this.width, numTokens);
+    const { inputs = make(), changes = null } = this.#scratch ?? {};
+    this.#scratch = { inputs, changes: changes ?? (needsChanges ? make() : null) };
     return this.#scratch;
   }
 
   #disposeScratch(): void {
-    if (this.#scratch === null) return;
-    const { transposed, packed } = this.#scratch;
-    for (const each of [transposed, packed]) each[Symbol.dispose]();
+    this.#scratch?.inputs[Symbol.dispose]();
+    this.#scratch?.changes?.[Symbol.dispose]();
     this.#scratch = null;
   }
 
-  /** The inputs stand in the scratch, and change there into how far they are from the exact ones. */
-  #addDrift({ inputs, scales }: ExactInputs, stride: number, weights: Float64Array): void {
+  #addDrift(
+    { inputs, scales }: ExactInputs,
+    stride: number,
+    weights: Float64Array,
+    packed: PackedMatrix,
+    changes: PackedMatrix,
+  ): void {
     const { width } = this;
     const numTokens = weights.length;
-    const { transposed, packed } = this.#scratchFor(numTokens);
-    const { values } = transposed;
-    forTiles(numTokens, width, (t0, t1, j) => {
-      const factor = 1 / (scales?.[j] ?? 1);
-      for (let t = t0, at = j * transposed.stride + t0; t < t1; t++, at++) {
-        values[at] = weights[t]! * factor * inputs[t * stride + j]! - values[at]!;
+    const factors = Float64Array.from({ length: width }, (_, j) => 1 / (scales?.[j] ?? 1));
+    forRuns(changes, width, numTokens, (t, column, count, at) => {
+      const weight = weights[t]!;
+      const from = t * stride + column;
+      for (let i = 0; i < count; i++) {
+        const exact = weight * factors[column + i]! * inputs[from + i]!;
+        changes.values[at + i] = exact - packed.values[at + i]!;
       }
     });
-    this.#drift ??= this.#math.matrix(width, width);
-    this.#nextDrift ??= this.#math.matrix(width, width);
+    this.#drift ??= this.#square();
+    this.#nextDrift ??= this.#square();
     for (let row = 0; row < width; row += ROWS_AT_ONCE) {
-      this.#math.multiply({
-        ...{ a: transposed, aRow: row, b: packed, n: width, k: numTokens },
+      this.#math.multiplyPacked({
+        ...{ a: changes, aRow: row, b: packed, n: width, k: numTokens },
         ...{ m: Math.min(ROWS_AT_ONCE, width - row), outRow: row },
         ...{ out: this.#nextDrift, residual: this.#drift },
       });
@@ -221,15 +230,19 @@ function tokenWeights(
   return energies.map((energy) => (energy > most ? Math.sqrt(most / energy) : 1));
 }
 
-/** Calls `visit` with some tokens of a column at a time, such that rows and columns of inputs stay in the cache. */
-function forTiles(
-  numTokens: number,
+/** Calls `visit` with up to 16 neighbouring inputs of a token and the place of the first in `packed`, a few tokens at a time: both sides are read and written in runs. */
+function forRuns(
+  { capacity }: PackedMatrix,
   width: number,
-  visit: (tokenStart: number, tokenEnd: number, column: number) => void,
+  numTokens: number,
+  visit: (token: number, column: number, count: number, at: number) => void,
 ): void {
   const tile = 32;
   for (let t0 = 0; t0 < numTokens; t0 += tile) {
     const t1 = Math.min(numTokens, t0 + tile);
-    for (let j = 0; j < width; j++) visit(t0, t1, j);
+    for (let column = 0; column < width; column += ROW_GROUP) {
+      const count = Math.min(ROW_GROUP, width - column);
+      for (let t = t0; t < t1; t++) visit(t, column, count, column * capacity + t * ROW_GROUP);
+    }
   }
 }

@@ -52,6 +52,44 @@ for (const isReference of [false, true]) {
       }
     });
 
+    it('multiplies packed matrices, whole and above the diagonal', () => {
+      using math = new MatrixMath(2, isReference);
+      for (const [m, n, k, isUpper] of [
+        [1, 1, 1, false],
+        [40, 33, 5, false],
+        [70, 96, 300, false],
+        [96, 96, 131, true],
+        [33, 130, 128, true],
+      ] as const) {
+        const rows = 32 + Math.max(paddedColumns(m), paddedColumns(n));
+        using whole = math.matrix(rows, k + 3);
+        using packed = math.packed(rows, k + 3);
+        using out = math.matrix(rows, rows);
+        using residual = math.matrix(rows, rows);
+        for (const each of [whole, residual]) fill(each);
+        packRows(packed, whole, { row: 0, column: 0, rows, count: k + 3 });
+        math.multiplyPacked({
+          ...{ a: packed, aRow: 32, b: packed, bRow: 32, m, n, k, isUpper },
+          ...{ out, outRow: 2, outColumn: 32, residual },
+        });
+        for (let i = 0; i < m; i++) {
+          for (let j = isUpper ? i : 0; j < n; j++) {
+            let sum = residual.values[(2 + i) * residual.stride + 32 + j]!;
+            for (let t = 0; t < k; t++) {
+              const [a, b] = [(32 + i) * whole.stride + t, (32 + j) * whole.stride + t];
+              sum += whole.values[a]! * whole.values[b]!;
+            }
+            const seen = out.values[(2 + i) * out.stride + 32 + j]!;
+            assert.ok(Math.abs(seen - sum) < 1e-4, `${m} ${n} ${k}: [${i}, ${j}] ${seen} ${sum}`);
+          }
+        }
+        const below = out.values.subarray((2 + paddedColumns(m)) * out.stride);
+        assert.ok(below.every((value) => value === 0));
+        const room = { out, residual: out };
+        assert.throws(() => math.multiplyPacked({ a: packed, b: packed, m, n, k, ...room }));
+      }
+    });
+
     it('adds to its own output', () => {
       using math = new MatrixMath(2, isReference);
       using a = math.matrix(50, 128);

@@ -5,6 +5,11 @@
 import { kernelProgram } from '../compiler/kernel-spec.ts';
 import { matmulBlockInputs, matmulTile } from '../kernels/matmul.ts';
 import { floatFormat, ROW_GROUP } from '../kernels/packed-format.ts';
+import {
+  PACKED_BLOCK_INPUTS,
+  packedProductKernel,
+  packedProductUnit,
+} from '../kernels/packed-product.ts';
 import { InternalError } from '../platform/errors.ts';
 import { allocate, f32, type NativeRegion, u32, u64 } from '../platform/native-memory.ts';
 import { cpuTopology } from '../platform/topology.ts';
@@ -65,6 +70,27 @@ export interface Product {
   readonly residual?: Matrix;
 }
 
+/** One product of packed matrices, which are not transposed for it: out[m][n] = sum over k of a[m][k] * b[n][k] + residual[m][n]. */
+export interface PackedProduct {
+  readonly a: PackedMatrix;
+  /** First rows, multiples of 32; defaults 0. */
+  readonly aRow?: number;
+  readonly b: PackedMatrix;
+  readonly bRow?: number;
+  /** Taken up to the next multiple of 16: `out` must have rows for it. */
+  readonly m: number;
+  /** Taken up to the next multiple of 32: `out` must have columns for it. */
+  readonly n: number;
+  readonly k: number;
+  readonly out: Matrix;
+  readonly outRow?: number;
+  readonly outColumn?: number;
+  /** Added; at the same place as `out`, but never `out` itself. */
+  readonly residual: Matrix;
+  /** True where only what is on and above the diagonal of this product is wanted; some of what is below is made all the same. */
+  readonly isUpper?: boolean;
+}
+
 /** Largest k for which a product may be added to its own output. */
 export const IN_PLACE_INPUTS = 128;
 
@@ -76,6 +102,7 @@ export class MatrixMath implements Disposable {
   readonly #params: readonly (readonly string[])[] = [];
   readonly #addresses: readonly bigint[] = [];
   readonly #unitRows: number = ROW_GROUP;
+  readonly #packedUnit: number = ROW_GROUP;
   readonly #numThreads: number;
 
   /** @param threads null for as many as there are cores */
@@ -86,16 +113,13 @@ export class MatrixMath implements Disposable {
     if (target.kind !== 'x64') return;
     const machine = machineOf(target.isa);
     this.#unitRows = matmulTile(machine, { format: FORMAT, activation: 'f32' }).unitRows;
-    const programs = [false, true].map((residual) => {
-      const shape = {
-        format: FORMAT,
-        activation: 'f32',
-        bias: false,
-        residual,
-        prefetch: false,
-      } as const;
-      return kernelProgram({ family: 'matmul', shape }, machine);
-    });
+    this.#packedUnit = packedProductUnit(machine);
+    const shape = { format: FORMAT, activation: 'f32', bias: false, prefetch: false } as const;
+    const programs = [
+      kernelProgram({ family: 'matmul', shape: { ...shape, residual: false } }, machine),
+      kernelProgram({ family: 'matmul', shape: { ...shape, residual: true } }, machine),
+      packedProductKernel(machine, { residual: true }),
+    ];
     const scratchBytes = Math.max(...programs.map((program) => program.scratchBytes));
     this.#team = new ThreadTeam(this.#numThreads, scratchBytes);
     this.#code = loadCode(programs.map((p, i) => ({ name: `m${i}`, code: lowerToX64(p) })));
@@ -147,33 +171,70 @@ export class MatrixMath implements Disposable {
   #multiplyNative(product: Product, width: number): void {
     const { a, aRow = 0, aColumn = 0, b, bRow = 0, m, k, out, outRow = 0, outColumn = 0 } = product;
     const { residual, bColumn = 0 } = product;
-    const which = residual === undefined ? 0 : 1;
     const numUnits = width / this.#unitRows;
-    const unitsPerChunk = Math.max(1, Math.ceil(numUnits / (this.#numThreads * 8)));
-    const at = (matrix: Matrix, row: number, column: number): bigint =>
-      matrix.address + BigInt(4 * (row * matrix.stride + column));
     const values: Record<string, bigint> = {
       weight: b.address + BigInt(4 * (bRow * b.capacity + bColumn * ROW_GROUP)),
       groupStride: BigInt(4 * ROW_GROUP * b.capacity),
-      numUnits: BigInt(numUnits),
-      unitsPerChunk: BigInt(unitsPerChunk),
       inputs: BigInt(k),
       blockInputs: BigInt(matmulBlockInputs('f32', FORMAT, k)),
-      x: at(a, aRow, aColumn),
+      x: addressOf(a, aRow, aColumn),
       xStride: BigInt(4 * a.stride),
-      out: at(out, outRow, outColumn),
+      out: addressOf(out, outRow, outColumn),
       outStride: BigInt(4 * out.stride),
       numRows: BigInt(m),
     };
     if (residual !== undefined) {
-      values.residual = at(residual, outRow, outColumn);
+      values.residual = addressOf(residual, outRow, outColumn);
       values.residualStride = BigInt(4 * residual.stride);
     }
+    this.#run(residual === undefined ? 0 : 1, numUnits, values);
+  }
+
+  multiplyPacked(product: PackedProduct): void {
+    const { a, b, m, n, k, out, residual, aRow = 0, bRow = 0, outRow = 0, outColumn = 0 } = product;
+    const numGroups = Math.ceil(m / ROW_GROUP);
+    const width = paddedColumns(n);
+    const fits = k >= 1 && k <= Math.min(a.capacity, b.capacity) && residual !== out;
+    const isAligned = aRow % COLUMN_PADDING === 0 && bRow % COLUMN_PADDING === 0;
+    const hasRoom = outRow + numGroups * ROW_GROUP <= out.rows && outColumn + width <= out.stride;
+    if (!fits || !isAligned || !hasRoom) {
+      throw new InternalError(`no room for a packed product of ${m} x ${n} over ${k}`);
+    }
+    if (!this.isNative) {
+      multiplyPackedPlainly(product, numGroups * ROW_GROUP, width);
+      return;
+    }
+    const addressOfRow = (matrix: PackedMatrix, row: number): bigint =>
+      matrix.address + BigInt(4 * row * matrix.capacity);
+    this.#run(2, width / this.#packedUnit, {
+      a: addressOfRow(a, aRow),
+      aGroupStride: BigInt(4 * ROW_GROUP * a.capacity),
+      b: addressOfRow(b, bRow),
+      bGroupStride: BigInt(4 * ROW_GROUP * b.capacity),
+      inputs: BigInt(k),
+      blockInputs: BigInt(Math.min(k, PACKED_BLOCK_INPUTS)),
+      numGroups: BigInt(numGroups),
+      groupsPerUnit: BigInt(product.isUpper ? this.#packedUnit / ROW_GROUP : numGroups),
+      out: addressOf(out, outRow, outColumn),
+      outStride: BigInt(4 * out.stride),
+      residual: addressOf(residual, outRow, outColumn),
+      residualStride: BigInt(4 * residual.stride),
+    });
+  }
+
+  /** A kernel on all threads, its work cut into chunks of units. */
+  #run(which: number, numUnits: number, params: Readonly<Record<string, bigint>>): void {
+    const unitsPerChunk = Math.max(1, Math.ceil(numUnits / (this.#numThreads * 8)));
+    const values: Record<string, bigint> = {
+      ...params,
+      numUnits: BigInt(numUnits),
+      unitsPerChunk: BigInt(unitsPerChunk),
+    };
     const { address } = this.#memory!;
     const table = u64(address + BigInt(COMMAND_BYTES), 32);
     for (const [i, name] of this.#params[which]!.entries()) {
       const value = values[name];
-      if (value === undefined) throw new InternalError(`matmul takes ${name}`);
+      if (value === undefined) throw new InternalError(`the kernel takes ${name}`);
       table[i] = value;
     }
     const quads = u64(address, COMMAND_BYTES / 8);
@@ -189,6 +250,10 @@ export class MatrixMath implements Disposable {
     this.#code?.dispose();
     this.#memory?.free();
   }
+}
+
+function addressOf(matrix: Matrix, row: number, column: number): bigint {
+  return matrix.address + BigInt(4 * (row * matrix.stride + column));
 }
 
 function multiplyPlainly(product: Product, width: number): void {
@@ -209,6 +274,28 @@ function multiplyPlainly(product: Product, width: number): void {
       out.values[outAt + j] = before + sum;
     }
   }
+}
+
+function multiplyPackedPlainly(product: PackedProduct, m: number, n: number): void {
+  const { a, aRow = 0, b, bRow = 0, k, out, outRow = 0, outColumn = 0, residual } = product;
+  for (let i = 0; i < m; i++) {
+    const aAt = packedAt(a, aRow + i);
+    const outAt = (outRow + i) * out.stride + outColumn;
+    const residualAt = (outRow + i) * residual.stride + outColumn;
+    for (let j = product.isUpper ? i : 0; j < n; j++) {
+      const bAt = packedAt(b, bRow + j);
+      let sum = 0;
+      for (let t = 0; t < k; t++) {
+        sum += a.values[aAt + t * ROW_GROUP]! * b.values[bAt + t * ROW_GROUP]!;
+      }
+      out.values[outAt + j] = residual.values[residualAt + j]! + sum;
+    }
+  }
+}
+
+/** Where the first column of a row stands; the next is `ROW_GROUP` behind. */
+function packedAt({ capacity }: PackedMatrix, row: number): number {
+  return Math.floor(row / ROW_GROUP) * ROW_GROUP * capacity + (row % ROW_GROUP);
 }
 
 /**
