@@ -40,7 +40,7 @@ const Q8_MODELS = [
 ];
 
 /** Passes that decide what is computed, not how: left on or off for all combinations of the others. */
-const CHANGES_ROUNDING: readonly PassName[] = ['insert-quantize'];
+const CHANGES_ROUNDING: readonly PassName[] = ['split-outliers', 'insert-quantize'];
 
 function* subsets(names: readonly PassName[]): Generator<readonly PassName[]> {
   for (let bits = 0; bits < 2 ** names.length; bits++) {

@@ -168,6 +168,25 @@ describe('hasten quantize without calibration', () => {
   });
 });
 
+describe('hasten quantize --method llm-int8', () => {
+  const text = ['--tokens', '256', '--window', '128', '--threads', '1', '--offline'];
+  const quantize = (output: string, ...more: string[]) =>
+    runHasten(['quantize', MODEL, '-o', path.join(folder, output), ...text, ...more]);
+
+  it('keeps outlier columns apart', async () => {
+    const threshold = ['--outlier-threshold', '1', '--outlier-share', '0.1'];
+    const split = await quantize('split', '--to', 'int8', '--method', 'llm-int8', ...threshold);
+    assert.equal(split.code, 0, split.stderr);
+    assert.ok(existsSync(path.join(folder, 'split', 'outliers.safetensors')));
+  });
+
+  it('refuses a method that the layout has no place for', async () => {
+    const { code, stderr } = await quantize('never', '--to', 'w8a8', '--method', 'llm-int8');
+    assert.equal(code, 2);
+    assert.match(stderr, /--method llm-int8 is not for --to w8a8; accepted: rtn, smoothquant/);
+  });
+});
+
 /**
  * A file may have no more than 160 blocks of 512 bytes, enough for the code that is compiled and too few for weights: as a full disk, but
  * without a file system of its own.

@@ -22,6 +22,7 @@ import { ropeKvStoreKernel } from '../kernels/rope-kv-store.ts';
 import { sealKvKernel } from '../kernels/seal-kv.ts';
 import { selectRowsKernel } from '../kernels/select-rows.ts';
 import { sliceStatsKernel } from '../kernels/slice-stats.ts';
+import { splitOutliersKernel } from '../kernels/split-outliers.ts';
 
 /** Every kernel family that plans use, by name. */
 const FAMILIES = {
@@ -44,6 +45,7 @@ const FAMILIES = {
   selectRows: selectRowsKernel,
   sliceStats: sliceStatsKernel,
   softcap: softcapKernel,
+  splitOutliers: splitOutliersKernel,
 } as const;
 
 export type KernelFamily = keyof typeof FAMILIES;

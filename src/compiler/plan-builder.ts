@@ -153,12 +153,21 @@ export class PlanBuilder {
     this.#places.set(node.id, { ...place, offsetBytes: place.offsetBytes + offsetBytes });
   }
 
+  /** Outlier columns stand behind the q8 blocks of their row. */
+  placeOutliers(node: NodeWithOp<'outliers'>): void {
+    this.placeWithin(node, node.inputs[0]!, alignedRowBytes(node.inputs[0]!));
+  }
+
+  /** Where the command that makes a q8 value puts them. */
+  outliersBehind(node: NodeWithOp<'quantize'>): ParamSource {
+    const { buffer, offsetBytes } = this.#place(node);
+    return { kind: 'buffer', buffer, offsetBytes: offsetBytes + alignedRowBytes(node) };
+  }
+
   /** Memory of a node's result, written by the command that comes next. */
   result(node: GraphNode): void {
-    const width = widthOf(node);
-    const strideBytes =
-      node.type === 'q8' ? Math.ceil(q8RowBytes(width) / 64) * 64 : 4 * paddedRows(width);
-    const buffer = this.newBuffer(node.label, rowsOf(node), strideBytes);
+    const behind = node.op === 'quantize' ? 4 * paddedRows(node.attrs.outliers.length) : 0;
+    const buffer = this.newBuffer(node.label, rowsOf(node), alignedRowBytes(node) + behind);
     this.#places.set(node.id, { buffer, offsetBytes: 0 });
   }
 
@@ -175,6 +184,11 @@ export class PlanBuilder {
   /** A vector of weights as a param. */
   vectorWeight(node: GraphNode): ParamSource {
     return { kind: 'weight', weight: this.#image.vector(weightOf(node).attrs.ref) };
+  }
+
+  /** Indices of columns as a param. */
+  columns(columns: readonly number[]): ParamSource {
+    return { kind: 'weight', weight: this.#image.columns(columns) };
   }
 
   /** A matrix of weights: its index. */
@@ -247,6 +261,12 @@ export class PlanBuilder {
   rowChunks(rows: RowCount): ChunkRule {
     return { kind: 'rows', rows, rowsPerChunk: ROWS_PER_CHUNK, perGroup: 1 };
   }
+}
+
+/** Bytes of a row of a value, a multiple of 64. */
+function alignedRowBytes(node: GraphNode): number {
+  const width = widthOf(node);
+  return node.type === 'q8' ? Math.ceil(q8RowBytes(width) / 64) * 64 : 4 * paddedRows(width);
 }
 
 /** Columns of a value. */

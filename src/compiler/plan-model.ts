@@ -117,7 +117,11 @@ function planNode(plan: PlanBuilder, attention: AttentionPlanner, node: GraphNod
       }));
       return;
     case 'quantize':
-      planSegmented(plan, node, ['x'], (segment) => ({ family: 'quantize', shape: segment }));
+      if (node.attrs.outliers.length > 0) planSplitOutliers(plan, node);
+      else planSegmented(plan, node, ['x'], (shape) => ({ family: 'quantize', shape }));
+      return;
+    case 'outliers':
+      plan.placeOutliers(node);
       return;
     case 'selectRows':
       planSelectRows(plan, node);
@@ -213,6 +217,26 @@ function planSelectRows(plan: PlanBuilder, node: NodeWithOp<'selectRows'>): void
   const shape = { width: widthOf(node) };
   plan.command(node, 'R', [
     plan.variant({ family: 'selectRows', shape }, params, plan.rowChunks('R')),
+  ]);
+}
+
+/** int8 blocks and, behind them in the same rows, the columns that are not in them. */
+function planSplitOutliers(plan: PlanBuilder, node: NodeWithOp<'quantize'>): void {
+  const { outliers } = node.attrs;
+  const rows = rowsOf(node);
+  const x = plan.matrix('x', node.inputs[0]!);
+  plan.result(node);
+  const params: Params = {
+    ...plan.rowParams(rows),
+    ...x,
+    ...plan.matrix('out', node),
+    outliers: plan.outliersBehind(node),
+    columns: plan.columns(outliers),
+    numColumns: { kind: 'value', value: outliers.length },
+  };
+  const shape = { width: widthOf(node) };
+  plan.command(node, rows, [
+    plan.variant({ family: 'splitOutliers', shape }, params, plan.rowChunks(rows)),
   ]);
 }
 

@@ -113,6 +113,15 @@ export type PlannedWeight =
       readonly rows: number;
       readonly offsetBytes: number;
       readonly sizeBytes: number;
+    }
+  | {
+      /** i32 column indices, made of no stored rows */
+      readonly kind: 'columns';
+      readonly ref: WeightRef;
+      readonly rows: number;
+      readonly columns: readonly number[];
+      readonly offsetBytes: number;
+      readonly sizeBytes: number;
     };
 
 export interface PlannedKvCache {

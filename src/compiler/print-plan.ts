@@ -130,7 +130,7 @@ export function printPlan(plan: Plan, machine: VectorMachine): string {
       const what =
         w.kind === 'matrix'
           ? `${w.dtype} as ${w.format.name} (${packedBitsPerWeight(w.format)} bits), ${w.rows} x ${w.columns}`
-          : `f32 [${w.rows}]`;
+          : `${w.kind === 'vector' ? 'f32' : 'i32'} [${w.rows}]`;
       return `  ${String(w.offsetBytes).padStart(10)} ${String(w.sizeBytes).padStart(10)}  ${what}  ${names}`;
     }),
   );

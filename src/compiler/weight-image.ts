@@ -12,6 +12,8 @@ import type { PlannedWeight } from './plan.ts';
 const ALIGNMENT = 4096;
 const VECTOR_ALIGNMENT = 64;
 
+const NO_ROWS: WeightRef = { parts: [], scale: 1, offset: 0 };
+
 export class WeightImage {
   readonly #directory: WeightDirectory;
   readonly #rounds: boolean;
@@ -60,6 +62,13 @@ export class WeightImage {
       const rows = countRows(ref);
       return { kind: 'vector', ref, rows, ...this.#place(4 * paddedRows(rows), VECTOR_ALIGNMENT) };
     });
+  }
+
+  columns(columns: readonly number[]): number {
+    return this.#entry(`columns ${columns}`, () => ({
+      ...{ kind: 'columns', ref: NO_ROWS, rows: columns.length, columns },
+      ...this.#place(4 * columns.length, VECTOR_ALIGNMENT),
+    }));
   }
 
   #place(sizeBytes: number, alignment: number): { offsetBytes: number; sizeBytes: number } {

@@ -6,12 +6,8 @@
 
 import { CompressError } from './errors.ts';
 import type { F32Weights } from './f32-weights.ts';
-import {
-  type InputVisitor,
-  LayerWalker,
-  type LinearSite,
-  type WalkerOptions,
-} from './layer-walker.ts';
+import { takeLargest, visitsOf } from './largest-inputs.ts';
+import { LayerWalker, type LinearSite, type WalkerOptions } from './layer-walker.ts';
 import { type NormBefore, normBefore } from './norm-before.ts';
 
 const LEAST_SCALE = 1e-5;
@@ -44,33 +40,13 @@ export async function smoothInputs(
       const norm = normBefore(walker, weights, site);
       return norm === null ? [] : [{ site, norm, largest: new Float32Array(site.columns) }];
     });
-    const visits = new Map(
-      behind.map(({ site, largest }): [number, InputVisitor] => [
-        site.command,
-        (inputs, stride, numTokens) => takeLargest(largest, inputs, stride, numTokens),
-      ]),
-    );
     // What the layer gives is the same before and after.
-    walker.moveTo(layer.end, visits);
+    walker.moveTo(layer.end, visitsOf(behind));
     const norms = Map.groupBy(behind, ({ norm }) => norm.tensor);
     for (const group of norms.values()) smooth(weights, group, strength);
     onProgress?.(layer.index + 1, walker.layers.length);
   }
   return weights.replaced;
-}
-
-function takeLargest(
-  largest: Float32Array,
-  inputs: Float32Array,
-  stride: number,
-  numRows: number,
-): void {
-  for (let row = 0; row < numRows; row++) {
-    for (let j = 0; j < largest.length; j++) {
-      const value = Math.abs(inputs[row * stride + j]!);
-      if (value > largest[j]!) largest[j] = value;
-    }
-  }
 }
 
 /** The linears behind one norm. */

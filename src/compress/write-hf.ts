@@ -50,6 +50,9 @@ export async function writeHfModel(
   });
 }
 
+const WEIGHTS = 'model.safetensors';
+const METADATA = { format: 'pt' };
+
 /** What becomes of a model's folder. */
 export interface HfFolderContent {
   /** For messages. */
@@ -58,6 +61,11 @@ export interface HfFolderContent {
   tensorsOf(tensor: WeightTensor, source: WeightSource): TensorToWrite[] | null;
   /** Goes to config.json. */
   quantization(): Record<string, unknown>;
+  /** Tensors of a file of that name beside the model's, which an index keeps from readers that take all files of a folder. */
+  readonly besides?: {
+    readonly name: string;
+    tensorsOf(tensor: WeightTensor, source: WeightSource): TensorToWrite[];
+  };
 }
 
 /**
@@ -69,7 +77,7 @@ export interface HfFolderContent {
 export async function writeHfFolder(
   modelFolder: string,
   outputFolder: string,
-  { layout, tensorsOf, quantization }: HfFolderContent,
+  { layout, tensorsOf, quantization, besides }: HfFolderContent,
 ): Promise<number> {
   const configFile = join(modelFolder, 'config.json');
   if (!existsSync(configFile)) {
@@ -85,10 +93,15 @@ export async function writeHfFolder(
       const data = () => [source.readRows(name)];
       return tensorsOf(tensor, source) ?? [{ name, dtype, shape, data }];
     });
-    const sizeBytes = await writeSafetensors(join(folder, 'model.safetensors'), {
-      tensors,
-      metadata: { format: 'pt' },
-    });
+    const others = [...source.tensors.values()].flatMap(
+      (tensor) => besides?.tensorsOf(tensor, source) ?? [],
+    );
+    let sizeBytes = await writeSafetensors(join(folder, WEIGHTS), { tensors, metadata: METADATA });
+    if (besides && others.length > 0) {
+      writeIndex(folder, tensors, sizeBytes);
+      const file = join(folder, besides.name);
+      sizeBytes += await writeSafetensors(file, { tensors: others, metadata: METADATA });
+    }
     const config = parseKeepingNumbers(readFileSync(configFile, 'utf8')) as Record<string, unknown>;
     config.quantization_config = quantization();
     writeFileSync(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
@@ -101,6 +114,15 @@ export async function writeHfFolder(
     }
     return sizeBytes;
   });
+}
+
+/** That all tensors of the model are in the one file. */
+function writeIndex(folder: string, tensors: readonly TensorToWrite[], sizeBytes: number): void {
+  const index = {
+    metadata: { total_size: sizeBytes },
+    weight_map: Object.fromEntries(tensors.map(({ name }) => [name, WEIGHTS])),
+  };
+  writeFileSync(join(folder, `${WEIGHTS}.index.json`), `${JSON.stringify(index, null, 2)}\n`);
 }
 
 function packedTensors(

@@ -138,6 +138,34 @@ describe('folders that are rounded to nearest', () => {
     });
   }
 
+  it('int8 has outlier columns in a file of their own, which no other reader sees', async () => {
+    const out = join(folder, 'llm-int8');
+    const byName = new Map([[LINEAR, [3, 200]]]);
+    const size = await writeRoundedModel(MODEL, 'int8', out, {
+      outliers: { threshold: 5, columns: byName },
+    });
+    using plain = openWeights(join(folder, 'int8'));
+    using raw = openWeights(out);
+    assert.deepEqual([...raw.tensors], [...plain.tensors]);
+    for (const name of raw.tensors.keys())
+      assert.deepEqual(raw.readRows(name), plain.readRows(name));
+    using indexed = openWeights(join(out, 'model.safetensors.index.json'));
+    assert.deepEqual([...indexed.tensors], [...plain.tensors]);
+    const config = JSON.parse(readFileSync(join(out, 'config.json'), 'utf8'));
+    assert.equal(config.quantization_config.llm_int8_threshold, 5);
+
+    using made = loadModelDescription(out);
+    assert.equal(made.weights.sizeBytes, size);
+    const prefix = LINEAR.slice(0, -'weight'.length);
+    const { outliers } = made.weights.tensors.get(LINEAR)!;
+    assert.deepEqual(outliers, { columns: [3, 200], tensor: `${prefix}outliers` });
+    const values = made.weights.readF32(`${prefix}outliers`);
+    for (let row = 0; row < rows; row++) {
+      const stored = [3, 200].map((column) => Math.f16round(original[row * columns + column]!));
+      assert.deepEqual([...values.subarray(2 * row, 2 * row + 2)], stored);
+    }
+  });
+
   it('leaves nothing behind when it is interrupted', async () => {
     const out = join(folder, 'never');
     const signal = AbortSignal.abort(new Error('enough'));

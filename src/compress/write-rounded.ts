@@ -4,12 +4,19 @@
  *
  *     nf4, fp4   X u8 [n / 2, 1], X.absmax u8 [n / 64], X.quant_map f32 [16], X.nested_absmax f32 [n / 64 / 256], X.nested_quant_map f32 [256],
  *                X.quant_state.bitsandbytes__nf4 u8: JSON
- *     int8       X i8 [rows, columns], SCB f32 [rows] (largest of each row, value = code * SCB / 127), weight_format u8 [] = 0
+ *     int8       X i8 [rows, columns], SCB f32 [rows] (largest of each row, value = code * SCB / 127), weight_format u8 [] = 0;
+ *                outlier columns once more in 16 bits in a file of their own, weights/quantized/outlier-file.ts
  *     w8a8       X i8 [rows, columns], weight_scale f32 [rows, 1]; activations are rounded per token while running
  */
 import { canonicalFromHf } from '../models/tensor-names.ts';
 import { type CodebookName, codebookOf, encodeCodebook } from '../tensor/codebook.ts';
 import type { WeightSource, WeightTensor } from '../weights/contract.ts';
+import { f16BytesOf } from '../weights/hf-packed.ts';
+import {
+  OUTLIER_FILE,
+  outlierColumnsName,
+  outliersName,
+} from '../weights/quantized/outlier-file.ts';
 import type { TensorToWrite } from '../weights/tensor-data.ts';
 import { roundHalfEven } from './group-quantizer.ts';
 import { jsonFloat } from './json-numbers.ts';
@@ -27,6 +34,11 @@ const STATE_BYTES = 320;
 export interface RoundOptions {
   /** Values that take the place of stored ones, f32, by canonical name; vectors among them are written as f32. */
   readonly replaced?: ReadonlyMap<string, Float32Array>;
+  /** Of int8 alone: the threshold that was taken, and ascending columns by canonical name. */
+  readonly outliers?: {
+    readonly threshold: number;
+    readonly columns: ReadonlyMap<string, readonly number[]>;
+  };
   readonly signal?: AbortSignal;
   onProgress?(doneBytes: number, totalBytes: number): void;
 }
@@ -45,7 +57,7 @@ export async function writeRoundedModel(
   modelFolder: string,
   layout: RoundedLayout,
   outputFolder: string,
-  { replaced = new Map(), signal, onProgress }: RoundOptions = {},
+  { replaced = new Map(), outliers, signal, onProgress }: RoundOptions = {},
 ): Promise<number> {
   let totalBytes = 0;
   let doneBytes = 0;
@@ -54,11 +66,24 @@ export async function writeRoundedModel(
     onProgress?.(doneBytes, totalBytes);
     signal?.throwIfAborted();
   };
+  const valuesOf = ({ name }: WeightTensor) => replaced.get(canonicalFromHf(name) ?? name);
   return await writeHfFolder(modelFolder, outputFolder, {
     layout,
-    quantization: () => CONFIGS[layout](),
+    quantization: () => ({
+      ...CONFIGS[layout](),
+      ...(outliers && { llm_int8_threshold: outliers.threshold }),
+    }),
+    besides: {
+      name: OUTLIER_FILE,
+      tensorsOf(tensor, source) {
+        const columns = outliers?.columns.get(canonicalFromHf(tensor.name) ?? tensor.name);
+        if (columns === undefined) return [];
+        const values = () => valuesOf(tensor) ?? readMatrix(source, tensor.name);
+        return outlierTensors(tensor, columns, values);
+      },
+    },
     tensorsOf(tensor, source) {
-      const values = replaced.get(canonicalFromHf(tensor.name) ?? tensor.name);
+      const values = valuesOf(tensor);
       if (isLinear(tensor)) {
         totalBytes += tensor.sizeBytes;
         const matrix = new RoundedMatrix(source, tensor, values, () => report(tensor.sizeBytes));
@@ -156,6 +181,29 @@ class RoundedMatrix {
   }
 }
 
+/** What the file of outliers has of one matrix. */
+function outlierTensors(
+  { name, shape }: WeightTensor,
+  columns: readonly number[],
+  values: () => Float32Array,
+): TensorToWrite[] {
+  const prefix = name.slice(0, -'weight'.length);
+  const [rows, width] = shape as readonly [number, number];
+  const gathered = (): Uint8Array => {
+    const matrix = values();
+    const few = new Float32Array(rows * columns.length);
+    for (let i = 0; i < few.length; i++) {
+      const row = Math.floor(i / columns.length);
+      few[i] = matrix[row * width + columns[i % columns.length]!]!;
+    }
+    return f16BytesOf(few);
+  };
+  return [
+    tensorOf(outlierColumnsName(prefix), 'i32', [columns.length], () => Int32Array.from(columns)),
+    tensorOf(outliersName(prefix), 'f16', [rows, columns.length], gathered),
+  ];
+}
+
 /** A value that is made when it is first asked for. */
 class Once<T> {
   readonly #make: () => T;
@@ -175,7 +223,7 @@ class Once<T> {
   }
 }
 
-type Stored = Uint8Array | Int8Array | Float32Array;
+type Stored = Uint8Array | Int8Array | Int32Array | Float32Array;
 
 function tensorOf(
   name: string,

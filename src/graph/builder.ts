@@ -148,8 +148,13 @@ export class GraphBuilder {
     return this.node('gatedActivation', [gate, up], { kind, output: 'f32' }, label);
   }
 
-  quantize(x: GraphNode, label: string): GraphNode {
-    return this.node('quantize', [x], {}, label);
+  /** @param outliers columns that are kept aside, ascending */
+  quantize(x: GraphNode, label: string, outliers: readonly number[] = []): GraphNode {
+    return this.node('quantize', [x], { outliers }, label);
+  }
+
+  outliers(quantized: GraphNode, label: string): GraphNode {
+    return this.node('outliers', [quantized], {}, label);
   }
 
   selectRows(x: GraphNode, logitRows: GraphNode, label: string): GraphNode {

@@ -120,8 +120,10 @@ export interface OpAttributes {
   activation: { readonly kind: ActivationKind };
   /** (gate [T, I], up [T, I]) → activation(gate) * up */
   gatedActivation: { readonly kind: ActivationKind; readonly output: 'f32' | 'q8' };
-  /** (x) → q8 */
-  quantize: Record<never, never>;
+  /** (x) → q8. The columns `outliers`, ascending, are 0 in it and kept beside it as they are: see `outliers`. */
+  quantize: { readonly outliers: readonly number[] };
+  /** (q8 of a `quantize` with outliers) → f32 [T, outliers]: the columns that it left out; a view, never a copy. */
+  outliers: Record<never, never>;
   /** (x [T, W], logitRows [R]) → [R, W] */
   selectRows: Record<never, never>;
   /**

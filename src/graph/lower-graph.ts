@@ -10,6 +10,7 @@ import { insertQuantize } from './passes/insert-quantize.ts';
 import { lowerAttention } from './passes/lower-attention.ts';
 import { mergeLinears } from './passes/merge-linears.ts';
 import { selectRowsEarly } from './passes/select-rows-early.ts';
+import { splitOutliers } from './passes/split-outliers.ts';
 import type { WeightDirectory } from './weight-ref.ts';
 
 /** Each pass is correct alone; the order is what lets each find most. */
@@ -22,6 +23,7 @@ export const GRAPH_PASSES = [
   selectRowsEarly,
   fuseResidual,
   lowerAttention,
+  splitOutliers, // before int8 activations without outliers
   insertQuantize, // after all that changes who takes what
   fuseQuantize,
 ] as const;

@@ -294,10 +294,26 @@ const OP_RULES: { readonly [Op in Exclude<OpName, 'weight'>]: OpRule<Op> } = {
     if (output === 'q8') inputs.q8Width(width);
     return { shape: [rows, width], type: output };
   },
-  quantize: (inputs) => {
+  quantize: (inputs, { outliers }) => {
     const { shape } = elementwiseOne(inputs);
-    inputs.q8Width(shape[1] as number);
+    const width = shape[1] as number;
+    inputs.q8Width(width);
+    outliers.forEach((column, i) => {
+      const least = i === 0 ? 0 : outliers[i - 1]! + 1;
+      if (Number.isInteger(column) && column >= least && column < width) return;
+      inputs.fail(
+        `outlier column ${column} at ${i}: expected a whole number from ${least} to ${width - 1}`,
+      );
+    });
     return { shape, type: 'q8' };
+  },
+  outliers: (inputs) => {
+    inputs.expectNames(['x']);
+    const x = inputs.at(0);
+    if (x.op !== 'quantize' || x.attrs.outliers.length === 0) {
+      return inputs.fail(`takes a quantize with outliers, got ${x.op} ${describe(x)}`);
+    }
+    return { shape: [x.shape[0]!, x.attrs.outliers.length], type: 'f32' };
   },
   selectRows: (inputs) => {
     inputs.expectNames(['x', 'logitRows']);

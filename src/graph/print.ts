@@ -52,9 +52,14 @@ function describeAttr(key: string, value: unknown): string {
   if (value === false || value === 'f32') return ''; // what is not there, or as usual
   if (value === true) return `+${key}`;
   if (key === 'rope') return value === null ? 'rope=none' : describeRope(value as RopeSpec);
+  if (key === 'outliers') return describeOutliers(value as readonly number[]);
   if (key === 'mask') return describeMask(value as { window: number | null });
   if (key === 'scale' && value === 1) return '';
   return `${key}=${typeof value === 'number' ? Number(value.toPrecision(7)) : value}`;
+}
+
+function describeOutliers(columns: readonly number[]): string {
+  return columns.length === 0 ? '' : `outliers=${columns.length}`;
 }
 
 function describeMask({ window }: { window: number | null }): string {

@@ -32,7 +32,10 @@ const SHARED_OPS: readonly OpName[] = [
 
 const STAGE_OPS: { readonly [Stage in GraphStage]: ReadonlySet<OpName> } = {
   model: new Set([...SHARED_OPS, 'concatRows', 'affineWeight', 'attention']),
-  lowered: new Set([...SHARED_OPS, 'ropeKvStore', 'pagedAttention', 'gatedActivation', 'quantize']),
+  lowered: new Set([
+    ...SHARED_OPS,
+    ...(['ropeKvStore', 'pagedAttention', 'gatedActivation', 'quantize', 'outliers'] as const),
+  ]),
 };
 
 /** @throws {GraphError} naming the first node that breaks the grammar of `stage` */

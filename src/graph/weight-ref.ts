@@ -8,6 +8,15 @@ import type { WeightPart, WeightRef } from './ir.ts';
 export interface WeightInfo {
   readonly dtype: string;
   readonly shape: readonly number[];
+  readonly outliers?: OutlierColumns;
+}
+
+/** Input columns of a matrix whose activations are too large to be rounded with the others (LLM.int8, arXiv:2208.07339). */
+export interface OutlierColumns {
+  /** Ascending. */
+  readonly columns: readonly number[];
+  /** The stored tensor `[rows, columns.length]` that has the weights of these columns in floats. */
+  readonly tensor: string;
 }
 
 /** Stored tensors by name; a `ReadonlyMap` of them will do. */
@@ -52,6 +61,23 @@ export function concatRefs(refs: readonly WeightRef[]): WeightRef {
 /** `ref * scale + offset`. */
 export function affineRef(ref: WeightRef, scale: number, offset: number): WeightRef {
   return { parts: ref.parts, scale: ref.scale * scale, offset: ref.offset * scale + offset };
+}
+
+/** What the parts of `ref` have in outlier columns, and these columns of `ref`; null if there are none, or the parts differ. */
+export function outliersOf(
+  ref: WeightRef,
+  directory: WeightDirectory,
+): { readonly columns: readonly number[]; readonly ref: WeightRef } | null {
+  const parts: WeightPart[] = [];
+  let columns: readonly number[] | null = null;
+  for (const part of ref.parts) {
+    const outliers = directory.get(part.tensor)?.outliers;
+    if (outliers === undefined || outliers.columns.length === 0) return null;
+    if (columns !== null && columns.join() !== outliers.columns.join()) return null;
+    columns = outliers.columns;
+    parts.push({ ...part, tensor: outliers.tensor });
+  }
+  return columns && { columns, ref: { ...ref, parts } };
 }
 
 /** The dtype that all parts are stored in; null if they differ, are unknown, or the values are not used as stored. */

@@ -17,7 +17,7 @@ export type FileChoice =
 const WEIGHTS_FILE = 'model.safetensors';
 export const WEIGHTS_INDEX = 'model.safetensors.index.json';
 
-/** Small files that a model folder may have; the weights come last, so that a folder with weights has these too. */
+/** Files that a model folder may have beside its weights; those come last, so that a folder with weights has these too. */
 const FOLDER_FILES = [
   'config.json',
   'generation_config.json',
@@ -32,6 +32,7 @@ const FOLDER_FILES = [
   'chat_template.jinja',
   'preprocessor_config.json',
   'processor_config.json',
+  'outliers.safetensors',
 ];
 
 const SPLIT = /^(.*)-(\d{5})-of-(\d{5})\.gguf$/i;

@@ -72,7 +72,8 @@ export class GgufView implements WeightSource {
       ...rope.entries,
     ]);
     const tensors = new Map<string, WeightTensor>();
-    for (const tensor of weights.tensors.values()) {
+    for (const { outliers: _, ...tensor } of weights.tensors.values()) {
+      if (tensor.isOutliers) continue;
       if (tensor.name === 'lm_head.weight' && config.tiedEmbeddings) continue;
       const name = ggufTensorName(config.architecture, tensor.name);
       if (name === null) {

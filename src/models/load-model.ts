@@ -7,6 +7,8 @@ import path from 'node:path';
 import type { WeightSource } from '../weights/contract.ts';
 import { HfQuantizedWeights } from '../weights/hf-quantized-weights.ts';
 import { QuantizedOnLoad } from '../weights/quantize-on-load.ts';
+import type { QuantizationConfig } from '../weights/quantized/foreign-matrix.ts';
+import { OUTLIER_FILE } from '../weights/quantized/outlier-file.ts';
 import { openWeights } from '../weights/weight-source.ts';
 import { ModelError } from './errors.ts';
 import { parseGgufConfig, parseGgufSampling } from './gguf-config.ts';
@@ -105,21 +107,30 @@ function readHfFolder(
       maxModelLen,
       generationConfig,
     }),
-    weights: new RenamedWeights(plainWeights(source, config), canonicalFromHf),
+    weights: new RenamedWeights(plainWeights(folder, source, config), canonicalFromHf),
     samplingDefaults: parseGenerationConfig(generationConfig ?? {}, generationPath),
   };
 }
 
 /** Weights that another toolkit quantized are seen as ordinary tensors from here on. */
 function plainWeights(
+  folder: string,
   source: WeightSource,
-  config: Readonly<Record<string, unknown>>,
+  description: Readonly<Record<string, unknown>>,
 ): WeightSource {
-  const text = config.text_config as Readonly<Record<string, unknown>> | undefined;
-  const quantization = config.quantization_config ?? text?.quantization_config;
-  return typeof quantization === 'object' && quantization !== null
-    ? new HfQuantizedWeights(source, quantization as Readonly<Record<string, unknown>>)
-    : source;
+  const text = description.text_config as Readonly<Record<string, unknown>> | undefined;
+  const quantization = description.quantization_config ?? text?.quantization_config;
+  if (typeof quantization !== 'object' || quantization === null) return source;
+  const config = quantization as QuantizationConfig;
+  const outlierPath = path.join(folder, OUTLIER_FILE);
+  const hasOutliers = config.quant_method === 'bitsandbytes' && existsSync(outlierPath);
+  const outlierFile = hasOutliers ? openWeights(outlierPath) : null;
+  try {
+    return new HfQuantizedWeights(source, config, outlierFile);
+  } catch (error) {
+    outlierFile?.close();
+    throw error;
+  }
 }
 
 function readGguf(file: string, source: WeightSource, options: LoadModelOptions): ReadModel {

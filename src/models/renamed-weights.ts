@@ -38,7 +38,11 @@ export class RenamedWeights implements WeightSource {
         );
       }
       storedNames.set(name, tensor.name);
-      tensors.set(name, { ...tensor, name });
+      const outliers = tensor.outliers && {
+        columns: tensor.outliers.columns,
+        tensor: rename(tensor.outliers.tensor) ?? tensor.outliers.tensor,
+      };
+      tensors.set(name, { ...tensor, name, ...(outliers && { outliers }) });
     }
     this.tensors = tensors;
     this.#storedNames = storedNames;

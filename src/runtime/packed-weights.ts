@@ -27,15 +27,16 @@ export function packWeights(
   onProgress?: (doneBytes: number) => void,
 ): void {
   for (const weight of weights) {
-    if (weight.kind === 'vector') take(weight.offsetBytes, packVector(weight, source));
-    else packMatrix(weight, source, take, onProgress);
+    if (weight.kind === 'matrix') packMatrix(weight, source, take, onProgress);
+    else take(weight.offsetBytes, packVector(weight, source));
   }
 }
 
 function packVector(
-  weight: Extract<PlannedWeight, { kind: 'vector' }>,
+  weight: Exclude<PlannedWeight, { kind: 'matrix' }>,
   source: WeightSource,
 ): Uint8Array {
+  if (weight.kind === 'columns') return new Uint8Array(Int32Array.from(weight.columns).buffer);
   const values = new Float32Array(weight.sizeBytes / 4);
   let at = 0;
   for (const { tensor, rowStart, rowEnd } of weight.ref.parts) {

@@ -31,6 +31,18 @@ export interface WeightTensor {
   /** Row-major, outermost first, so `[out, in]` for a matrix (GGUF's dims reversed). */
   readonly shape: readonly number[];
   readonly sizeBytes: number;
+  /** Of a matrix in 8 bits that has some. */
+  readonly outliers?: OutlierColumns;
+  /** The tensor that holds them: what is in it is in the matrix already, less exactly. */
+  readonly isOutliers?: true;
+}
+
+/** Input columns of a matrix that int8 products leave out. */
+export interface OutlierColumns {
+  /** Ascending. */
+  readonly columns: readonly number[];
+  /** Name of the float tensor `[rows, columns.length]` with the weights of these columns. */
+  readonly tensor: string;
 }
 
 export interface WeightSource extends Disposable {

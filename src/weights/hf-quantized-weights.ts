@@ -28,6 +28,7 @@ import {
   type QuantizationConfig,
 } from './quantized/foreign-matrix.ts';
 import { gptqMatrices } from './quantized/gptq-matrices.ts';
+import { outliersIn } from './quantized/outlier-file.ts';
 
 export class HfQuantizedWeights implements WeightSource {
   readonly format = 'safetensors';
@@ -38,19 +39,26 @@ export class HfQuantizedWeights implements WeightSource {
   readonly metadata: ReadonlyMap<string, GgufValue>;
   readonly #source: WeightSource;
   readonly #matrices: ReadonlyMap<string, ForeignMatrix>;
+  readonly #outlierFile: WeightSource | null;
   /** The matrix read last, in its format: rows are asked for one after another. */
   #encoded: { readonly name: string; readonly bytes: Uint8Array } | null = null;
 
   /**
-   * Takes over `source`: it is closed with this.
+   * Takes over `source` and `outlierFile`: they are closed with this.
    *
+   * @param outlierFile what `outlier-file.ts` describes, where it is there
    * @throws {WeightFileError} if the method or one of its variants is not known, naming it
    */
-  constructor(source: WeightSource, config: QuantizationConfig) {
+  constructor(
+    source: WeightSource,
+    config: QuantizationConfig,
+    outlierFile: WeightSource | null = null,
+  ) {
     this.#source = source;
+    this.#outlierFile = outlierFile;
     this.path = source.path;
-    this.files = source.files;
-    this.sizeBytes = source.sizeBytes;
+    this.files = [...source.files, ...(outlierFile?.files ?? [])];
+    this.sizeBytes = source.sizeBytes + (outlierFile?.sizeBytes ?? 0);
     this.metadata = source.metadata;
     const found = findMatrices(source, config);
     this.#matrices = found.matrices;
@@ -58,16 +66,21 @@ export class HfQuantizedWeights implements WeightSource {
     for (const tensor of source.tensors.values()) {
       if (!found.parts.has(tensor.name)) tensors.set(tensor.name, tensor);
     }
+    const outliers = outlierFile && outliersIn(outlierFile, (name) => this.#int8Shape(name));
     for (const [name, { rows, columns, dtype }] of this.#matrices) {
       const sizeBytes = rows * rowBytes(dtype, columns);
-      tensors.set(name, { name, dtype, shape: [rows, columns], sizeBytes });
+      const own = outliers?.get(name);
+      const shape = [rows, columns];
+      tensors.set(name, { name, dtype, shape, sizeBytes, ...(own && { outliers: own }) });
+      if (!own) continue;
+      tensors.set(own.tensor, { ...outlierFile!.tensors.get(own.tensor)!, isOutliers: true });
     }
     this.tensors = tensors;
   }
 
   readRows(name: string, rowStart = 0, rowEnd?: number, into?: Uint8Array): Uint8Array {
     const matrix = this.#matrices.get(name);
-    if (matrix === undefined) return this.#source.readRows(name, rowStart, rowEnd, into);
+    if (matrix === undefined) return this.#holderOf(name).readRows(name, rowStart, rowEnd, into);
     if (this.#encoded?.name !== name) this.#encoded = { name, bytes: encoded(matrix) };
     const { rows, columns, dtype } = matrix;
     const end = rowEnd ?? rows;
@@ -86,17 +99,29 @@ export class HfQuantizedWeights implements WeightSource {
 
   readF32(name: string): Float32Array {
     const matrix = this.#matrices.get(name);
-    if (matrix === undefined) return this.#source.readF32(name);
+    if (matrix === undefined) return this.#holderOf(name).readF32(name);
     return valuesOf(matrix.read());
   }
 
   close(): void {
     this.#encoded = null;
     this.#source.close();
+    this.#outlierFile?.close();
   }
 
   [Symbol.dispose](): void {
     this.close();
+  }
+
+  #int8Shape(name: string): readonly [number, number] | undefined {
+    const matrix = this.#matrices.get(name);
+    return matrix && this.#source.tensors.get(name)?.dtype === 'i8'
+      ? [matrix.rows, matrix.columns]
+      : undefined;
+  }
+
+  #holderOf(name: string): WeightSource {
+    return this.tensors.get(name)?.isOutliers ? this.#outlierFile! : this.#source;
   }
 
   #usage(tensor: string, message: string): WeightFileError {

@@ -36,7 +36,8 @@ export class QuantizedOnLoad implements WeightSource {
     let saved = 0;
     for (const tensor of source.tensors.values()) {
       const { name, shape } = tensor;
-      const isMatrix = shape.length === 2 && DTYPES[tensor.dtype].kind === 'float';
+      const isFloat = DTYPES[tensor.dtype].kind === 'float' && !tensor.isOutliers;
+      const isMatrix = shape.length === 2 && isFloat;
       const dtype = isMatrix ? formatOf(tensor) : null;
       if (dtype === null || shape[1]! % DTYPES[dtype].blockElements !== 0) {
         tensors.set(name, tensor);

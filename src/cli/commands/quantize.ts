@@ -16,6 +16,7 @@ import { checkFitsLayout } from '../../compress/hf-layout-check.ts';
 import { readImatrix } from '../../compress/imatrix.ts';
 import { mixModel, removeProbes } from '../../compress/mix-model.ts';
 import { MIXED_FORMATS, type MixedFormat, type MixedPlan } from '../../compress/mixed-precision.ts';
+import { findOutlierColumns } from '../../compress/outlier-columns.ts';
 import {
   type QuantizeModelOptions,
   type QuantizeReport,
@@ -26,6 +27,7 @@ import { HF_LAYOUTS, type HfLayout, writeHfModel } from '../../compress/write-hf
 import {
   ROUNDED_LAYOUTS,
   type RoundedLayout,
+  type RoundOptions,
   writeRoundedModel,
 } from '../../compress/write-rounded.ts';
 import { asDiskError } from '../../hub/download.ts';
@@ -55,8 +57,10 @@ interface QuantizeFlags extends CalibrationFlags {
   readonly searchTokens: number;
   readonly chart?: string;
   readonly output: string;
-  readonly method?: Method | 'smoothquant';
+  readonly method?: Method | 'smoothquant' | 'llm-int8';
   readonly smoothingStrength: number;
+  readonly outlierThreshold: number;
+  readonly outlierShare: number;
   readonly bits: number;
   readonly groupSize: number | 'row';
   readonly symmetry: Symmetry;
@@ -78,6 +82,7 @@ export function define(command: Command): void {
       new Option('--method <name>', 'how codes are chosen; gptq where there is a choice').choices([
         ...METHODS,
         'smoothquant',
+        'llm-int8',
       ]),
     )
     .option(
@@ -85,6 +90,18 @@ export function define(command: Command): void {
       'how much smoothquant moves, 0 (nothing) to 1',
       parseNumber(0, 1),
       0.5,
+    )
+    .option(
+      '--outlier-threshold <x>',
+      'llm-int8 keeps input columns with any |x| of at least this in 16 bits',
+      parseNumber(0.001, 1e6),
+      6,
+    )
+    .option(
+      '--outlier-share <x>',
+      'at most this share of the columns of a linear, the largest first',
+      parseNumber(0.001, 1),
+      0.03,
     )
     .option('--bits <n>', 'bits of a code', parseInteger(2), 4)
     .option('--group-size <n>', 'inputs that share a scale, or row', parseGroupSize, 128)
@@ -134,7 +151,7 @@ tensor rounded at a time and spend bits where they save most. A search that was 
 
 --to nf4, fp4 and int8 (bitsandbytes) and w8a8 (compressed-tensors int-quantized) write a Hugging Face
 folder of a model that is one, rounded to nearest; for w8a8 and int8 --method smoothquant first moves
-outliers of the activations into the weights.
+outliers of the activations into the weights, for int8 --method llm-int8 keeps their columns in 16 bits.
 
 --to gptq, awq and compressed-tensors write a Hugging Face folder in that layout, of a model that is one,
 with --method, --bits, --group-size and --symmetry. A run that was interrupted goes on where it was.
@@ -142,6 +159,7 @@ with --method, --bits, --group-size and --symmetry. A run that was interrupted g
 Examples:
   $ hasten quantize ./llama --to gptq --bits 4 --group-size 128 -o ./llama-gptq
   $ hasten quantize ./llama --to nf4 -o ./llama-nf4
+  $ hasten quantize ./llama --to int8 --method llm-int8 -o ./llama-int8
   $ hasten quantize ./llama --target-bpw 4.8 -o llama-mixed.gguf
   $ hasten quantize gemma3-270m --to q4_k_m --imatrix auto -o gemma3-270m-q4_k_m.gguf
 `,
@@ -273,6 +291,14 @@ function allocationTable({ tensors, predictedLoss }: MixedPlan): string {
   return `${formatTable(header, rows)}\npredicted KL divergence: ${predictedLoss.toPrecision(3)} in all`;
 }
 
+/** Ways to choose what is rounded to nearest, by layout. */
+const ROUNDED_METHODS: Readonly<Record<RoundedLayout, readonly string[]>> = {
+  nf4: ['rtn'],
+  fp4: ['rtn'],
+  int8: ['rtn', 'smoothquant', 'llm-int8'],
+  w8a8: ['rtn', 'smoothquant'],
+};
+
 /** A Hugging Face folder rounded to nearest. */
 async function round(
   spec: string,
@@ -283,15 +309,18 @@ async function round(
   const { path } = await findModelWithProgress(spec, { offline: flags.offline, signal });
   const output = resolve(flags.output);
   if (existsSync(output)) throw new UsageError(`--output ${flags.output}: is there already`);
-  const isSmoothed = flags.method === 'smoothquant' && (layout === 'w8a8' || layout === 'int8');
-  if (flags.method !== undefined && flags.method !== 'rtn' && !isSmoothed) {
-    throw new UsageError(`--method ${flags.method} is not for --to ${layout}`);
+  const { method = 'rtn' } = flags;
+  if (!ROUNDED_METHODS[layout].includes(method)) {
+    const accepted = ROUNDED_METHODS[layout].join(', ');
+    throw new UsageError(`--method ${method} is not for --to ${layout}; accepted: ${accepted}`);
   }
   const startMs = performance.now();
-  const replaced = isSmoothed ? await smoothed(path, flags, signal) : undefined;
+  const replaced = method === 'smoothquant' ? await smoothed(path, flags, signal) : undefined;
+  const outliers = method === 'llm-int8' ? await outliersOf(path, flags, signal) : undefined;
   using progress = new ProgressReporter();
   const sizeBytes = await writeRoundedModel(path, layout, output, {
     ...(replaced && { replaced }),
+    ...(outliers && { outliers }),
     signal,
     onProgress: (done, total) =>
       progress.update({ label: 'quantizing', done, total, unit: 'bytes' }),
@@ -306,15 +335,38 @@ async function smoothed(
   signal: AbortSignal,
 ): Promise<ReadonlyMap<string, Float32Array>> {
   using model = new OpenedModel(path);
-  const { config, weights } = model.description;
-  const windows = await calibrationWindowsOf(model, flags);
   using progress = new ProgressReporter();
   return await smoothInputs({
-    ...{ weights: new F32Weights(weights), config, windows, signal },
-    ...{ threads: flags.threads ?? 'auto', strength: flags.smoothingStrength },
+    ...(await calibrationRun(model, flags)),
+    ...{ strength: flags.smoothingStrength, signal },
     onProgress: (done, total) =>
       progress.update({ label: 'smoothing', done, total, unit: 'items' }),
   });
+}
+
+async function outliersOf(
+  path: string,
+  flags: QuantizeFlags,
+  signal: AbortSignal,
+): Promise<RoundOptions['outliers']> {
+  using model = new OpenedModel(path);
+  const { outlierThreshold: threshold, outlierShare: maxShare } = flags;
+  using progress = new ProgressReporter();
+  const columns = await findOutlierColumns({
+    ...(await calibrationRun(model, flags)),
+    ...{ threshold, maxShare, signal },
+    onProgress: (done, total) =>
+      progress.update({ label: 'finding outliers', done, total, unit: 'items' }),
+  });
+  return { threshold, columns };
+}
+
+/** What a walk through the calibration text takes. */
+async function calibrationRun(model: OpenedModel, flags: QuantizeFlags) {
+  const { config, weights } = model.description;
+  const windows = await calibrationWindowsOf(model, flags);
+  const threads = flags.threads ?? ('auto' as const);
+  return { weights: new F32Weights(weights), config, windows, threads };
 }
 
 /** The importance that was asked for: of a file, or gathered now. */
@@ -363,8 +415,8 @@ async function calibrate(
 ): Promise<void> {
   const { path } = await findModelWithProgress(spec, { offline: flags.offline, signal });
   const { method = 'gptq', bits, groupSize, symmetry } = flags;
-  if (method === 'smoothquant') {
-    throw new UsageError('--method smoothquant is for --to w8a8 and int8');
+  if (method === 'smoothquant' || method === 'llm-int8') {
+    throw new UsageError(`--method ${method} is not for --to ${layout}; int8 takes it`);
   }
   const threads = flags.threads ?? 'auto';
   using model = new OpenedModel(path);

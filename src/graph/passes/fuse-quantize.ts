@@ -8,7 +8,8 @@ export const fuseQuantize: GraphPass<'fuse-quantize'> = {
   summary: 'int8 rounding into the norm, gated activation or attention before it',
   run: (graph) =>
     rewriteGraph(graph, (node, { map, users, builder }) => {
-      if (node.op !== 'quantize' || users(node.inputs[0]!).length !== 1) return null;
+      if (node.op !== 'quantize' || node.attrs.outliers.length > 0) return null;
+      if (users(node.inputs[0]!).length !== 1) return null;
       const x = map(node.inputs[0]!);
       if (!canGiveQ8(x)) return null;
       return builder.node(x.op, x.inputs, { ...x.attrs, output: 'q8' }, x.label);

@@ -5,7 +5,7 @@
 import { InternalError } from '../../platform/errors.ts';
 import type { Graph, GraphNode, NodeWithOp, WeightRef } from '../ir.ts';
 import { type Rewriter, rewriteGraph } from '../rewrite.ts';
-import { canConcatRefs, storedDtype, type WeightDirectory } from '../weight-ref.ts';
+import { canConcatRefs, outliersOf, storedDtype, type WeightDirectory } from '../weight-ref.ts';
 import type { GraphPass } from './graph-pass.ts';
 
 type Linear = NodeWithOp<'linear'>;
@@ -37,7 +37,8 @@ function mergeableGroups(
     if (dtype === null) continue;
     const biasKey = node.attrs.bias ? biasMap(node.inputs[2]!) : 'none';
     if (biasKey === null) continue;
-    const key = `${node.inputs[0]!.id} ${dtype} ${biasKey}`;
+    const outliers = outliersOf(weight.attrs.ref, directory)?.columns ?? [];
+    const key = `${node.inputs[0]!.id} ${dtype} ${biasKey} ${outliers}`;
     byKey.set(key, [...(byKey.get(key) ?? []), node]);
   }
   const groups = [...byKey.values()].filter((group) => group.length > 1);

@@ -2,10 +2,12 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { GraphBuilder } from '../builder.ts';
+import { GraphError } from '../errors.ts';
 import type { Graph, GraphNode } from '../ir.ts';
 import { GRAPH_PASSES, lowerGraph, type PassName } from '../lower-graph.ts';
 import { printGraph } from '../print.ts';
 import { countOps, nodeLabelled, tinyGraph } from '../testing/tiny-graph.ts';
+import { verifyGraph } from '../verify.ts';
 import { type WeightDirectory, weightRows } from '../weight-ref.ts';
 
 /** Runs only the named passes. */
@@ -248,6 +250,60 @@ describe('insert-quantize and fuse-quantize', () => {
       return nodeLabelled(runOnly(names, source, ['q4_0']), 'a').type;
     };
     assert.deepEqual([attended(16), attended(32), attended(64)], ['f32', 'q8', 'q8']);
+  });
+});
+
+describe('split-outliers', () => {
+  const FEW = [3, 17];
+  const passes = ['fuse-bias', 'merge-linears', 'constant-folding', 'fuse-residual'] as const;
+  const split = [...passes, 'split-outliers', 'insert-quantize', 'fuse-quantize'] as const;
+
+  it('takes the columns out of the activations and multiplies them apart', () => {
+    const outliers = { 'l0.q': FEW, 'l0.k': FEW, 'l0.v': FEW, 'l0.o': [9] };
+    const graph = runOnly(split, tinyGraph('q8_0', {}, outliers), ['q8_0']);
+    const qkv = nodeLabelled(graph, 'l0.q+k+v');
+    const [x, , bias, few] = qkv.inputs;
+    assert.ok(x?.op === 'quantize' && bias?.op === 'weight');
+    assert.deepEqual(x.attrs.outliers, FEW);
+    assert.ok(few?.op === 'linear' && few.inputs[0]!.inputs[0] === x);
+    const weight = few.inputs[1]!;
+    assert.deepEqual(weight.shape, [128, 2]);
+    assert.deepEqual(weight.op === 'weight' && weight.attrs.ref.parts.map((part) => part.tensor), [
+      'l0.q.outliers',
+      'l0.k.outliers',
+      'l0.v.outliers',
+    ]);
+    // The sum of the block goes in with the few columns, which the linear takes as its residual.
+    const o = nodeLabelled(graph, 'l0.o');
+    assert.ok(o.op === 'linear' && o.attrs.residual && !o.attrs.bias);
+    const fewOfO = nodeLabelled(graph, 'l0.o.outliers');
+    assert.equal(o.inputs[2], fewOfO);
+    assert.equal(fewOfO.inputs[2]!.label, 'embed');
+    assert.equal(countOps(graph).outliers, 2);
+    verifyGraph(
+      runOnly([...split, 'lower-attention'], tinyGraph('q8_0', {}, outliers), ['q8_0']),
+      'lowered',
+    );
+  });
+
+  it('merges only linears with the same columns, and leaves those without alone', () => {
+    const outliers = { 'l0.q': FEW, 'l0.k': FEW, 'l0.v': [3] };
+    const graph = runOnly(split, tinyGraph('q8_0', {}, outliers), ['q8_0']);
+    assert.equal(nodeLabelled(graph, 'l0.q+k').op, 'linear');
+    assert.equal(nodeLabelled(graph, 'l0.v.outliers').op, 'linear');
+    assert.equal(countOps(graph).outliers, 2);
+  });
+
+  it('does nothing where activations stay f32', () => {
+    const graph = runOnly(split, tinyGraph('q8_0', {}, { 'l0.q': FEW }));
+    assert.equal(countOps(graph).outliers, undefined);
+  });
+
+  it('refuses columns that are out of range, repeated or not in order', () => {
+    for (const columns of [[64], [3, 3], [17, 3], [-1], [0.5]]) {
+      const source = tinyGraph('q8_0', {}, { 'l0.q': columns });
+      assert.throws(() => runOnly(split, source, ['q8_0']), GraphError, `${columns}`);
+    }
   });
 });
 

@@ -21,15 +21,19 @@ export interface TinyGraph {
   readonly directory: WeightDirectory;
 }
 
-/** @param dtype of every matrix; `dtypeOf` overrides it by tensor name */
+/** @param dtype of every matrix; `dtypeOf` overrides it by tensor name, `outliersOf` gives a matrix outlier columns */
 export function tinyGraph(
   dtype = 'q4_0',
   dtypeOf: Readonly<Record<string, string>> = {},
+  outliersOf: Readonly<Record<string, readonly number[]>> = {},
 ): TinyGraph {
   const builder = new GraphBuilder();
   const directory = new Map<string, WeightInfo>();
   const matrix = (name: string, rows: number, columns: number) => {
-    directory.set(name, { dtype: dtypeOf[name] ?? dtype, shape: [rows, columns] });
+    const outliers = outliersOf[name] && {
+      outliers: { columns: outliersOf[name], tensor: `${name}.outliers` },
+    };
+    directory.set(name, { dtype: dtypeOf[name] ?? dtype, shape: [rows, columns], ...outliers });
     return builder.weight(weightRows(name, 0, rows), [rows, columns], name);
   };
   const vector = (name: string, length: number) => {

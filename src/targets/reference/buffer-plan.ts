@@ -9,6 +9,8 @@ export interface PlannedBuffer {
   /** Which count of the step its rows are. */
   readonly rows: StepRows;
   readonly width: number;
+  /** Columns beside q8 rows. */
+  readonly numOutliers: number;
 }
 
 export interface BufferPlan {
@@ -25,7 +27,7 @@ export function planBuffers(graph: Graph): BufferPlan {
   graph.nodes.forEach((node, place) => {
     if (ownsBuffer(node)) {
       const buffer = bufferFor(node);
-      const key = `${buffer.type} ${buffer.rows} ${buffer.width}`;
+      const key = keyOf(buffer);
       let index = free.get(key)?.pop();
       if (index === undefined) index = buffers.push(buffer) - 1;
       bufferOf.set(node, index);
@@ -34,8 +36,7 @@ export function planBuffers(graph: Graph): BufferPlan {
     for (const owner of new Set(node.inputs.map(ownerOf))) {
       const index = bufferOf.get(owner);
       if (index === undefined || lastUse.get(owner) !== place) continue;
-      const { type, rows, width } = buffers[index]!;
-      const key = `${type} ${rows} ${width}`;
+      const key = keyOf(buffers[index]!);
       const list = free.get(key);
       if (list === undefined) free.set(key, [index]);
       else list.push(index);
@@ -64,7 +65,7 @@ function lastUses(graph: Graph): ReadonlyMap<GraphNode, number> {
 }
 
 function isView(node: GraphNode): boolean {
-  return node.op === 'slice' || node.op === 'firstRows';
+  return node.op === 'slice' || node.op === 'firstRows' || node.op === 'outliers';
 }
 
 function ownsBuffer(node: GraphNode): boolean {
@@ -73,5 +74,11 @@ function ownsBuffer(node: GraphNode): boolean {
 
 function bufferFor(node: GraphNode): PlannedBuffer {
   const [rows, width] = node.shape as [StepRows, number];
-  return { type: node.type === 'q8' ? 'q8' : 'f32', rows, width };
+  const numOutliers = node.op === 'quantize' ? node.attrs.outliers.length : 0;
+  return { type: node.type === 'q8' ? 'q8' : 'f32', rows, width, numOutliers };
+}
+
+/** Values with equal keys can share a buffer. */
+function keyOf({ type, rows, width, numOutliers }: PlannedBuffer): string {
+  return `${type} ${rows} ${width} ${numOutliers}`;
 }

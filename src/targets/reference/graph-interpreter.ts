@@ -26,7 +26,7 @@ import { linearF32 } from './linear.ts';
 import { linearQ8 } from './linear-q8.ts';
 import { layerNormRow, rmsNormRow } from './norms.ts';
 import { type KvLayout, PagedKvCache } from './paged-kv-cache.ts';
-import { quantizeRows } from './quantize.ts';
+import { quantizeRows, splitRows } from './quantize.ts';
 import { RopeTable, ropeRow } from './rope.ts';
 import {
   columnRange,
@@ -83,16 +83,20 @@ export class GraphInterpreter {
 
   #placeValues(limits: RunnerLimits): void {
     const plan = planBuffers(this.#graph);
-    const buffers = plan.buffers.map(({ type, rows, width }) => {
+    const buffers = plan.buffers.map(({ type, rows, width, numOutliers }) => {
       const maxRows = rows === 'L' ? limits.maxLogitRows : limits.maxTokens;
-      return type === 'q8' ? createQ8Rows(maxRows, width) : createF32Rows(maxRows, width);
+      return type === 'q8'
+        ? createQ8Rows(maxRows, width, numOutliers)
+        : createF32Rows(maxRows, width);
     });
     for (const node of this.#graph.nodes) {
       const index = plan.bufferOf.get(ownerOf(node));
       if (index === undefined) continue;
       const buffer = buffers[index]!;
-      if ('codes' in buffer) this.#q8.set(node, buffer);
-      else if (node.op === 'firstRows') this.#f32.set(node, this.#rowsOf(node.inputs[0]!));
+      if ('codes' in buffer) {
+        if (node.op === 'outliers') this.#f32.set(node, buffer.outliers);
+        else this.#q8.set(node, buffer);
+      } else if (node.op === 'firstRows') this.#f32.set(node, this.#rowsOf(node.inputs[0]!));
       else if (node.op !== 'slice') this.#f32.set(node, buffer);
       else {
         const { start, length } = node.attrs;
@@ -120,6 +124,7 @@ export class GraphInterpreter {
       case 'affineWeight':
       case 'slice':
       case 'firstRows':
+      case 'outliers':
         break;
       case 'embed': {
         const table = this.#weights.f32(node.inputs[0]!);
@@ -194,7 +199,8 @@ export class GraphInterpreter {
         break;
       }
       case 'quantize':
-        quantizeRows(x, numRows, this.#q8Of(node));
+        if (node.attrs.outliers.length === 0) quantizeRows(x, numRows, this.#q8Of(node));
+        else splitRows(x, numRows, this.#q8Of(node), node.attrs.outliers);
         break;
       case 'selectRows':
         selectRows(x, batch.logitRows, numRows, this.#rowsOf(node));

@@ -39,6 +39,26 @@ export function quantizeRow(x: Float32Array, xOffset: number, out: Q8Rows, rowIn
   }
 }
 
+/** Rows [0, numRows) of `x` to q8, the columns `outliers` as 0 there and as they are beside it. */
+export function splitRows(
+  x: F32Rows,
+  numRows: number,
+  out: Q8Rows,
+  outliers: readonly number[],
+): void {
+  const regular = new Float32Array(x.width);
+  const kept = out.outliers;
+  for (let row = 0; row < numRows; row++) {
+    const start = x.offset + row * x.stride;
+    regular.set(x.data.subarray(start, start + x.width));
+    outliers.forEach((column, i) => {
+      kept.data[kept.offset + row * kept.stride + i] = regular[column]!;
+      regular[column] = 0;
+    });
+    quantizeRow(regular, 0, out, row);
+  }
+}
+
 /** Rows [0, numRows) of `x` to q8. */
 export function quantizeRows(x: F32Rows, numRows: number, out: Q8Rows): void {
   for (let row = 0; row < numRows; row++) quantizeRow(x.data, x.offset + row * x.stride, out, row);

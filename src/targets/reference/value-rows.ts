@@ -18,6 +18,8 @@ export interface Q8Rows {
   readonly scales: Float32Array;
   /** Sum of the codes of each block, i32 [rows, width / 32] */
   readonly sums: Int32Array;
+  /** Columns that are 0 in the codes, as they are: f32 [rows, number of them] */
+  readonly outliers: F32Rows;
 }
 
 export function createF32Rows(numRows: number, width: number): F32Rows {
@@ -25,13 +27,14 @@ export function createF32Rows(numRows: number, width: number): F32Rows {
 }
 
 /** @param width a multiple of 32 */
-export function createQ8Rows(numRows: number, width: number): Q8Rows {
+export function createQ8Rows(numRows: number, width: number, numOutliers = 0): Q8Rows {
   const numBlocks = (numRows * width) / Q8_BLOCK_SIZE;
   return {
     width,
     codes: new Int8Array(numRows * width),
     scales: new Float32Array(numBlocks),
     sums: new Int32Array(numBlocks),
+    outliers: createF32Rows(numRows, numOutliers),
   };
 }
 
