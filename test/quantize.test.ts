@@ -39,6 +39,7 @@ describe('hasten quantize with calibration', () => {
       ],
       [['--calibration', text], /the calibration text has 17 tokens; 32768 are wanted/],
       [['--bits', '9'], /9 bits: expected 2 to 8/],
+      [['--iterations', '5'], /--iterations is for --method autoround/],
     ];
     for (const [more, message] of cases) {
       const output = path.join(folder, 'refused');

@@ -37,11 +37,12 @@ const NAMED_METHODS: readonly {
   { name: 'RTN, range searched', method: 'rtn', searchesRange: true },
   { name: 'GPTQ', method: 'gptq', searchesRange: true },
   { name: 'AWQ', method: 'awq', searchesRange: false },
+  { name: 'AutoRound', method: 'autoround', searchesRange: false },
   { name: 'mixed bits, RTN', method: 'mixed', searchesRange: false },
 ];
 const MIXED_TOKENS = 512;
 const BASELINE = NAMED_METHODS[0]!.name;
-/** Of RTN's divergence that GPTQ and AWQ are to close. */
+/** Of RTN's divergence that methods with a calibration text are to close. */
 const GOALS: Readonly<Record<number, number>> = { 4: 0.3, 3: 0.5 };
 
 /** Most telling first, for whoever breaks a run off. */
@@ -111,7 +112,7 @@ async function sensitivityOf(
 /** A search compares predictions on one window. */
 function calibrationTokensOf(method: MethodJob['method'], tokens: number): number {
   if (method === 'mixed') return MIXED_TOKENS;
-  return method === 'gptq' || method === 'awq' ? tokens : 0;
+  return method === 'gptq' || method === 'awq' || method === 'autoround' ? tokens : 0;
 }
 
 function shownScheme({ bits, groupSize, symmetry }: GroupScheme): string {
@@ -171,7 +172,7 @@ export function formatMethods(all: readonly MeasuredCase[], calibrationTokens: n
 
 function verdicts(cases: readonly MeasuredCase[], all: readonly MeasuredCase[]): string {
   const lines: string[] = [];
-  for (const name of ['GPTQ', 'AWQ']) {
+  for (const name of ['GPTQ', 'AWQ', 'AutoRound']) {
     for (const [bits, goal] of Object.entries(GOALS).reverse()) {
       const shares = cases
         .filter((each) => each.name === name && each.scheme.bits === Number(bits))

@@ -59,7 +59,7 @@ describe('compressing linears with a calibration text', () => {
     });
   }
 
-  it('gptq and awq leave less error in the outputs than rounding', async () => {
+  it('gptq, awq and autoround leave less error in the outputs than rounding', async () => {
     // What rounding leaves, measured in the same way: GPTQ whose moments are those of independent inputs would be RTN.
     const errorOf = async (change: Partial<CalibratedOptions>): Promise<number> => {
       const { result } = await compressed(LLAMA, change);
@@ -68,15 +68,17 @@ describe('compressing linears with a calibration text', () => {
     };
     const gptq = await errorOf({ method: 'gptq' });
     const awq = await errorOf({ method: 'awq' });
+    const learned = await errorOf({ method: 'autoround' });
     // So much damping makes the moments a multiple of the identity.
     const rounded = await errorOf({ method: 'gptq', gptq: { damping: 1, order: 'stored' } });
     assert.ok(gptq > 0 && gptq < rounded, `${gptq} ${rounded}`);
     assert.ok(awq > 0 && awq < rounded * 1.2, `${awq} ${rounded}`);
+    assert.ok(learned > 0 && learned < gptq, `${learned} ${gptq}`);
   });
 
   for (const path of ['tiny/gemma3', 'tiny/qwen2', 'tiny/phi3-partial', 'tiny/glm']) {
-    it(`awq and gptq know ${path}`, async () => {
-      for (const method of ['awq', 'gptq'] as const) {
+    it(`awq, gptq and autoround know ${path}`, async () => {
+      for (const method of ['awq', 'gptq', 'autoround'] as const) {
         const { result } = await compressed(model(path), { method });
         const errors = result.layers.flatMap(({ sites }) => sites.map((s) => s.relativeError ?? 1));
         assert.ok(
@@ -88,7 +90,7 @@ describe('compressing linears with a calibration text', () => {
   }
 
   it('goes on after the layers that are kept, with the same result', async () => {
-    for (const method of ['gptq', 'awq'] as const) {
+    for (const method of ['gptq', 'awq', 'autoround'] as const) {
       const whole = await compressed(LLAMA, { method });
       const state = new CompressionState(join(folder, method), 'print');
       await compressed(LLAMA, { method, state });

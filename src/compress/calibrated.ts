@@ -3,6 +3,7 @@
  *
  *     gptq   each linear of a layer in turn: run up to it, gather its inputs, round it, go on with the rounded weights
  *     awq    gather the inputs of all linears of a layer and find their scales; then each in turn as with gptq, but clip it and round to nearest
+ *     autoround  as gptq, but rounding is learned and then settled
  *     rtn    rounds to nearest, without running anything
  *
  * Beside the compressed model the exact one is walked through the same text: linears are aligned to what it gives (align-to-exact.ts).
@@ -11,6 +12,7 @@
  */
 import type { ModelConfig } from '../models/model-config.ts';
 import { ALIGNED_TOKENS, ALIGNMENT } from './align-to-exact.ts';
+import { AUTOROUND_DEFAULTS, type AutoroundOptions, autoround } from './autoround.ts';
 import { awqLayer } from './awq-layer.ts';
 import { CalibrationRun } from './calibration-run.ts';
 import type { CompressionState, LayerState, SiteState } from './compression-state.ts';
@@ -27,7 +29,7 @@ import { LayerWalker, type LinearSite, type WalkedLayer } from './layer-walker.t
 import { MatrixMath } from './matrix-math.ts';
 import { matrixRows, matrixShape } from './matrix-rows.ts';
 
-export const METHODS = ['rtn', 'gptq', 'awq'] as const;
+export const METHODS = ['rtn', 'gptq', 'awq', 'autoround'] as const;
 export type Method = (typeof METHODS)[number];
 
 export interface CalibratedOptions {
@@ -40,6 +42,7 @@ export interface CalibratedOptions {
   /** Throws for a matrix that the result has no place for; asked before anything is computed. */
   checkMatrix?(tensor: string, shape: Pick<QuantizedMatrix, 'rows' | 'columns' | 'bits'>): void;
   readonly gptq?: Partial<Pick<GptqOptions, 'order' | 'damping'>>;
+  readonly autoround?: Partial<Pick<AutoroundOptions, 'iterations'>>;
   /** 0 to 1: how much of what earlier layers' errors did to a linear's outputs is made good; 0 saves the walk of the exact model. */
   readonly alignment?: number;
   readonly threads: number | 'auto';
@@ -172,6 +175,8 @@ class LayerCompressor {
         return { sites: layer.sites.map((site) => this.#gptq(site)), vectors: new Map() };
       case 'awq':
         return awqLayer(this.#run, layer, this.#options);
+      case 'autoround':
+        return { sites: layer.sites.map((site) => this.#autoround(site)), vectors: new Map() };
       default:
         return this.#options.method satisfies never;
     }
@@ -232,6 +237,15 @@ class LayerCompressor {
             ? `damping ${result.damping.toFixed(2)}`
             : null;
       return { matrix: result.matrix, relativeError: result.relativeError, note };
+    });
+  }
+  #autoround(site: LinearSite): SiteState {
+    const { iterations } = { ...AUTOROUND_DEFAULTS, ...this.#options.autoround };
+    const scheme = this.#options.schemeOf(site.label);
+    return this.#run.round(site, (weights, statistics) => {
+      const options = { scheme, iterations };
+      const rounded = autoround(this.#run.math, weights, statistics, site.label, options);
+      return { ...rounded, note: null };
     });
   }
 }

@@ -6,6 +6,7 @@ import { allocationPage, placeOf } from '../../app/allocation-page.ts';
 import { convertedToGguf } from '../../app/convert-to-gguf.ts';
 import { OpenedModel } from '../../app/open-model.ts';
 import { ALIGNMENT } from '../../compress/align-to-exact.ts';
+import { AUTOROUND_DEFAULTS } from '../../compress/autoround.ts';
 import { compressLinears, METHODS, type Method } from '../../compress/calibrated.ts';
 import { CompressionState, fingerprintOf } from '../../compress/compression-state.ts';
 import { CompressError } from '../../compress/errors.ts';
@@ -61,6 +62,7 @@ interface QuantizeFlags extends CalibrationFlags {
   readonly smoothingStrength: number;
   readonly outlierThreshold: number;
   readonly outlierShare: number;
+  readonly iterations?: number;
   readonly bits: number;
   readonly groupSize: number | 'row';
   readonly symmetry: Symmetry;
@@ -102,6 +104,11 @@ export function define(command: Command): void {
       'at most this share of the columns of a linear, the largest first',
       parseNumber(0.001, 1),
       0.03,
+    )
+    .option(
+      '--iterations <n>',
+      `steps of --method autoround; ${AUTOROUND_DEFAULTS.iterations} by default`,
+      parseInteger(0),
     )
     .option('--bits <n>', 'bits of a code', parseInteger(2), 4)
     .option('--group-size <n>', 'inputs that share a scale, or row', parseGroupSize, 128)
@@ -154,10 +161,12 @@ folder of a model that is one, rounded to nearest; for w8a8 and int8 --method sm
 outliers of the activations into the weights, for int8 --method llm-int8 keeps their columns in 16 bits.
 
 --to gptq, awq and compressed-tensors write a Hugging Face folder in that layout, of a model that is one,
-with --method, --bits, --group-size and --symmetry. A run that was interrupted goes on where it was.
+with --method, --bits, --group-size and --symmetry. --method autoround loses least, and takes the longest.
+A run that was interrupted goes on where it was.
 
 Examples:
   $ hasten quantize ./llama --to gptq --bits 4 --group-size 128 -o ./llama-gptq
+  $ hasten quantize ./llama --to compressed-tensors --method autoround --bits 3 -o ./llama-3bit
   $ hasten quantize ./llama --to nf4 -o ./llama-nf4
   $ hasten quantize ./llama --to int8 --method llm-int8 -o ./llama-int8
   $ hasten quantize ./llama --target-bpw 4.8 -o llama-mixed.gguf
@@ -174,6 +183,9 @@ async function quantize(spec: string, flags: QuantizeFlags): Promise<void> {
   const numAsked = [to, targetBpw, targetSize].filter((each) => each !== undefined).length;
   if (numAsked !== 1) {
     throw new UsageError('give one of --to, --target-bpw and --target-size');
+  }
+  if (flags.iterations !== undefined && flags.method !== 'autoround') {
+    throw new UsageError('--iterations is for --method autoround');
   }
   try {
     if (to === undefined) await toMixedGguf(spec, flags, signal);
@@ -418,6 +430,7 @@ async function calibrate(
   if (method === 'smoothquant' || method === 'llm-int8') {
     throw new UsageError(`--method ${method} is not for --to ${layout}; int8 takes it`);
   }
+  const { iterations = AUTOROUND_DEFAULTS.iterations } = flags;
   const threads = flags.threads ?? 'auto';
   using model = new OpenedModel(path);
   const { config, weights: source } = model.description;
@@ -432,13 +445,18 @@ async function calibrate(
   const windows = method === 'rtn' ? [[0]] : await calibrationWindowsOf(model, flags);
   const scheme = { bits, groupSize, symmetry, searchesRange: method !== 'awq' };
   const files = source.files.map((file) => [file, statSync(file).size, statSync(file).mtimeMs]);
-  const fingerprint = fingerprintOf({ files, windows, method, scheme, alignment: ALIGNMENT });
+  const settings = {
+    ...{ method, scheme, alignment: ALIGNMENT },
+    ...(method === 'autoround' && { iterations }),
+  };
+  const fingerprint = fingerprintOf({ files, windows, ...settings });
   const state = new CompressionState(`${output}.state`, fingerprint);
   using progress = new ProgressReporter();
   const startMs = performance.now();
   const compressed = await compressLinears({
     ...{ weights: new F32Weights(source), config, windows, method, threads, state, signal },
     schemeOf: () => scheme,
+    autoround: { iterations },
     checkMatrix: (tensor, shape) => checkFitsLayout(layout, tensor, shape),
     onStep: (done, total) => progress.update({ label: method, done, total, unit: 'items' }),
     onLayer: ({ layer, sites }) => {
