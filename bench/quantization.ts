@@ -19,7 +19,7 @@ import { shownCommand } from './lib/command.ts';
 import { QUANTIZATION_DOC, writeSection } from './lib/doc-section.ts';
 import { usageError } from './lib/options.ts';
 import { REPOSITORY } from './lib/paths.ts';
-import { describeMachine, formatMachine } from './machine.ts';
+import { describeMachine, formatMachine, mergeMachines } from './machine.ts';
 import { evalModel } from './quality/eval-windows.ts';
 import { formatFormats, measureFormats } from './quantization/formats.ts';
 import { formatLatency, measureLatency } from './quantization/latency.ts';
@@ -75,8 +75,11 @@ async function run(part: Part): Promise<{ rows: unknown; text: string }> {
         python: options.python ?? null,
         scale: Number(options.scale),
       };
+      // Before and after: others may be busy during one of them.
+      const before = await describeMachine({ threads: [threads] });
       const rows = await measureFormats(formats, store);
-      return { rows, text: formatFormats(rows, formats) };
+      const machine = mergeMachines(before, await describeMachine({ threads: [threads] }));
+      return { rows, text: formatFormats(rows, formats, machine) };
     }
     case 'latency': {
       const rows = await measureLatency(threads, store, options['models-folder']);

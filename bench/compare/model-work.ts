@@ -1,7 +1,8 @@
 /**
  * What one token costs by the model file alone: bytes of weights and multiply-adds. The same for every engine, whatever it packs the weights
- * into. Knows GGUF names of embeddings and heads, not architectures.
+ * into. Knows the names of embeddings and heads in GGUF files and in opened models, not architectures.
  */
+import type { WeightSource } from '../../src/weights/contract.ts';
 import { openWeights } from '../../src/weights/weight-source.ts';
 
 export interface ModelWork {
@@ -18,19 +19,30 @@ export interface ModelWork {
 /** @throws {WeightFileError} if the file is no sound model */
 export function modelWork(path: string): ModelWork {
   using weights = openWeights(path);
-  const embedding = weights.tensors.get('token_embd.weight');
+  return workOf(weights);
+}
+
+const EMBEDDINGS = ['token_embd.weight', 'model.embed_tokens.weight'];
+const HEADS = ['output.weight', 'lm_head.weight'];
+
+/** Of tensors as they are given: of a file, or of an opened model, which may have been quantized while loading. */
+export function workOf(weights: WeightSource): ModelWork {
+  const [embedding] = EMBEDDINGS.flatMap((name) => weights.tensors.get(name) ?? []);
   if (embedding === undefined) {
-    throw new Error(`${path}: no tensor "token_embd.weight"; expected a GGUF language model`);
+    throw new Error(
+      `${weights.path}: no tensor "${EMBEDDINGS.join('" or "')}"; expected a language model`,
+    );
   }
-  const hasHead = weights.tensors.has('output.weight');
+  const hasHead = HEADS.some((name) => weights.tensors.has(name));
   let decodeBytes = 0;
   let layerOps = 0;
   let headOps = 0;
   for (const { name, shape, sizeBytes } of weights.tensors.values()) {
     const ops = shape.length === 2 ? 2 * shape[0]! * shape[1]! : 0;
-    if (name === 'token_embd.weight' && hasHead) continue; // One row of it.
+    const isEmbedding = name === embedding.name;
+    if (isEmbedding && hasHead) continue; // One row of it.
     decodeBytes += sizeBytes;
-    if (name === 'token_embd.weight' || name === 'output.weight') headOps = ops;
+    if (isEmbedding || HEADS.includes(name)) headOps = ops;
     else layerOps += ops;
   }
   const vocabSize = embedding.shape[0]!;

@@ -12,13 +12,16 @@ import { quantizeModel } from '../../src/compress/quantize-model.ts';
 import type { LoadFormat } from '../../src/models/load-format.ts';
 import type { Precision } from '../../src/runtime/runner-options.ts';
 import { hastenVersion } from '../compare/engines.ts';
+import { type ModelWork, workOf } from '../compare/model-work.ts';
 import { lastJson, runChild } from '../lib/child.ts';
 import { withForeignLoad } from '../lib/foreign-load.ts';
 import { benchFolder } from '../lib/paths.ts';
 import { markdownTable, percent, significant } from '../lib/table.ts';
+import type { MachineReport } from '../machine.ts';
 import { type EvalSet, evalWindows } from '../quality/eval-windows.ts';
 import { runServeLoad } from '../serve/load-child.ts';
 import { hastenServer } from '../serve/servers.ts';
+import { formatLimits } from './format-limits.ts';
 import type { RowStore } from './row-store.ts';
 
 export interface FormatsPlan {
@@ -36,18 +39,23 @@ export interface FormatRow {
   readonly sizeBytes: number;
   /** Of one request alone, mean. */
   readonly latencyMs: number;
+  /** Of the same requests, until the first token; null for peers. */
+  readonly ttftMs: number | null;
   readonly requestsPerSecond: number;
   /** To the f32 source; null for it itself and for peers. */
   readonly quality: Quality | null;
   /** Share of all CPU time that others took. */
   readonly foreignLoad: number;
+  /** Of a token, by the weights as they are run; null for peers. */
+  readonly work: ModelWork | null;
 }
 
 /** Prompt and answer of every request; clients that saturate. */
 export const FORMAT_LOAD = { promptTokens: 190, outputTokens: 64, clients: 16 } as const;
 const REQUESTS = { alone: 12, saturated: 64 } as const;
 const PEER = 'FP32, transformers';
-const OWN = 'FP32, hasten';
+/** What the distances to the machine's limits are told from. */
+export const OWN = 'FP32, hasten';
 
 interface Format {
   readonly name: string;
@@ -77,7 +85,7 @@ export async function measureFormats(plan: FormatsPlan, store: RowStore): Promis
   const rows: FormatRow[] = [];
   const { model, threads, scale } = plan;
   const key = (name: string): string =>
-    `formats ${JSON.stringify({ name, threads, scale, set: model.set })}`;
+    `formats ${JSON.stringify({ name, threads, scale, set: model.set, load: FORMAT_LOAD })}`;
   const exact = await madeFormat(model.path, 'f32');
   if (plan.python !== null) {
     const { python } = plan;
@@ -123,9 +131,11 @@ async function serverSpeed(
     return { alone, saturated };
   });
   using model = new OpenedModel(modelPath, { ...(loadIn && { loadIn }) });
+  const { weights } = model.description;
   return {
-    sizeBytes: model.description.weights.sizeBytes,
+    ...{ sizeBytes: weights.sizeBytes, work: workOf(weights) },
     latencyMs: value.alone.mean_e2el_ms,
+    ttftMs: value.alone.mean_ttft_ms,
     requestsPerSecond: value.saturated.request_throughput,
     foreignLoad,
   };
@@ -162,12 +172,17 @@ async function transformersRow(
     async () => lastJson(await runChild(python, [script, JSON.stringify(job)])) as PeerAnswer,
   );
   const { latencyMs, requestsPerSecond, sizeBytes } = value;
-  return { name: PEER, latencyMs, requestsPerSecond, sizeBytes, quality: null, foreignLoad };
+  const unknown = { ttftMs: null, work: null, quality: null };
+  return { name: PEER, latencyMs, requestsPerSecond, sizeBytes, foreignLoad, ...unknown };
 }
 
 type PeerAnswer = Pick<FormatRow, 'latencyMs' | 'requestsPerSecond' | 'sizeBytes'>;
 
-export function formatFormats(rows: readonly FormatRow[], { model, threads }: FormatsPlan): string {
+export function formatFormats(
+  rows: readonly FormatRow[],
+  { model, threads }: Pick<FormatsPlan, 'model' | 'threads'>,
+  machine: MachineReport,
+): string {
   const { promptTokens, outputTokens, clients } = FORMAT_LOAD;
   const base = rows.find(({ name }) => name === PEER) ?? rows.find(({ name }) => name === OWN)!;
   const times = (value: number): string => `${significant(value)}x`;
@@ -190,5 +205,6 @@ export function formatFormats(rows: readonly FormatRow[], { model, threads }: Fo
   return [
     `${model.set}, its weights dequantized to f32 and encoded again; ${threads} threads, ${promptTokens}-token prompts and ${outputTokens} tokens out. Latency is of one request alone, req/s of ${clients} clients; "others" is the share of all CPU time that other processes took. ${base.name === PEER ? '' : `Without a Python with transformers (--python), the first row is our own.`}`.trim(),
     table,
+    formatLimits(rows, { threads, load: FORMAT_LOAD, own: OWN, machine }),
   ].join('\n\n');
 }
