@@ -43,6 +43,7 @@ const ENTRIES = [
   'app/engine-process.ts',
   'app/cost-process.ts',
   'grammar/grammar-worker.ts',
+  'compress/encode-worker.ts',
 ];
 /**
  * What `hasten run` loads before the first token, from src/. Its modules go into five chunks, by who needs them; left to itself the bundler makes 70 of

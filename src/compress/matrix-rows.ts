@@ -22,16 +22,21 @@ export function matrixShape(source: WeightSource, name: string): { rows: number;
 }
 
 /**
+ * @param chunkElements most values at a time, a row at least
  * @throws {NonFiniteWeightError} at the first weight that is NaN or infinite
  * @throws {WeightFileError} if the tensor cannot be read or decoded
  */
-export function* matrixRows(source: WeightSource, name: string): Generator<RowChunk> {
+export function* matrixRows(
+  source: WeightSource,
+  name: string,
+  chunkElements = CHUNK_ELEMENTS,
+): Generator<RowChunk> {
   const { rows, columns } = matrixShape(source, name);
   const { dtype, shape } = source.tensors.get(name)!;
   // A stored row is all but the first dimension.
   const storedRows = shape.length > 1 ? shape[0]! : 1;
   const perStored = rows / storedRows;
-  const step = Math.max(1, Math.floor(CHUNK_ELEMENTS / (columns * perStored)));
+  const step = Math.max(1, Math.floor(chunkElements / (columns * perStored)));
   const buffer = new Float32Array(Math.min(step, storedRows) * perStored * columns);
   for (let start = 0; start < storedRows; start += step) {
     const end = Math.min(storedRows, start + step);

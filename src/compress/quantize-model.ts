@@ -16,6 +16,8 @@ export interface QuantizeModelOptions {
   /** The model in GGUF's terms where it is no GGUF file, with all metadata. */
   readonly converted?: { readonly source: WeightSource; readonly metadata: MetadataToWrite };
   readonly signal?: AbortSignal;
+  /** That encode; one per core where left out. */
+  readonly threads?: number;
   onProgress?(doneBytes: number, totalBytes: number): void;
 }
 
@@ -34,7 +36,7 @@ export async function quantizeModel(
   modelPath: string,
   config: ModelConfig,
   outputPath: string,
-  { types, imatrix, converted, signal, onProgress }: QuantizeModelOptions,
+  { types, imatrix, converted, signal, threads, onProgress }: QuantizeModelOptions,
 ): Promise<QuantizeReport> {
   using opened = converted === undefined ? openWeights(modelPath) : null;
   const source = converted?.source ?? opened!;
@@ -53,6 +55,7 @@ export async function quantizeModel(
     ...(converted && { ownMetadata: converted.metadata }),
     ...(imatrix && { importance: imatrix.importance, metadata: imatrixMetadata(imatrix) }),
     ...(signal && { signal }),
+    ...(threads !== undefined && { threads }),
     ...(onProgress && { onProgress }),
   });
   const typeCounts: Partial<Record<DType, number>> = {};

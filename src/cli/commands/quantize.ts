@@ -213,6 +213,7 @@ async function toGguf(
     types: fileType,
     ...(converted && { converted }),
     ...(imatrix && { imatrix }),
+    ...(flags.threads !== undefined && { threads: flags.threads }),
     signal,
     onProgress: (done, total) =>
       progress.update({ label: 'quantizing', done, total, unit: 'bytes' }),
@@ -265,6 +266,7 @@ async function toMixedGguf(spec: string, flags: QuantizeFlags, signal: AbortSign
     types: new Map(plan.tensors.map(({ name, dtype }) => [name, dtype])),
     ...(converted && { converted }),
     ...(imatrix && { imatrix }),
+    ...(flags.threads !== undefined && { threads: flags.threads }),
     signal,
     onProgress: (done, total) =>
       progress.update({ label: 'quantizing', done, total, unit: 'bytes' }),

@@ -14,6 +14,8 @@ export const STEP_005 = fround(0.05);
 /** Most elements of a group. */
 const MAX_GROUP = 32;
 const trial = new Uint8Array(MAX_GROUP);
+/** Of {@link fitAffine}: x - min. */
+const aboveMin = new Float32Array(MAX_GROUP);
 
 /** To the nearest integer, halves to even; for f32 values below 2^22. */
 export function nearestInt(value: number): number {
@@ -186,13 +188,15 @@ export function fitAffine(
     bestError = fround(bestError + fround(weights[i]! * error));
   }
   // ggml goes on from the min of the best candidate so far.
+  let range = fround(max - min);
+  for (let i = 0; i < n; i++) aboveMin[i] = x[i]! - min;
   for (let k = 0; k <= count; k++) {
-    inverse = fround(fround(fround(first + fround(step * k)) + levels) / fround(max - min));
+    inverse = fround(fround(fround(first + fround(step * k)) + levels) / range);
     let sumL = 0;
     let sumL2 = 0;
     let sumXl = 0;
     for (let i = 0; i < n; i++) {
-      const l = clamp(nearestInt(fround(inverse * fround(x[i]! - min))), 0, levels);
+      const l = clamp(nearestInt(fround(inverse * aboveMin[i]!)), 0, levels);
       trial[i] = l;
       const wl = fround(weights[i]! * l);
       sumL = fround(sumL + wl);
@@ -208,7 +212,8 @@ export function fitAffine(
       newScale = fround(sumXl / sumL2);
     }
     let error = 0;
-    for (let i = 0; i < n; i++) {
+    // Errors only add up: a candidate that is worse already is given up.
+    for (let i = 0; i < n && error < bestError; i++) {
       const off = fround(fround(fround(newScale * trial[i]!) + newMin) - x[i]!);
       error = fround(
         error + fround(weights[i]! * (isAbsolute ? Math.abs(off) : fround(off * off))),
@@ -219,6 +224,8 @@ export function fitAffine(
       bestError = error;
       scale = newScale;
       min = newMin;
+      range = fround(max - min);
+      for (let i = 0; i < n; i++) aboveMin[i] = x[i]! - min;
     }
   }
   affineFit.min = -min;

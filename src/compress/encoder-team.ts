@@ -1,0 +1,81 @@
+/**
+ * Encodes chunks of rows on several threads, since looking for the scales of K-quants takes hundreds of nanoseconds an element. The bytes are those of one
+ * thread: rows do not depend on each other. Knows nothing of tensors and files.
+ */
+import { Worker } from 'node:worker_threads';
+import { cpuTopology } from '../platform/topology.ts';
+import { DTYPES } from '../tensor/dtype.ts';
+import { encodeRows, type RowsToEncode } from './encode-rows.ts';
+import { CompressError } from './errors.ts';
+
+export interface EncodeJob {
+  readonly id: number;
+  readonly rows: RowsToEncode;
+}
+
+export type EncodeAnswer =
+  | { readonly id: number; readonly encoded: Uint8Array }
+  | { readonly id: number; readonly error: unknown };
+
+/** Below so many elements in all, starting threads takes longer than it saves. */
+const WORTH_ELEMENTS = 1 << 22;
+
+export class EncoderTeam implements Disposable {
+  readonly #numThreads: number;
+  #workers: Worker[] | null = null;
+  readonly #pending = new Map<number, PromiseWithResolvers<Uint8Array>>();
+  #numJobs = 0;
+
+  /**
+   * @param threads null: one per core
+   * @param totalElements that there are to encode in all; few of them are encoded by whoever asks
+   */
+  constructor(threads: number | null, totalElements: number) {
+    this.#numThreads = totalElements < WORTH_ELEMENTS ? 1 : (threads ?? cpuTopology().usableCores);
+  }
+
+  /** How many chunks may be asked for at once, so that no thread waits. */
+  get depth(): number {
+    return 2 * this.#numThreads;
+  }
+
+  /** @param rows may be used again when this returns */
+  async encode(rows: RowsToEncode): Promise<Uint8Array> {
+    // Floats in another width are as quick as sending them.
+    if (this.#numThreads === 1 || DTYPES[rows.to].blockElements === 1) return encodeRows(rows);
+    this.#workers ??= Array.from({ length: this.#numThreads }, () => this.#start());
+    const id = this.#numJobs++;
+    const pending = Promise.withResolvers<Uint8Array>();
+    this.#pending.set(id, pending);
+    const values = rows.values.slice();
+    const job: EncodeJob = { id, rows: { ...rows, values } };
+    this.#workers[id % this.#numThreads]!.postMessage(job, [values.buffer]);
+    return await pending.promise;
+  }
+
+  #start(): Worker {
+    const worker = new Worker(new URL('./encode-worker.ts', import.meta.url), {
+      name: 'hasten-encode',
+    });
+    worker.on('message', (answer: EncodeAnswer) => {
+      const pending = this.#pending.get(answer.id);
+      this.#pending.delete(answer.id);
+      if ('encoded' in answer) pending?.resolve(answer.encoded);
+      else pending?.reject(answer.error);
+    });
+    worker.on('error', (cause) => this.#fail(cause));
+    worker.on('exit', () => this.#fail(null));
+    return worker;
+  }
+
+  #fail(cause: unknown): void {
+    const error = new CompressError('a thread that encodes rows ended', { cause });
+    for (const { reject } of this.#pending.values()) reject(error);
+    this.#pending.clear();
+  }
+
+  [Symbol.dispose](): void {
+    for (const worker of this.#workers ?? []) void worker.terminate();
+    this.#workers = null;
+  }
+}
