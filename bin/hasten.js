@@ -91,7 +91,7 @@ async function runHere(launcher = 0) {
   const guardian = guardianPid(launcher);
   if (guardian !== undefined) onOrphaned(guardian, () => process.kill(process.pid, 'SIGTERM'));
   const folder =
-    env.HASTEN_CACHE ?? join(env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'hasten');
+    env.HASTEN_CACHE || join(env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'hasten');
   env.NODE_COMPILE_CACHE ??= join(folder, 'node-code'); // Read by worker threads; for this thread it is too late.
   module.enableCompileCache?.(env.NODE_COMPILE_CACHE);
   // What FLAGS does for a re-executed process.

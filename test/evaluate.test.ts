@@ -49,3 +49,23 @@ it('refuses a task that it does not know before any work', async () => {
   assert.equal(code, 1);
   assert.match(stderr, /task "arc": expected cloze, capitals, definitions or a file of JSON lines/);
 });
+
+it('refuses windows that the model was not made for, and lengths that it would not use', async () => {
+  const model = fixture('llama-q4_0.gguf');
+  const long = await runHasten(['evaluate', model, '--protocol', 'disjoint-4096', '--offline']);
+  assert.match(long.stderr, /--protocol disjoint-4096: .* made for sequences of up to \d+ tokens/);
+  assert.equal(long.code, 2);
+  const unused = await runHasten(['evaluate', model, '--max-model-len', '128', '--offline']);
+  assert.match(unused.stderr, /unknown option '--max-model-len'/);
+  assert.equal(unused.code, 2);
+});
+
+it('prints what it measured even where the page has no place', async () => {
+  const { code, stdout, stderr } = await runHasten([
+    ...['evaluate', fixture('llama-q4_0.gguf'), '--protocol', 'disjoint-64', '--windows', '1'],
+    ...['--no-speed', '--page', path.join(REPOSITORY, 'package.json', 'page.html'), '--offline'],
+  ]);
+  assert.match(stdout, /perplexity/);
+  assert.notEqual(stderr, '');
+  assert.equal(code, 1);
+});

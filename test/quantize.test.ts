@@ -39,7 +39,9 @@ describe('hasten quantize with calibration', () => {
       ],
       [['--calibration', text], /the calibration text has 17 tokens; 32768 are wanted/],
       [['--bits', '9'], /9 bits: expected 2 to 8/],
-      [['--iterations', '5'], /--iterations is for --method autoround/],
+      [['--iterations', '5'], /--iterations .* for --method autoround/],
+      [['--window', '512'], /--window 512: .* sequences of up to 256 tokens/],
+      [['--imatrix', 'auto'], /--imatrix would do nothing here/],
     ];
     for (const [more, message] of cases) {
       const output = path.join(folder, 'refused');

@@ -8,16 +8,20 @@ import { F32Weights } from '../compress/f32-weights.ts';
 import { gatherImportance } from '../compress/gather-importance.ts';
 import type { Imatrix } from '../compress/imatrix.ts';
 import { packageFolder } from '../platform/package-files.ts';
+import { UsageError } from './errors.ts';
 import { parseCount, readTextFile } from './options.ts';
 import { ProgressReporter } from './progress.ts';
 
 const BUILT_IN_TEXT = fileURLToPath(new URL('assets/calibration/public-domain.txt', packageFolder));
 
+/** Where no other is asked for. */
+const WINDOW = 512;
+
 export interface CalibrationFlags {
   readonly calibration?: string;
   readonly calibrationChat: boolean;
   readonly tokens: number;
-  readonly window: number;
+  readonly window?: number;
   readonly threads?: number;
 }
 
@@ -29,7 +33,17 @@ export function addCalibrationOptions(command: Command): Command {
     )
     .option('--calibration-chat', "put it through the model's chat template", false)
     .option('--tokens <n>', 'tokens of it (k = 1024)', parseCount, 32_768)
-    .option('--window <n>', 'tokens of a window', parseCount, 512);
+    .option('--window <n>', `tokens of a window; ${WINDOW}, or what the model takes`, parseCount);
+}
+
+/** @throws {UsageError} if the model takes no sequences of that length */
+export function windowOf({ description }: OpenedModel, window: number | undefined): number {
+  const longest = description.config.maxPositionEmbeddings;
+  if (window === undefined) return Math.min(WINDOW, longest);
+  if (window <= longest) return window;
+  throw new UsageError(
+    `--window ${window}: the model was made for sequences of up to ${longest} tokens`,
+  );
 }
 
 /**
@@ -38,8 +52,9 @@ export function addCalibrationOptions(command: Command): Command {
  */
 export async function calibrationWindowsOf(
   model: OpenedModel,
-  { calibration, calibrationChat, tokens, window }: CalibrationFlags,
+  { calibration, calibrationChat, tokens, ...flags }: CalibrationFlags,
 ): Promise<number[][]> {
+  const window = windowOf(model, flags.window);
   const content = await readTextFile(calibration ?? BUILT_IN_TEXT);
   const name = basename(calibration ?? BUILT_IN_TEXT);
   const text = { name, content, asChat: calibrationChat, tokens, window };

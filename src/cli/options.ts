@@ -47,8 +47,13 @@ export function addOfflineOption(command: Command): Command {
   return command.option('--offline', 'use cached models only, never the network', false);
 }
 
-/** @param except a command with options of its own by the same name leaves these out */
-export function addEngineOptions(command: Command, except: { threads?: false } = {}): Command {
+/**
+ * @param except threads: a command with an option of its own by the same name leaves these out; lengths: one that says itself how long sequences are
+ */
+export function addEngineOptions(
+  command: Command,
+  except: { threads?: false; lengths?: false } = {},
+): Command {
   if (except.threads !== false) {
     command.option(
       '-t, --threads <n>',
@@ -57,17 +62,21 @@ export function addEngineOptions(command: Command, except: { threads?: false } =
       'auto' as const,
     );
   }
-  return addOfflineOption(command)
-    .option(
-      '-c, --max-model-len <tokens>',
-      "longest sequence, prompt and answer (k = 1024); left out: the model's own, if memory allows",
-      parseCount,
-    )
-    .option(
-      '--kv-cache-memory <size>',
-      'memory of the KV cache, such as 512MB; left out: four such sequences, or a quarter of what is free',
-      parseBytes,
-    )
+  addOfflineOption(command);
+  if (except.lengths !== false) {
+    command
+      .option(
+        '-c, --max-model-len <tokens>',
+        "longest sequence, prompt and answer (k = 1024); left out: the model's own, if memory allows",
+        parseCount,
+      )
+      .option(
+        '--kv-cache-memory <size>',
+        'memory of the KV cache, such as 512MB; left out: four such sequences, or a quarter of what is free',
+        parseBytes,
+      );
+  }
+  return command
     .option(
       '--kv-cache-type <type>',
       'keys and values as f16, q8 (half of that), q4 (under a third) or f32',

@@ -54,7 +54,7 @@ export function allocateBits<Format>(
   let left = budgetBytes - hulls.reduce((sum, hull) => sum + hull[0]!.bytes, 0);
   if (left < 0) {
     throw new CompressError(
-      `the smallest formats take ${budgetBytes - left} bytes, more than the ${budgetBytes} that are asked for`,
+      `the smallest formats take ${budgetBytes - left} bytes; beside what is not rounded, the target leaves ${budgetBytes > 0 ? `${budgetBytes} for them` : 'nothing'}`,
     );
   }
   for (;;) {

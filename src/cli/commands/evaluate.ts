@@ -7,6 +7,7 @@ import {
   cutWindows,
   type EvaluateOptions,
   parseProtocol,
+  type ScoringProtocol,
 } from '../../app/evaluate.ts';
 import { evaluationPage } from '../../app/evaluation-page.ts';
 import { type EvaluationReport, reportMarkdown } from '../../app/evaluation-report.ts';
@@ -20,6 +21,8 @@ import { type CostJob, type ModelCost, measureCost } from '../../app/model-cost.
 import { OpenedModel } from '../../app/open-model.ts';
 import type { LoadModelOptions } from '../../models/load-model.ts';
 import { writeFileAtomic } from '../../platform/atomic-file.ts';
+import { diskFull } from '../disk-full.ts';
+import { UsageError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
 import { findModelWithProgress } from '../model-command.ts';
 import {
@@ -45,7 +48,7 @@ interface EvaluateFlags extends EngineFlags {
 }
 
 export function define(command: Command): void {
-  addEngineOptions(command)
+  addEngineOptions(command, { lengths: false })
     .argument('<model>', 'a path, an alias or any form that pull takes')
     .option('--against <reference>', 'the model to compare with; it runs in f32')
     .addOption(
@@ -106,12 +109,23 @@ async function evaluate(spec: string, flags: EvaluateFlags): Promise<void> {
     ...(await qualityOf(path, referencePath, { flags, text, protocol, tasks, signal })),
     costs: flags.speed ? await costsOf(path, referencePath, flags, signal) : null,
   };
-  if (flags.page !== undefined) {
-    await writeFileAtomic(flags.page, evaluationPage(report, formatBytes));
-    note(`page: ${flags.page}`);
-  }
   if (flags.json) await printJson(report);
   else await printLine(reportMarkdown(report, formatBytes));
+  const { page } = flags;
+  if (page === undefined) return;
+  await writeFileAtomic(page, evaluationPage(report, formatBytes)).catch((error: unknown) => {
+    throw diskFull(error, page);
+  });
+  note(`page: ${page}`);
+}
+
+/** @throws {UsageError} if the model takes no windows of this protocol */
+function checkTakes({ description }: OpenedModel, { name, window }: ScoringProtocol): void {
+  const longest = description.config.maxPositionEmbeddings;
+  if (window <= longest) return;
+  throw new UsageError(
+    `--protocol ${name}: ${description.path} was made for sequences of up to ${longest} tokens`,
+  );
 }
 
 interface QualityJob {
@@ -130,6 +144,8 @@ async function qualityOf(
 ): Promise<Pick<EvaluationReport, 'quality' | 'tasks'>> {
   using model = new OpenedModel(path, openingOptions(flags));
   using reference = referencePath === null ? null : new OpenedModel(referencePath);
+  for (const each of [model, ...(reference === null ? [] : [reference])])
+    checkTakes(each, protocol);
   const tokenizer = (reference ?? model).requireTokenizer();
   const bos = tokenizer.addsBos ? tokenizer.bosTokenId : null;
   const windows = cutWindows(tokenizer.encode(text), protocol, bos).slice(0, flags.windows);

@@ -3,7 +3,13 @@ import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { OpenedModel } from '../../app/open-model.ts';
 import { writeImatrix } from '../../compress/imatrix.ts';
-import { addCalibrationOptions, type CalibrationFlags, gatherImatrix } from '../calibration.ts';
+import {
+  addCalibrationOptions,
+  type CalibrationFlags,
+  gatherImatrix,
+  windowOf,
+} from '../calibration.ts';
+import { diskFull } from '../disk-full.ts';
 import { UsageError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
 import { findModelWithProgress } from '../model-command.ts';
@@ -57,7 +63,9 @@ async function imatrix(
     { ...flags, ...(calibration !== undefined && { calibration }) },
     signal,
   );
-  await writeImatrix(output, made, flags.window);
+  await writeImatrix(output, made, windowOf(model, flags.window)).catch((error: unknown) => {
+    throw diskFull(error, output);
+  });
   const seconds = (performance.now() - startMs) / 1000;
   const entries = made.importance.size;
   if (flags.json) await printJson({ output, entries, chunks: made.numChunks, seconds });

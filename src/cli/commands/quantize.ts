@@ -31,21 +31,22 @@ import {
   type RoundOptions,
   writeRoundedModel,
 } from '../../compress/write-rounded.ts';
-import { asDiskError } from '../../hub/download.ts';
-import { DiskSpaceError } from '../../hub/errors.ts';
 import { writeFileAtomic } from '../../platform/atomic-file.ts';
 import {
   addCalibrationOptions,
   type CalibrationFlags,
   calibrationWindowsOf,
   gatherImatrix,
+  windowOf,
 } from '../calibration.ts';
-import { CommandError, UsageError } from '../errors.ts';
+import { diskFull } from '../disk-full.ts';
+import { UsageError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
 import { findModelWithProgress } from '../model-command.ts';
 import { addOfflineOption, parseBytes, parseCount, parseInteger, parseNumber } from '../options.ts';
 import { formatBytes, formatSeconds, formatTable, note, printJson, printLine } from '../output.ts';
 import { ProgressReporter } from '../progress.ts';
+import { type QuantizeWay, uselessOption } from './quantize-options.ts';
 
 const TARGETS = [...FILE_TYPE_NAMES, ...HF_LAYOUTS, ...ROUNDED_LAYOUTS];
 type TargetName = FileTypeName | HfLayout | RoundedLayout;
@@ -176,7 +177,7 @@ Examples:
     .action(quantize);
 }
 
-async function quantize(spec: string, flags: QuantizeFlags): Promise<void> {
+async function quantize(spec: string, flags: QuantizeFlags, command: Command): Promise<void> {
   using interrupts = new InterruptHandler();
   const { signal } = interrupts;
   const { to, targetBpw, targetSize } = flags;
@@ -184,17 +185,24 @@ async function quantize(spec: string, flags: QuantizeFlags): Promise<void> {
   if (numAsked !== 1) {
     throw new UsageError('give one of --to, --target-bpw and --target-size');
   }
-  if (flags.iterations !== undefined && flags.method !== 'autoround') {
-    throw new UsageError('--iterations is for --method autoround');
-  }
+  const given = Object.keys(flags).filter((name) => command.getOptionValueSource(name) === 'cli');
+  const useless = uselessOption({ ...flags, way: wayOf(to) }, given);
+  if (useless !== null) throw new UsageError(useless);
   try {
     if (to === undefined) await toMixedGguf(spec, flags, signal);
     else if (isHfLayout(to)) await calibrate(spec, flags, to, signal);
     else if (isRoundedLayout(to)) await round(spec, flags, to, signal);
     else await toGguf(spec, flags, to, signal);
   } catch (error) {
-    throw diskFull(error, resolve(flags.output));
+    const output = resolve(flags.output);
+    throw diskFull(error, output, keptBeside(output));
   }
+}
+
+function wayOf(to: TargetName | undefined): QuantizeWay {
+  if (to === undefined) return 'mixed';
+  if (isHfLayout(to)) return 'grouped';
+  return isRoundedLayout(to) ? 'rounded' : 'gguf';
 }
 
 async function toGguf(
@@ -246,7 +254,7 @@ async function toMixedGguf(spec: string, flags: QuantizeFlags, signal: AbortSign
   const startMs = performance.now();
   const imatrix = await imatrixOf(model, flags, signal);
   const converted = convertedToGguf(model);
-  const window = Math.min(flags.window, 256, searchTokens);
+  const window = Math.min(windowOf(model, flags.window), 256, searchTokens);
   const windows = await calibrationWindowsOf(model, { ...flags, tokens: searchTokens, window });
   const stateFile = `${output}.search.json`;
   using progress = new ProgressReporter();
@@ -478,13 +486,12 @@ async function calibrate(
   await printMade({ output, sizeBytes, seconds }, flags, { layers: compressed.layers });
 }
 
-/** A full disk said as such; anything else as it is. Nothing is left under the final name either way. */
-function diskFull(error: unknown, output: string): unknown {
-  if (!(asDiskError(error, output) instanceof DiskSpaceError)) return error;
-  return new CommandError(
-    `no space left for ${output}: free some, or name an --output on another disk; what was calibrated or measured so far is kept beside ${output}, and the same command goes on after it`,
-    { cause: error },
-  );
+/** What the same command goes on with after it has failed. */
+function keptBeside(output: string): string {
+  const isKept = [`${output}.state`, `${output}.search.json`].some((path) => existsSync(path));
+  return isKept
+    ? `what was calibrated or measured so far is kept beside ${output}, and the same command goes on after it`
+    : '';
 }
 
 function isRoundedLayout(name: TargetName): name is RoundedLayout {
