@@ -4,7 +4,7 @@
  */
 
 import type { MixedPlan, MixedTensor } from '../compress/mixed-precision.ts';
-import { escaped } from './html.ts';
+import { escaped, htmlPage } from './html.ts';
 
 const bitsOf = ({ bytes, elements }: MixedTensor): number => (8 * bytes) / elements;
 
@@ -44,6 +44,7 @@ function cell(tensor: MixedTensor | undefined, largest: number): string {
 const STYLE = `
 :root { color-scheme: light dark; font: 14px/1.45 system-ui, sans-serif; }
 body { margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
+h1 { overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
 table { border-collapse: separate; border-spacing: 2px; }
 th { font-weight: 600; padding: 0.1rem 0.5rem; text-align: left; }
@@ -68,13 +69,11 @@ export function allocationPage(model: string, plan: MixedPlan): string {
   const top = others.map(
     ({ part, tensor }) => `<tr><th>${escaped(part)}</th>${cell(tensor, largest)}</tr>`,
   );
-  return `<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>${escaped(model)}: bits by tensor</title><style>${STYLE}</style></head>
-<body><h1>${escaped(model)}: ${plan.bitsPerWeight.toFixed(2)} bits per weight</h1>
+  const body = `<h1>${escaped(model)}: ${plan.bitsPerWeight.toFixed(2)} bits per weight</h1>
 <p>Colour: bits. White bar: KL divergence of the model's predictions with this tensor alone rounded, on a logarithmic scale over five decades. Point at a cell
 for its numbers.</p>
 <table>${top.join('')}</table>
 <div class="scroll"><table><thead><tr><th>layer</th>${parts.map((part) => `<th>${escaped(part)}</th>`).join('')}</tr></thead><tbody>${rows.join('')}</tbody></table></div>
-</body></html>
 `;
+  return htmlPage({ title: `${model}: bits by tensor`, style: STYLE, body });
 }

@@ -18,7 +18,13 @@ const task = (acc: number) => ({
   ...{ accNorm: acc, accNormStderr: 0.05 },
 });
 const REPORT: EvaluationReport = {
-  ...{ model: 'a <small> one', against: 'the "large" one', text: 'book.txt', precision: 'fast' },
+  ...{
+    model: 'a <small> one',
+    loadIn: null,
+    against: 'the "large" one',
+    text: 'book.txt',
+    precision: 'fast',
+  },
   protocol: 'disjoint-512',
   quality: {
     ...{ model: quality(12, 0.05), reference: quality(10, 0) },
@@ -42,6 +48,13 @@ describe('an evaluation', () => {
     assert.equal(page.match(/<polyline /g)?.length, 3); // divergences, two perplexities
     assert.ok(!/NaN|undefined|Infinity/.test(page));
     assert.ok(page.includes('12000 bytes'));
+  });
+
+  it('tells a model from itself where it was quantized while loading', () => {
+    const again: EvaluationReport = { ...REPORT, loadIn: 'nf4', against: REPORT.model };
+    const [header] = reportMarkdown(again, bytes).split('\n');
+    assert.equal(header, '| | a <small> one (f32) | a <small> one as nf4 (fast) |');
+    assert.ok(evaluationPage(again, bytes).includes('one as nf4 against'));
   });
 
   it('of a model alone has no plot of divergences', () => {

@@ -4,10 +4,11 @@ import { KLD_SHARES, type TaskComparison } from './evaluate.ts';
 import {
   type BytesFormat,
   type EvaluationReport,
+  modelLabel,
   reportFootnote,
   reportTable,
 } from './evaluation-report.ts';
-import { escaped } from './html.ts';
+import { escaped, htmlPage } from './html.ts';
 import type { ModelCost } from './model-cost.ts';
 import type { TaskScore } from './score-task.ts';
 import { type Bar, type BarGroup, barChart, lineChart } from './svg-chart.ts';
@@ -20,6 +21,7 @@ const STYLE = `
 body { margin: 2rem auto; max-width: 84rem; padding: 0 1rem; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 34rem), 1fr)); gap: 1.5rem; }
 section { min-width: 0; }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.05rem; margin: 0.5rem 0; }
 svg { width: 100%; height: auto; display: block; }
 svg text { font: 12px system-ui, sans-serif; fill: currentColor; }
@@ -34,7 +36,8 @@ i { display: inline-block; width: 0.8em; height: 0.8em; margin: 0 0.4em 0 1em; }
 
 /** @param bytes how sizes are written */
 export function evaluationPage(report: EvaluationReport, bytes: BytesFormat): string {
-  const { model, against } = report;
+  const { against } = report;
+  const model = modelLabel(report);
   const title = against === null ? model : `${model} against ${against}`;
   const plots = [
     ...divergencePlot(report),
@@ -46,16 +49,14 @@ export function evaluationPage(report: EvaluationReport, bytes: BytesFormat): st
     against === null
       ? ''
       : `<p><i style="background:${REFERENCE_COLOUR}"></i>${escaped(against)}<i style="background:${MODEL_COLOUR}"></i>${escaped(model)}</p>`;
-  return `<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>${escaped(title)}</title><style>${STYLE}</style></head>
-<body><h1>${escaped(title)}</h1>
+  const body = `<h1>${escaped(title)}</h1>
 <p>${escaped(reportFootnote(report))}</p>
 ${legend}
 <div class="plots">${plots.map(([name, svg]) => `<section><h2>${escaped(name)}</h2>${svg}</section>`).join('\n')}</div>
 <h2>All figures</h2>
 <div class="scroll">${table(report, bytes)}</div>
-</body></html>
 `;
+  return htmlPage({ title, style: STYLE, body });
 }
 
 function table(report: EvaluationReport, bytes: BytesFormat): string {
@@ -80,8 +81,9 @@ function divergencePlot({ quality }: EvaluationReport): Plot[] {
   return svg === '' ? [] : [['KL divergence from the reference, by share of tokens', svg]];
 }
 
-function windowPlot({ quality, model, against }: EvaluationReport): Plot[] {
-  const { windows } = quality;
+function windowPlot(report: EvaluationReport): Plot[] {
+  const { against } = report;
+  const { windows } = report.quality;
   const series = [
     ...(against === null
       ? []
@@ -92,7 +94,7 @@ function windowPlot({ quality, model, against }: EvaluationReport): Plot[] {
           },
         ]),
     {
-      ...{ name: model, colour: MODEL_COLOUR },
+      ...{ name: modelLabel(report), colour: MODEL_COLOUR },
       points: windows.map((w, i) => [i + 1, w.perplexity] as const),
     },
   ];
@@ -109,14 +111,15 @@ function taskPlot(report: EvaluationReport): Plot[] {
   };
   const groups = report.tasks.map(({ model, reference }: TaskComparison): BarGroup => {
     const label = model.accNorm === null ? model.name : `${model.name}, norm`;
-    const own = bar(report.model, MODEL_COLOUR, model);
+    const own = bar(modelLabel(report), MODEL_COLOUR, model);
     const bars = reference ? [bar(report.against!, REFERENCE_COLOUR, reference), own] : [own];
     return { label, bars, full: 1 };
   });
   return groups.length === 0 ? [] : [['Right answers, with standard error', barChart(groups)]];
 }
 
-function costPlot({ costs, model, against }: EvaluationReport, bytes: BytesFormat): Plot[] {
+function costPlot(report: EvaluationReport, bytes: BytesFormat): Plot[] {
+  const { costs, against } = report;
   if (costs === null) return [];
   const group = (
     label: string,
@@ -127,7 +130,7 @@ function costPlot({ costs, model, against }: EvaluationReport, bytes: BytesForma
       const value = pick(cost);
       return { name, colour, value, text: show(value) };
     };
-    const own = bar(model, MODEL_COLOUR, costs.model);
+    const own = bar(modelLabel(report), MODEL_COLOUR, costs.model);
     const bars = costs.reference ? [bar(against!, REFERENCE_COLOUR, costs.reference), own] : [own];
     return { label, bars };
   };

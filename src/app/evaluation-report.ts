@@ -1,10 +1,13 @@
 /** All that an evaluation found, and its Markdown. */
+import type { LoadFormat } from '../models/load-format.ts';
 import type { ModelQuality, Quality, QualityComparison, TaskComparison } from './evaluate.ts';
 import type { ModelCost } from './model-cost.ts';
 import type { TaskScore } from './score-task.ts';
 
 export interface EvaluationReport {
   readonly model: string;
+  /** What the model was quantized to while loading; null where it runs as it is stored. */
+  readonly loadIn: LoadFormat | null;
   /** The reference; null without one. */
   readonly against: string | null;
   /** Name of the text. */
@@ -35,9 +38,15 @@ export interface ReportRow {
 /** 1536 -> "1.5 kB", in powers of 1000. */
 export type BytesFormat = (bytes: number) => string;
 
-function columnsOf({ model, against, precision, quality, costs }: EvaluationReport): Column[] {
+/** The model as it was run, so that it can be told from itself. */
+export function modelLabel({ model, loadIn }: EvaluationReport): string {
+  return loadIn === null ? model : `${model} as ${loadIn}`;
+}
+
+function columnsOf(report: EvaluationReport): Column[] {
+  const { against, precision, quality, costs } = report;
   const own: Column = {
-    name: `${model} (${precision})`,
+    name: `${modelLabel(report)} (${precision})`,
     ...{ quality: quality.model, cost: costs?.model, isReference: false },
     task: (of) => of.model,
   };

@@ -2,7 +2,7 @@
  * A step profile as one HTML file to look at: the step as a flame-like chart (step, layers, commands, time to the right), and the table by kind.
  * Self-contained: no script or style from elsewhere, all text escaped.
  */
-import { escaped } from './html.ts';
+import { escaped, htmlPage } from './html.ts';
 import { type ProfiledCommand, profileRows, type StepProfile } from './step-profile.ts';
 
 const COLOURS: Readonly<Record<string, string>> = {
@@ -107,10 +107,8 @@ export function profilePage(model: string, profiles: readonly StepProfile[]): st
     return `<section><h2>${what}, ${threads} ${threads === 1 ? 'thread' : 'threads'}: ${stepMs.toFixed(2)} ms, ${rate.toFixed(1)} tokens/s</h2>
 <div class="scroll">${chart(profile)}</div>${table(profile)}</section>`;
   });
-  return `<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>${escaped(model)}: one step</title><style>${STYLE}</style></head>
-<body><h1>${escaped(model)}: where a step goes</h1>
+  const body = `<h1>${escaped(model)}: where a step goes</h1>
 <p>Times of the calling thread, medians. A bar is a command of the plan; point at it for its kernel and rates. Gaps are waits at barriers.</p>
-${sections.join('\n')}</body></html>
-`;
+${sections.join('\n')}`;
+  return htmlPage({ title: `${model}: one step`, style: STYLE, body });
 }

@@ -104,7 +104,12 @@ async function evaluate(spec: string, flags: EvaluateFlags): Promise<void> {
       ? null
       : (await findModelWithProgress(flags.against, { offline, signal })).path;
   const report: EvaluationReport = {
-    ...{ model: spec, against: flags.against ?? null, text: basename(flags.file) },
+    ...{
+      model: spec,
+      loadIn: openingOptions(flags).loadIn ?? null,
+      against: flags.against ?? null,
+      text: basename(flags.file),
+    },
     ...{ protocol: protocol.name, precision },
     ...(await qualityOf(path, referencePath, { flags, text, protocol, tasks, signal })),
     costs: flags.speed ? await costsOf(path, referencePath, flags, signal) : null,
