@@ -87,6 +87,22 @@ describe('hasten quantize with calibration', () => {
     );
   });
 
+  it('says after Ctrl-C that it can go on', async () => {
+    const output = path.join(folder, 'stopped');
+    const child = startHasten(command(output, '--tokens', '16k'));
+    let stderr = '';
+    child.stderr!.on('data', (part: Buffer) => {
+      stderr += part;
+    });
+    const isKept = (): boolean => existsSync(path.join(`${output}.state`, 'layer-0.json'));
+    while (!isKept() && child.exitCode === null) await sleep(2);
+    child.kill('SIGINT');
+    const [code] = (await once(child, 'close')) as [number | null];
+    assert.equal(code, 130, stderr);
+    assert.match(stderr, /interrupted: .* the same command goes on after it/);
+    rmSync(`${output}.state`, { recursive: true });
+  });
+
   it('says that the disk is full, and goes on once it is not', async () => {
     const output = path.join(folder, 'full');
     const more = ['--tokens', '1k'];

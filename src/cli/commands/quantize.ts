@@ -40,7 +40,7 @@ import {
   windowOf,
 } from '../calibration.ts';
 import { diskFull } from '../disk-full.ts';
-import { UsageError } from '../errors.ts';
+import { InterruptedError, UsageError } from '../errors.ts';
 import { InterruptHandler } from '../interrupt.ts';
 import { findModelWithProgress } from '../model-command.ts';
 import { addOfflineOption, parseBytes, parseCount, parseInteger, parseNumber } from '../options.ts';
@@ -195,7 +195,9 @@ async function quantize(spec: string, flags: QuantizeFlags, command: Command): P
     else await toGguf(spec, flags, to, signal);
   } catch (error) {
     const output = resolve(flags.output);
-    throw diskFull(error, output, keptBeside(output));
+    const kept = keptBeside(output);
+    if (error instanceof InterruptedError && kept !== '') note(`interrupted: ${kept}`);
+    throw diskFull(error, output, kept);
   }
 }
 
