@@ -6,6 +6,9 @@
  * methods    RTN, GPTQ, AWQ at equal bits: quality, time, memory
  * formats    FP32, INT8, INT4 of the first model on our own server: latency, requests a second, quality
  * latency    tokens a second of the 1.1B shape by format
+ * cost       time and memory of quantizing the 1.1B shape; --tiny tries it on a small one
+ * readers    whether other toolkits read the folders that are written for them: takes a --python as bench/quantization/foreign_readers.py says, and
+ *            --hf-model FOLDER for another model beside the small random one; only where it is named
  *
  * --python PATH: a Python with torch, transformers and gguf, for the peer's row of `formats` (bench/quantization/transformers_load.py says what it needs).
  * --scale: of the number of requests in `formats`. --tokens: of calibration text. --windows: of 512 tokens, scored. Rows that are finished are kept in bench/results and not measured again; --fresh
@@ -21,19 +24,25 @@ import { usageError } from './lib/options.ts';
 import { REPOSITORY } from './lib/paths.ts';
 import { describeMachine, formatMachine, mergeMachines } from './machine.ts';
 import { evalModel } from './quality/eval-windows.ts';
+import { formatCost, measureCost } from './quantization/cost.ts';
+import { formatForeignReaders, measureForeignReaders } from './quantization/foreign-readers.ts';
 import { formatFormats, measureFormats } from './quantization/formats.ts';
 import { formatLatency, measureLatency } from './quantization/latency.ts';
 import { formatMethods, measureMethods } from './quantization/methods.ts';
 import { RowStore } from './quantization/row-store.ts';
 
-const PARTS = ['methods', 'formats', 'latency'] as const;
+const PARTS = ['methods', 'formats', 'latency', 'cost', 'readers'] as const;
+/** Those that need an evaluation model. */
+const OF_MODELS: readonly Part[] = ['methods', 'formats'];
 type Part = (typeof PARTS)[number];
 
 const { values: options } = parseArgs({
   options: {
     model: { type: 'string', multiple: true, default: [] },
-    part: { type: 'string', multiple: true, default: [...PARTS] },
+    part: { type: 'string', multiple: true, default: ['methods', 'formats', 'latency', 'cost'] },
     python: { type: 'string' },
+    'hf-model': { type: 'string' },
+    tiny: { type: 'boolean', default: false },
     tokens: { type: 'string', default: '16384' },
     windows: { type: 'string', default: '13' },
     threads: { type: 'string', default: '2' },
@@ -50,7 +59,7 @@ const parts = options.part.map((name): Part => {
   return usageError(`--part ${name}: expected ${PARTS.join(', ')}`);
 });
 const models = options.model.map(evalModel);
-if (models.length === 0 && parts.some((part) => part !== 'latency')) {
+if (models.length === 0 && parts.some((part) => OF_MODELS.includes(part))) {
   usageError('--model smollm2=FILE: a model is needed (hasten pull smollm2 prints where it is)');
 }
 const resultsFile = join(REPOSITORY, 'bench', 'results', 'quantization.json');
@@ -84,6 +93,22 @@ async function run(part: Part): Promise<{ rows: unknown; text: string }> {
     case 'latency': {
       const rows = await measureLatency(threads, store, options['models-folder']);
       return { rows, text: formatLatency(rows, threads) };
+    }
+    case 'cost': {
+      const folder = options['models-folder'];
+      const cost = {
+        ...{ threads, tokens: Number(options.tokens), isTiny: options.tiny },
+        ...(folder && { folder }),
+      };
+      const rows = await measureCost(cost, store);
+      return { rows, text: formatCost(rows, cost) };
+    }
+    case 'readers': {
+      const { python } = options;
+      if (python === undefined) usageError('--part readers: --python PATH is needed');
+      const model = options['hf-model'] ?? null;
+      const rows = await measureForeignReaders({ python, model, threads });
+      return { rows, text: formatForeignReaders(rows) };
     }
     default:
       return part satisfies never;
