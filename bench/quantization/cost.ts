@@ -117,7 +117,11 @@ async function measured(
   }
 }
 
-export function formatCost(rows: readonly CostRow[], { threads, tokens }: CostPlan): string {
+export function formatCost(
+  rows: readonly CostRow[],
+  { threads, tokens, isTiny }: CostPlan,
+): string {
+  const shape = isTiny ? 'a tiny shape' : "TinyLlama-1.1B's shape";
   const table = markdownTable(
     ['made', 'of', 'time', 'CPU time', 'peak memory', 'size', 'others'],
     rows.map((row) => [
@@ -129,7 +133,7 @@ export function formatCost(rows: readonly CostRow[], { threads, tokens }: CostPl
     ]),
   );
   return [
-    `\`hasten quantize\` of random weights in TinyLlama-1.1B's shape, a GGUF file or a Hugging Face folder in F16 (2.2 GB), ${threads} threads, from start to end of the process; ${tokens} tokens of calibration where a text is run. Peak memory is the largest resident set, pages of the mapped source that happen to be in it included.`,
+    `\`hasten quantize\` of random weights in ${shape}, a GGUF file or a Hugging Face folder in F16, ${threads} threads, from start to end of the process; ${tokens} tokens of calibration where a text is run. Peak memory is the largest resident set, pages of the mapped source that happen to be in it included.`,
     table,
   ].join('\n\n');
 }

@@ -146,6 +146,10 @@ describe('quantized models of other toolkits', () => {
       [{ quant_method: 'awq', bits: 4, version: 'gemv' }, /version "gemv"/],
       [{ quant_method: 'gptq', bits: 16 }, /16 bits/],
       [
+        { quant_method: 'gptq', bits: 4, dynamic: { '-:lm_head': {}, 'mlp\\.down': { bits: 8 } } },
+        /"dynamic": "mlp\\.down"/,
+      ],
+      [
         { quant_method: 'compressed-tensors', format: 'nvfp4-pack-quantized' },
         /"nvfp4-pack-quantized"/,
       ],

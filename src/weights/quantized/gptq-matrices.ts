@@ -24,6 +24,11 @@ export function gptqMatrices(
   if (stated !== 'gptq' && stated !== 'gptq_v2') {
     refuse(`GPTQ checkpoint format "${stated}"; accepted: gptq, gptq_v2`);
   }
+  // Modules that are left out (`-:`) are plain weights.
+  const [own] = Object.keys(config.dynamic ?? {}).filter((name) => !name.startsWith('-:'));
+  if (own !== undefined) {
+    refuse(`GPTQ settings of some modules' own ("dynamic": "${own}"); accepted: one for all`);
+  }
   const version = stated === 'gptq_v2' ? 2 : 1;
   const matrices = new Map<string, ForeignMatrix>();
   const parts = new Set<string>();
