@@ -1,6 +1,6 @@
 /**
- * Whether other toolkits read what `hasten quantize` writes for them: folders in every layout, each value as their own code reads it beside ours, and the whole
- * model run by transformers where it can. Knows the layouts; the readers are foreign_readers.py's.
+ * Whether other toolkits read what `hasten quantize` writes for them, and hasten what they write: folders in every layout, each value as their own code reads it beside
+ * ours, and the whole model run by transformers where it can. Knows the layouts; the readers are foreign_readers.py's.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -24,7 +24,7 @@ export interface ForeignReadersPlan {
   readonly threads: number;
 }
 
-/** What foreign_readers.py answers. */
+/** What foreign_readers.py answers for a folder that it read. */
 export interface ForeignRow {
   readonly name: string;
   readonly reader: string;
@@ -39,6 +39,20 @@ export interface ForeignRow {
   readonly sameTop?: number;
   readonly notRun?: string;
 }
+
+/** One that it could not read, or make. */
+export interface ForeignFailure {
+  readonly name: string;
+  readonly failed: string;
+}
+
+/** What it answers for one that it made. */
+interface MadeFolder {
+  readonly name: string;
+  readonly maker: string;
+}
+
+type Answer = ForeignRow | ForeignFailure | MadeFolder;
 
 const NUM_IDS = 48;
 const LINEAR = /\.layers\.\d+\..*_proj\.weight$/;
@@ -83,8 +97,24 @@ const CASES: readonly LayoutCase[] = [
   { name: 'compressed-tensors W8A8', flags: ['--to', 'w8a8'], isMain: true },
 ];
 
+/** What foreign_readers.py makes of the random model. */
+const MADE: Readonly<Record<string, string>> = {
+  gptq: 'GPTQ v2, 4 bits, asymmetric',
+  'gptq-act-order': 'GPTQ v2, 4 bits, act-order',
+  awq: 'AWQ, 4 bits',
+  'compressed-symmetric': 'compressed-tensors, 4 bits, symmetric',
+  'compressed-asymmetric': 'compressed-tensors, 4 bits, asymmetric',
+  'compressed-w8a8': 'compressed-tensors W8A8',
+  nf4: 'bitsandbytes NF4, scales in f32',
+  'nf4-double': 'bitsandbytes NF4',
+  fp4: 'bitsandbytes FP4, scales in f32',
+  int8: 'bitsandbytes int8',
+};
+
 /** @throws {ChildFailedError} if a folder cannot be made or read */
-export async function measureForeignReaders(plan: ForeignReadersPlan): Promise<ForeignRow[]> {
+export async function measureForeignReaders(
+  plan: ForeignReadersPlan,
+): Promise<(ForeignRow | ForeignFailure)[]> {
   const work = mkdtempSync(join(tmpdir(), 'hasten-readers-'));
   try {
     const random = join(work, 'random');
@@ -107,8 +137,25 @@ export async function measureForeignReaders(plan: ForeignReadersPlan): Promise<F
       const ours = join(work, `ours-${i}.safetensors`);
       jobs.push({ name, folder, ours, ids: await writeOurs(folder, ours, plan.threads) });
     }
-    const rows = await readForeign(plan.python, jobs);
-    return rows;
+    const making = Object.entries(MADE).map(([make, name]) => ({
+      ...{ name: `${name}, made there`, make, source: random, folder: join(work, make) },
+    }));
+    const made = await askPython(plan.python, making);
+    const failures = made.filter((answer): answer is ForeignFailure => 'failed' in answer);
+    for (const { name, make, folder } of making) {
+      if (failures.some((failure) => failure.name === name)) continue;
+      const ours = join(work, `ours-${make}.safetensors`);
+      try {
+        jobs.push({ name, folder, ours, ids: await writeOurs(folder, ours, plan.threads) });
+      } catch (error) {
+        failures.push({ name, failed: `hasten: ${(error as Error).message}` });
+      }
+    }
+    const read = await askPython(plan.python, jobs);
+    return [
+      ...read.filter((answer): answer is ForeignRow | ForeignFailure => !('maker' in answer)),
+      ...failures,
+    ];
   } finally {
     rmSync(work, { recursive: true, force: true });
   }
@@ -150,16 +197,17 @@ async function writeOurs(folder: string, path: string, threads: number): Promise
   return ids;
 }
 
-async function readForeign(python: string, jobs: readonly object[]): Promise<ForeignRow[]> {
+async function askPython(python: string, jobs: readonly object[]): Promise<Answer[]> {
   const script = fileURLToPath(new URL('./foreign_readers.py', import.meta.url));
   const stdout = await runChild(python, [script], { input: JSON.stringify(jobs) });
   return stdout
     .split('\n')
-    .filter((line) => line.startsWith('{'))
-    .map((line) => JSON.parse(line) as ForeignRow);
+    .filter((line) => line.startsWith('{"name"'))
+    .map((line) => JSON.parse(line) as Answer);
 }
 
-export function formatForeignReaders(rows: readonly ForeignRow[]): string {
+export function formatForeignReaders(answers: readonly (ForeignRow | ForeignFailure)[]): string {
+  const rows = answers.filter((answer): answer is ForeignRow => 'reader' in answer);
   const table = markdownTable(
     [
       'written',
@@ -180,9 +228,13 @@ export function formatForeignReaders(rows: readonly ForeignRow[]): string {
   );
   const runner = rows.find((row) => row.runner !== undefined)?.runner ?? '';
   const notRun = rows.flatMap(({ name, notRun: why }) => (why ? [`- ${name}: ${why}`] : []));
+  const failed = answers.flatMap((each) =>
+    'failed' in each ? [`- ${each.name}: ${each.failed}`] : [],
+  );
   return [
-    `Folders made by \`hasten quantize\`, of a small random model and of the one that was named: every value of every linear as the toolkit's own code reads it, in f32, beside what hasten reads; "at most" is of the largest magnitude in its tensor. Logits are those of ${NUM_IDS} tokens, hasten in f32 and the folder run by ${runner} with that toolkit in f32, and how far they are apart at most, of the largest.`,
+    `Folders made by \`hasten quantize\`, of a small random model and of the one that was named, and by the toolkits themselves ("made there"): every value of every linear as the toolkit's own code reads it, in f32, beside what hasten reads; "at most" is of the largest magnitude in its tensor. Logits are those of ${NUM_IDS} tokens, hasten in f32 and the folder run by ${runner} with that toolkit in f32, and how far they are apart at most, of the largest.`,
     table,
+    ...(failed.length === 0 ? [] : [`What was not read or made:\n\n${failed.join('\n')}`]),
     ...(notRun.length === 0 ? [] : [`What ${runner} could not run:\n\n${notRun.join('\n')}`]),
   ].join('\n\n');
 }
