@@ -19,7 +19,7 @@ export function placeOf(name: string): { layer: number | null; part: string } {
 /** Few bits blue, many red. */
 function colour(bits: number): string {
   const share = Math.max(0, Math.min(1, (bits - 2.5) / 6));
-  return `hsl(${Math.round(215 - 205 * share)} 55% 45%)`;
+  return `hsl(${Math.round(215 - 205 * share)} 55% 38%)`;
 }
 
 /** Divergence as the height of the cell's bar, on a logarithmic scale over five decades. */

@@ -104,6 +104,15 @@ describe('charts', () => {
     assert.equal(lineChart({ xLabel: 'x', yLabel: 'y', series: [] }), '');
   });
 
+  it('label whole numbers only where they count', () => {
+    const points = [1, 2].map((x) => [x, x] as const);
+    const series = [{ name: 'a', colour: 'red', points }];
+    const labels = (isWholeX: boolean): string =>
+      lineChart({ xLabel: 'window', yLabel: 'y', isWholeX, series });
+    assert.match(labels(false), />1\.2</);
+    assert.equal(labels(true).match(/text-anchor="middle">[\d.]+</g)?.length, 2);
+  });
+
   it('give the largest of a group the full width, and zero none', () => {
     const bar = (value: number) => ({ name: 'a', colour: '#000', value, text: `${value}` });
     const svg = barChart([{ label: 'some', bars: [bar(2), bar(1), bar(0)] }]);

@@ -99,7 +99,12 @@ function windowPlot(report: EvaluationReport): Plot[] {
     },
   ];
   if (windows.length < 2) return [];
-  return [['Perplexity by window', lineChart({ xLabel: 'window', yLabel: 'perplexity', series })]];
+  return [
+    [
+      'Perplexity by window',
+      lineChart({ xLabel: 'window', yLabel: 'perplexity', isWholeX: true, series }),
+    ],
+  ];
 }
 
 function taskPlot(report: EvaluationReport): Plot[] {

@@ -59,6 +59,10 @@ function columnsOf(report: EvaluationReport): Column[] {
   return [reference, own];
 }
 
+/** What a bad model has may be huge. */
+const figure = (value: number | undefined): string | undefined =>
+  value === undefined || value < 1e6 ? value?.toFixed(2) : value.toExponential(2);
+
 const percent = (share: number): string => `${(100 * share).toFixed(2)} %`;
 
 /** @param bytes how sizes are written */
@@ -125,7 +129,7 @@ function taskRows(
       }),
     );
   } else {
-    rows.push(row(`${name}, perplexity`, (column) => column.task(task)?.perplexity.toFixed(2)));
+    rows.push(row(`${name}, perplexity`, (column) => figure(column.task(task)?.perplexity)));
   }
   const { flips } = task;
   if (flips !== undefined) {

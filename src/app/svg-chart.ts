@@ -22,6 +22,8 @@ export interface LineChart {
   readonly series: readonly Series[];
   /** Decades upwards; what is not positive is left out. */
   readonly isLogY?: boolean;
+  /** x counts: no labels between whole numbers. */
+  readonly isWholeX?: boolean;
   formatX?(x: number): string;
 }
 
@@ -66,7 +68,8 @@ function text(x: number, y: number, content: string, attributes = ''): string {
 }
 
 /** @returns an `<svg>`; empty where there is nothing to draw */
-export function lineChart({ xLabel, yLabel, series, isLogY = false, formatX }: LineChart): string {
+export function lineChart(chart: LineChart): string {
+  const { xLabel, yLabel, series, isLogY = false, isWholeX = false, formatX } = chart;
   const scaled = series.map(({ points, ...rest }) => ({
     ...rest,
     points: points
@@ -86,7 +89,8 @@ export function lineChart({ xLabel, yLabel, series, isLogY = false, formatX }: L
     const line = `<line class="rule" x1="${MARGIN.left}" x2="${right}" y1="${fixed(atY(y))}" y2="${fixed(atY(y))}"/>`;
     return line + text(MARGIN.left - 6, atY(y) + 4, label, 'text-anchor="end"');
   });
-  const below = ticks(lowX, highX).map((x) =>
+  const shownX = ticks(lowX, highX).filter((x) => !isWholeX || Number.isInteger(x));
+  const below = shownX.map((x) =>
     text(atX(x), bottom + 16, formatX?.(x) ?? `${x}`, 'text-anchor="middle"'),
   );
   const lines = scaled.map(({ name, colour, points }) => {
