@@ -18,8 +18,9 @@ import shutil
 import sys
 import types
 
-os.environ["TORCHDYNAMO_DISABLE"] = "1"
+os.environ["TORCHDYNAMO_DISABLE"] = "1"  # Nothing is compiled.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["GPTQMODEL_DISABLE_PACK_EXT"] = "1"  # Nor a C++ compiler.
 
 import torch
 from safetensors.torch import load_file, save_file
