@@ -43,7 +43,8 @@ export function awqLayer(
   const sites = layer.sites.map((site) => {
     const scaled = { weights: weights.get(site)!, scales: scalesOf.get(site) ?? null };
     const scheme = schemeOf(site.label);
-    const rounder = new NearestRounder(scheme, resolveGroupSize(scheme, site.columns, site.label));
+    const groupSize = resolveGroupSize(scheme, site.columns, site.label);
+    using rounder = new NearestRounder(math, scheme, groupSize);
     return run.round(
       site,
       (w, inputs) => {

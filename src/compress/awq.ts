@@ -6,7 +6,7 @@
 import { type GroupScheme, resolveGroupSize } from './group-quantizer.ts';
 import type { InputStatistics } from './input-statistics.ts';
 import type { Matrix, MatrixMath } from './matrix-math.ts';
-import { type GroupGrid, NearestRounder } from './nearest-rounder.ts';
+import { NearestRounder } from './nearest-rounder.ts';
 import { OutputNorm, RowSample } from './output-error.ts';
 
 /** Powers of an input's magnitude that are tried: 0, 0.05, ..., 0.95. */
@@ -44,7 +44,7 @@ export function searchScales(
     math,
     sample.values,
     moments,
-    new NearestRounder(scheme, groupSize),
+    new NearestRounder(math, scheme, groupSize),
   );
   const unscaled = new Float32Array(columns).fill(1);
   const before = trials.error(unscaled);
@@ -65,8 +65,6 @@ class ScaleTrials implements Disposable {
   readonly #weights: Matrix;
   readonly #norm: OutputNorm;
   readonly #rounder: NearestRounder;
-  readonly #grid: GroupGrid;
-  readonly #scaled: Matrix;
   readonly #change: Matrix;
 
   constructor(math: MatrixMath, weights: Matrix, moments: Matrix, rounder: NearestRounder) {
@@ -74,32 +72,16 @@ class ScaleTrials implements Disposable {
     this.#weights = weights;
     this.#norm = new OutputNorm(math, moments);
     this.#rounder = rounder;
-    this.#grid = rounder.grid(rows, columns);
-    this.#scaled = math.matrix(rows, columns);
     this.#change = math.matrix(rows, columns);
   }
 
   error(scales: Float32Array): number {
-    const { rows, columns, stride, values } = this.#weights;
-    const scaled = this.#scaled;
-    for (let row = 0; row < rows; row++) {
-      const at = row * stride;
-      for (let j = 0; j < columns; j++) scaled.values[at + j] = values[at + j]! * scales[j]!;
-    }
-    this.#rounder.fit(scaled, columns, 1, this.#grid);
-    const change = this.#change;
-    this.#rounder.round(scaled, columns, this.#grid, change);
-    for (let row = 0; row < rows; row++) {
-      const at = row * stride;
-      for (let j = 0; j < columns; j++) {
-        change.values[at + j] = change.values[at + j]! / scales[j]! - values[at + j]!;
-      }
-    }
-    return this.#norm.of(change);
+    this.#rounder.change(this.#weights, this.#weights.columns, scales, this.#change);
+    return this.#norm.of(this.#change);
   }
 
   [Symbol.dispose](): void {
-    for (const each of [this.#norm, this.#scaled, this.#change]) each[Symbol.dispose]();
+    for (const each of [this.#norm, this.#rounder, this.#change]) each[Symbol.dispose]();
   }
 }
 

@@ -60,10 +60,11 @@ export function dampedInverseFactor(
         continue;
       }
       const from = permutation[i]! * moments.stride;
-      for (let j = 0; j < n; j++)
-        h.values[i * h.stride + j] = moments.values[from + permutation[j]!]!;
-      const diagonal = h.values[i * h.stride + i]!;
-      h.values[i * h.stride + i] = (diagonal > 0 ? diagonal : mean || 1) + damping * mean;
+      const row = moments.values.subarray(from, from + n);
+      const into = h.values.subarray(i * h.stride, i * h.stride + n);
+      for (let j = 0; j < n; j++) into[j] = row[permutation[j]!]!;
+      const diagonal = into[i]!;
+      into[i] = (diagonal > 0 ? diagonal : mean || 1) + damping * mean;
     }
     const u = inverseFactor(math, h, size);
     if (u !== null) return { u, damping };
@@ -241,7 +242,8 @@ function invertLower(
         ...{ out: x, outRow: start },
       });
     }
-    packTransposed(packedX, start, x, { row: start, column: 0, count: size });
+    // Behind the block there is nothing but the zeros of fresh memory.
+    packTransposed(packedX, start, x, { row: start, column: 0, count: size, rows: start + size });
   }
   return x;
 }

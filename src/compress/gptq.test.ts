@@ -120,6 +120,35 @@ describe('gptq', () => {
     }
   }
 
+  it('rounds the same on native code', () => {
+    using plain = new MatrixMath(1, true);
+    using one = new MatrixMath(1);
+    using two = new MatrixMath(2);
+    for (const symmetry of ['symmetric', 'asymmetric'] as const) {
+      for (const [bits, groupSize, order] of [
+        [4, 64, 'importance'],
+        [8, 12, 'importance'],
+        [3, 96, 'stored'],
+        [4, 6, 'stored'],
+      ] as const) {
+        const scheme: GroupScheme = { bits, groupSize, symmetry, searchesRange: true };
+        const [expected, seen, alone] = [plain, two, one].map((each) => {
+          using own = new InputStatistics(each, COLUMNS);
+          own.add(x, COLUMNS, TOKENS);
+          using weights = matrixOf(each, w);
+          return gptq(each, weights, own, 'w', { scheme, order, damping: 0.01 }).matrix;
+        });
+        assert.deepEqual(seen, alone, 'on any number of threads');
+        // Where a value lies in the middle of two codes, the order of summation decides, and what follows differs.
+        const others = seen!.codes.filter((code, i) => code !== expected!.codes[i]);
+        assert.ok(
+          others.length < 0.002 * w.length,
+          `${bits} ${groupSize} ${order}: ${others.length}`,
+        );
+      }
+    }
+  });
+
   it('dead inputs and moments that cannot be factored do no harm', () => {
     using own = new MatrixMath(1);
     using few = new InputStatistics(own, COLUMNS);

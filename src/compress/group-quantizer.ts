@@ -25,9 +25,11 @@ export interface GroupScheme {
   readonly searchesRange: boolean;
 }
 
-/** Of the range search: shrink by 1 % up to 20 %, error to the power 2.4, stop after 5 steps without gain (llm-compressor's `mse` observer). */
-const SEARCH = { steps: 20, norm: 2.4, patience: 5 } as const;
-const SMALLEST_RANGE = 1e-5;
+/** Of the range search: shrink by 1 % up to 20 %, stop after 5 steps without gain (llm-compressor's `mse` observer). */
+export const RANGE_SEARCH = { steps: 20, patience: 5 } as const;
+/** Power of the error where all elements count alike. */
+const NORM = 2.4;
+export const SMALLEST_RANGE = 1e-5;
 const LARGEST_F16 = 65504;
 
 /** Halves to even, as torch.round; for values below 2^51. */
@@ -95,7 +97,7 @@ export class GroupFitter {
     let best = this.#error(group, into, Number.POSITIVE_INFINITY);
     let { scale, zero } = into;
     let withoutGain = 0;
-    for (let step = 1; step <= SEARCH.steps && withoutGain < SEARCH.patience; step++) {
+    for (let step = 1; step <= RANGE_SEARCH.steps && withoutGain < RANGE_SEARCH.patience; step++) {
       this.#params(min, max, 1 - step / 100, into);
       const error = this.#error(group, into, best);
       withoutGain++;
@@ -177,7 +179,7 @@ export class GroupFitter {
       for (let i = begin; i < end; i++) {
         const v = values[start + i]!;
         const off = Math.abs(v - scale * (codeOf(v, scale, zero, levels) - zero));
-        error += weights === null ? off ** SEARCH.norm : weights[weightStart + i]! * off * off;
+        error += weights === null ? off ** NORM : weights[weightStart + i]! * off * off;
       }
     }
     return error;

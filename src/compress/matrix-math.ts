@@ -2,8 +2,7 @@
  * Products of large f32 matrices on all cores, with the kernel that runs models (kernels/matmul.ts): out = a · bᵀ + residual. What calibration needs:
  * XᵀX, rank updates, Cholesky factors. Where there is no native code, a plain loop does the same, slowly.
  */
-import { kernelProgram } from '../compiler/kernel-spec.ts';
-import { matmulBlockInputs, matmulTile } from '../kernels/matmul.ts';
+import { matmulBlockInputs, matmulKernel, matmulTile } from '../kernels/matmul.ts';
 import { floatFormat, ROW_GROUP } from '../kernels/packed-format.ts';
 import {
   PACKED_BLOCK_INPUTS,
@@ -11,14 +10,11 @@ import {
   packedProductUnit,
 } from '../kernels/packed-product.ts';
 import { InternalError } from '../platform/errors.ts';
-import { allocate, f32, type NativeRegion, u32, u64 } from '../platform/native-memory.ts';
+import { allocate, f32 } from '../platform/native-memory.ts';
 import { cpuTopology } from '../platform/topology.ts';
 import { resolveTarget } from '../runtime/create-runner.ts';
-import { ThreadTeam } from '../runtime/thread-team.ts';
 import { machineOf } from '../targets/x64/isa.ts';
-import { type LoadedCode, loadCode } from '../targets/x64/loader.ts';
-import { lowerToX64 } from '../targets/x64/lower.ts';
-import { COMMAND, COMMAND_BYTES } from '../targets/x64/team-driver.ts';
+import { KernelTeam } from './kernel-team.ts';
 
 /** Columns are filled up to the unit of the widest kernel. */
 const COLUMN_PADDING = 32;
@@ -85,7 +81,7 @@ export interface PackedProduct {
   readonly out: Matrix;
   readonly outRow?: number;
   readonly outColumn?: number;
-  /** Added; at the same place as `out`, but never `out` itself. */
+  /** Added; at the same place as `out`. May be `out` itself where k is at most 128. */
   readonly residual: Matrix;
   /** True where only what is on and above the diagonal of this product is wanted; some of what is below is made all the same. */
   readonly isUpper?: boolean;
@@ -94,38 +90,19 @@ export interface PackedProduct {
 /** Largest k for which a product may be added to its own output. */
 export const IN_PLACE_INPUTS = 128;
 
+const SHAPE = { format: FORMAT, activation: 'f32', bias: false, prefetch: false } as const;
+
 export class MatrixMath implements Disposable {
-  readonly isNative: boolean;
-  readonly #team: ThreadTeam | null = null;
-  readonly #code: LoadedCode | null = null;
-  readonly #memory: NativeRegion | null = null;
-  readonly #params: readonly (readonly string[])[] = [];
-  readonly #addresses: readonly bigint[] = [];
-  readonly #unitRows: number = ROW_GROUP;
-  readonly #packedUnit: number = ROW_GROUP;
-  readonly #numThreads: number;
+  /** What runs kernels on these matrices; null where there is no native code. */
+  readonly kernels: KernelTeam | null;
 
   /** @param threads null for as many as there are cores */
   constructor(threads: number | null = null, forceReference = false) {
-    this.#numThreads = threads ?? cpuTopology().usableCores;
     const target = resolveTarget(forceReference ? 'reference' : 'auto');
-    this.isNative = target.kind === 'x64';
-    if (target.kind !== 'x64') return;
-    const machine = machineOf(target.isa);
-    this.#unitRows = matmulTile(machine, { format: FORMAT, activation: 'f32' }).unitRows;
-    this.#packedUnit = packedProductUnit(machine);
-    const shape = { format: FORMAT, activation: 'f32', bias: false, prefetch: false } as const;
-    const programs = [
-      kernelProgram({ family: 'matmul', shape: { ...shape, residual: false } }, machine),
-      kernelProgram({ family: 'matmul', shape: { ...shape, residual: true } }, machine),
-      packedProductKernel(machine, { residual: true }),
-    ];
-    const scratchBytes = Math.max(...programs.map((program) => program.scratchBytes));
-    this.#team = new ThreadTeam(this.#numThreads, scratchBytes);
-    this.#code = loadCode(programs.map((p, i) => ({ name: `m${i}`, code: lowerToX64(p) })));
-    this.#params = programs.map((program) => program.params);
-    this.#addresses = programs.map((_, i) => this.#code!.address(`m${i}`));
-    this.#memory = allocate(COMMAND_BYTES + 8 * 32);
+    this.kernels =
+      target.kind === 'x64'
+        ? new KernelTeam(machineOf(target.isa), threads ?? cpuTopology().usableCores)
+        : null;
   }
 
   matrix(rows: number, columns: number): Matrix {
@@ -138,7 +115,7 @@ export class MatrixMath implements Disposable {
   }
 
   #memoryOf(elements: number): { values: Float32Array; address: bigint } & Disposable {
-    if (!this.isNative) {
+    if (this.kernels === null) {
       return { values: new Float32Array(elements), address: 0n, [Symbol.dispose]: () => {} };
     }
     // A cache line more: kernels may read a vector past the end.
@@ -164,49 +141,29 @@ export class MatrixMath implements Disposable {
     if ((product.outColumn ?? 0) + width > out.stride || k === 0) {
       throw new InternalError(`no room for ${width} columns`);
     }
-    if (this.isNative) this.#multiplyNative(product, width);
-    else multiplyPlainly(product, width);
-  }
-
-  #multiplyNative(product: Product, width: number): void {
-    const { a, aRow = 0, aColumn = 0, b, bRow = 0, m, k, out, outRow = 0, outColumn = 0 } = product;
-    const { residual, bColumn = 0 } = product;
-    const numUnits = width / this.#unitRows;
-    const values: Record<string, bigint> = {
-      weight: b.address + BigInt(4 * (bRow * b.capacity + bColumn * ROW_GROUP)),
-      groupStride: BigInt(4 * ROW_GROUP * b.capacity),
-      inputs: BigInt(k),
-      blockInputs: BigInt(matmulBlockInputs('f32', FORMAT, k)),
-      x: addressOf(a, aRow, aColumn),
-      xStride: BigInt(4 * a.stride),
-      out: addressOf(out, outRow, outColumn),
-      outStride: BigInt(4 * out.stride),
-      numRows: BigInt(m),
-    };
-    if (residual !== undefined) {
-      values.residual = addressOf(residual, outRow, outColumn);
-      values.residualStride = BigInt(4 * residual.stride);
-    }
-    this.#run(residual === undefined ? 0 : 1, numUnits, values);
+    if (this.kernels === null) multiplyPlainly(product, width);
+    else multiplyOn(this.kernels, product, width);
   }
 
   multiplyPacked(product: PackedProduct): void {
     const { a, b, m, n, k, out, residual, aRow = 0, bRow = 0, outRow = 0, outColumn = 0 } = product;
     const numGroups = Math.ceil(m / ROW_GROUP);
     const width = paddedColumns(n);
-    const fits = k >= 1 && k <= Math.min(a.capacity, b.capacity) && residual !== out;
+    const fits = k >= 1 && k <= Math.min(a.capacity, b.capacity);
+    const isApart = residual !== out || k <= IN_PLACE_INPUTS;
     const isAligned = aRow % COLUMN_PADDING === 0 && bRow % COLUMN_PADDING === 0;
     const hasRoom = outRow + numGroups * ROW_GROUP <= out.rows && outColumn + width <= out.stride;
-    if (!fits || !isAligned || !hasRoom) {
+    if (!fits || !isApart || !isAligned || !hasRoom) {
       throw new InternalError(`no room for a packed product of ${m} x ${n} over ${k}`);
     }
-    if (!this.isNative) {
+    if (this.kernels === null) {
       multiplyPackedPlainly(product, numGroups * ROW_GROUP, width);
       return;
     }
+    const unit = packedProductUnit(this.kernels.machine);
     const addressOfRow = (matrix: PackedMatrix, row: number): bigint =>
       matrix.address + BigInt(4 * row * matrix.capacity);
-    this.#run(2, width / this.#packedUnit, {
+    this.kernels.run('packedProduct', packedProductKernel, width / unit, {
       a: addressOfRow(a, aRow),
       aGroupStride: BigInt(4 * ROW_GROUP * a.capacity),
       b: addressOfRow(b, bRow),
@@ -214,7 +171,7 @@ export class MatrixMath implements Disposable {
       inputs: BigInt(k),
       blockInputs: BigInt(Math.min(k, PACKED_BLOCK_INPUTS)),
       numGroups: BigInt(numGroups),
-      groupsPerUnit: BigInt(product.isUpper ? this.#packedUnit / ROW_GROUP : numGroups),
+      groupsPerUnit: BigInt(product.isUpper ? unit / ROW_GROUP : numGroups),
       out: addressOf(out, outRow, outColumn),
       outStride: BigInt(4 * out.stride),
       residual: addressOf(residual, outRow, outColumn),
@@ -222,37 +179,37 @@ export class MatrixMath implements Disposable {
     });
   }
 
-  /** A kernel on all threads, its work cut into chunks of units. */
-  #run(which: number, numUnits: number, params: Readonly<Record<string, bigint>>): void {
-    const unitsPerChunk = Math.max(1, Math.ceil(numUnits / (this.#numThreads * 8)));
-    const values: Record<string, bigint> = {
-      ...params,
-      numUnits: BigInt(numUnits),
-      unitsPerChunk: BigInt(unitsPerChunk),
-    };
-    const { address } = this.#memory!;
-    const table = u64(address + BigInt(COMMAND_BYTES), 32);
-    for (const [i, name] of this.#params[which]!.entries()) {
-      const value = values[name];
-      if (value === undefined) throw new InternalError(`the kernel takes ${name}`);
-      table[i] = value;
-    }
-    const quads = u64(address, COMMAND_BYTES / 8);
-    quads[COMMAND.kernel >> 3] = this.#addresses[which]!;
-    quads[COMMAND.table >> 3] = address + BigInt(COMMAND_BYTES);
-    u32(address, COMMAND_BYTES / 4)[COMMAND.numChunks >> 2] = Math.ceil(numUnits / unitsPerChunk);
-    this.#team!.setCommands(address, 1);
-    this.#team!.run(this.#numThreads);
-  }
-
   [Symbol.dispose](): void {
-    this.#team?.[Symbol.dispose]();
-    this.#code?.dispose();
-    this.#memory?.free();
+    this.kernels?.[Symbol.dispose]();
   }
 }
 
-function addressOf(matrix: Matrix, row: number, column: number): bigint {
+function multiplyOn(kernels: KernelTeam, product: Product, width: number): void {
+  const { a, aRow = 0, aColumn = 0, b, bRow = 0, m, k, out, outRow = 0, outColumn = 0 } = product;
+  const { residual, bColumn = 0 } = product;
+  const { unitRows } = matmulTile(kernels.machine, SHAPE);
+  const values: Record<string, bigint> = {
+    weight: b.address + BigInt(4 * (bRow * b.capacity + bColumn * ROW_GROUP)),
+    groupStride: BigInt(4 * ROW_GROUP * b.capacity),
+    inputs: BigInt(k),
+    blockInputs: BigInt(matmulBlockInputs('f32', FORMAT, k)),
+    x: addressOf(a, aRow, aColumn),
+    xStride: BigInt(4 * a.stride),
+    out: addressOf(out, outRow, outColumn),
+    outStride: BigInt(4 * out.stride),
+    numRows: BigInt(m),
+  };
+  if (residual !== undefined) {
+    values.residual = addressOf(residual, outRow, outColumn);
+    values.residualStride = BigInt(4 * residual.stride);
+  }
+  const shape = { ...SHAPE, residual: residual !== undefined };
+  const name = `matmul${shape.residual ? ' added' : ''}`;
+  kernels.run(name, (machine) => matmulKernel(machine, shape), width / unitRows, values);
+}
+
+/** Where an element stands. */
+export function addressOf(matrix: Matrix, row: number, column: number): bigint {
   return matrix.address + BigInt(4 * (row * matrix.stride + column));
 }
 
@@ -299,22 +256,21 @@ function packedAt({ capacity }: PackedMatrix, row: number): number {
 }
 
 /**
- * Rows of `from` become columns of `into`: into(n, k) = sign * from(row + k, column + n), for k < count and n < into.rows.
+ * Rows of `from` become columns of `into`: into(n, k) = sign * from(row + k, column + n), for k < count and n < rows.
  * @param at first column of `into`
  */
 export function packTransposed(
   into: PackedMatrix,
   at: number,
   from: Matrix,
-  { row, column, count, sign = 1 }: { row: number; column: number; count: number; sign?: 1 | -1 },
+  { row, column, count, rows = into.rows, sign = 1 }: Omit<PackRange, 'rows'> & { rows?: number },
 ): void {
   const { values, capacity } = into;
-  const numGroups = paddedColumns(into.rows) / ROW_GROUP;
   const source = from.values;
-  for (let k = 0; k < count; k++) {
-    let s = (row + k) * from.stride + column;
-    let d = (at + k) * ROW_GROUP;
-    for (let g = 0; g < numGroups; g++, s += ROW_GROUP, d += capacity * ROW_GROUP) {
+  for (let n = 0; n < paddedColumns(rows); n += ROW_GROUP) {
+    let s = row * from.stride + column + n;
+    let d = n * capacity + at * ROW_GROUP;
+    for (let k = 0; k < count; k++, s += from.stride, d += ROW_GROUP) {
       for (let r = 0; r < ROW_GROUP; r++) values[d + r] = sign * source[s + r]!;
     }
   }

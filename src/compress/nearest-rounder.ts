@@ -1,4 +1,5 @@
-/** Rounds matrices to nearest on a given grid: a scale and a zero point for each group. Knows nothing of where a grid comes from but the range of a group. */
+/** Grids of matrices, a scale and a zero point for each group, from the ranges of groups, and rounding to nearest on a grid. On native code where that can do it. */
+import { GridKernels } from './grid-kernels.ts';
 import {
   codeOf,
   GroupFitter,
@@ -6,7 +7,7 @@ import {
   type GroupScheme,
   type QuantizedMatrix,
 } from './group-quantizer.ts';
-import type { Matrix } from './matrix-math.ts';
+import type { Matrix, MatrixMath } from './matrix-math.ts';
 
 /** Of all groups, [rows, groups] each. */
 export interface GroupGrid {
@@ -14,16 +15,18 @@ export interface GroupGrid {
   readonly zeros: Uint8Array;
 }
 
-export class NearestRounder {
+export class NearestRounder implements Disposable {
   readonly groupSize: number;
   /** The largest code. */
   readonly levels: number;
   readonly #scheme: GroupScheme;
   readonly #fitter: GroupFitter;
+  readonly #kernels: GridKernels | null;
 
-  constructor(scheme: GroupScheme, groupSize: number) {
+  constructor(math: MatrixMath, scheme: GroupScheme, groupSize: number) {
     this.#scheme = scheme;
-    this.#fitter = new GroupFitter({ ...scheme, searchesRange: false });
+    this.#fitter = new GroupFitter(scheme);
+    this.#kernels = GridKernels.create(math, scheme, groupSize);
     this.levels = 2 ** scheme.bits - 1;
     this.groupSize = groupSize;
   }
@@ -35,19 +38,50 @@ export class NearestRounder {
   }
 
   /** The grid of each group's range times `ratio`. */
-  fit(from: Matrix, columns: number, ratio: number, { scales, zeros }: GroupGrid): void {
+  fit(from: Matrix, columns: number, ratio: number, grid: GroupGrid): void {
+    if (this.#kernels !== null) this.#kernels.fit(from, columns, ratio, grid);
+    else {
+      this.#fitPlainly(from, columns, grid, (start, params) =>
+        this.#fitter.fitShrunk(from.values, start, this.groupSize, ratio, params),
+      );
+    }
+  }
+
+  /** The grid of each group's range, or where the scheme searches ranges, of the best one: `importance` f32 [columns] is what squared errors count for. */
+  search(from: Matrix, columns: number, importance: Float32Array, grid: GroupGrid): void {
+    if (this.#kernels !== null) {
+      const how = this.#scheme.searchesRange ? importance : 1;
+      this.#kernels.fit(from, columns, how, grid);
+      return;
+    }
+    this.#fitPlainly(from, columns, grid, (start, params) => {
+      const column = start % from.stride;
+      this.#fitter.fit(from.values, start, this.groupSize, importance, column, params);
+    });
+  }
+
+  #fitPlainly(
+    from: Matrix,
+    columns: number,
+    { scales, zeros }: GroupGrid,
+    fit: (start: number, params: GroupParams) => void,
+  ): void {
     const params: GroupParams = { scale: 1, zero: 0 };
     const numGroups = columns / this.groupSize;
     for (let group = 0; group < scales.length; group++) {
-      const start = startOf(group, numGroups, from.stride, this.groupSize);
-      this.#fitter.fitShrunk(from.values, start, this.groupSize, ratio, params);
+      fit(startOf(group, numGroups, from.stride, this.groupSize), params);
       scales[group] = params.scale;
       zeros[group] = params.zero;
     }
   }
 
   /** Puts the rounded values `into` another matrix. */
-  round(from: Matrix, columns: number, { scales, zeros }: GroupGrid, into: Matrix): void {
+  round(from: Matrix, columns: number, grid: GroupGrid, into: Matrix): void {
+    if (this.#kernels !== null) {
+      this.#kernels.round(from, columns, grid, into);
+      return;
+    }
+    const { scales, zeros } = grid;
     const { groupSize, levels } = this;
     const numGroups = columns / groupSize;
     for (let group = 0; group < scales.length; group++) {
@@ -59,6 +93,34 @@ export class NearestRounder {
         into.values[d + i] = scale * (codeOf(from.values[start + i]!, scale, zero, levels) - zero);
       }
     }
+  }
+
+  /**
+   * What rounding adds to weights that are multiplied by `factors` before and divided by them behind it; each group on the grid of its range.
+   *
+   * @param factors f32 [columns]
+   */
+  change(from: Matrix, columns: number, factors: Float32Array, into: Matrix): void {
+    if (this.#kernels !== null) {
+      this.#kernels.change(from, columns, factors, into);
+      return;
+    }
+    const { rows, stride, values } = from;
+    const eachWeight = (body: (at: number, j: number) => void): void => {
+      for (let row = 0; row < rows; row++) {
+        for (let j = 0; j < columns; j++) body(row * stride + j, j);
+      }
+    };
+    const scaled = { ...from, values: new Float32Array(values.length) };
+    eachWeight((at, j) => {
+      scaled.values[at] = values[at]! * factors[j]!;
+    });
+    const grid = this.grid(rows, columns);
+    this.fit(scaled, columns, 1, grid);
+    this.round(scaled, columns, grid, into);
+    eachWeight((at, j) => {
+      into.values[at] = into.values[at]! / factors[j]! - values[at]!;
+    });
   }
 
   /** The same as codes; takes the grid over. */
@@ -78,6 +140,10 @@ export class NearestRounder {
     const { bits, symmetry } = this.#scheme;
     const isSymmetric = symmetry !== 'asymmetric';
     return { rows, columns, bits, groupSize, codes, scales, zeros, isSymmetric };
+  }
+
+  [Symbol.dispose](): void {
+    this.#kernels?.[Symbol.dispose]();
   }
 }
 

@@ -45,7 +45,7 @@ for (const symmetry of SYMMETRIES) {
   it(`${symmetry}: less error of the outputs than with whole ranges, and than with groups on their own`, () => {
     using math = new MatrixMath(1);
     const scheme: GroupScheme = { bits: 3, groupSize: GROUP, symmetry, searchesRange: false };
-    const rounder = new NearestRounder(scheme, GROUP);
+    using rounder = new NearestRounder(math, scheme, GROUP);
     using moments = momentsOf(math);
     using ownMoments = withinGroups(math, moments);
     using norm = new OutputNorm(math, moments);

@@ -19,22 +19,19 @@ export function packedProductUnit(machine: VectorMachine): 16 | 32 {
 }
 
 /**
- * out[m][n] = sum over k of a(m, k) * b(n, k) [+ residual[m][n]].
+ * out[m][n] = sum over k of a(m, k) * b(n, k) + residual[m][n].
  *
  * Params: a, aGroupStride, b, bGroupStride, numUnits, unitsPerChunk, inputs, blockInputs (at most `PACKED_BLOCK_INPUTS`), numGroups (of 16 rows of `a`),
- * groupsPerUnit, out, outStride, residual, residualStride if asked for; strides in bytes. Chunk c does the units [c * unitsPerChunk, (c + 1) * unitsPerChunk);
- * unit u takes the first min(numGroups, (u + 1) * groupsPerUnit) groups of `a`, which leaves out what lies below a diagonal. `out` may not overlap `residual`.
+ * groupsPerUnit, out, outStride, residual, residualStride; strides in bytes. Chunk c does the units [c * unitsPerChunk, (c + 1) * unitsPerChunk);
+ * unit u takes the first min(numGroups, (u + 1) * groupsPerUnit) groups of `a`, which leaves out what lies below a diagonal. `out` may not overlap `residual`, unless it is the same and
+ * all inputs are one block.
  */
-export function packedProductKernel(
-  machine: VectorMachine,
-  shape: { readonly residual: boolean },
-): KernelProgram {
-  return new PackedProductEmitter(machine, shape.residual).emit();
+export function packedProductKernel(machine: VectorMachine): KernelProgram {
+  return new PackedProductEmitter(machine).emit();
 }
 
 class PackedProductEmitter {
   readonly #k: KernelBuilder;
-  readonly #hasResidual: boolean;
   readonly #unitColumns: 16 | 32;
   /** Rows of a register tile. */
   readonly #tileRows: 4 | 8;
@@ -46,10 +43,9 @@ class PackedProductEmitter {
   readonly #done: ScalarSlot;
   readonly #blockInputs: ScalarSlot;
 
-  constructor(machine: VectorMachine, hasResidual: boolean) {
-    const k = new KernelBuilder(`packedProduct${hasResidual ? '_r' : ''}`, machine);
+  constructor(machine: VectorMachine) {
+    const k = new KernelBuilder('packedProduct', machine);
     this.#k = k;
-    this.#hasResidual = hasResidual;
     this.#unitColumns = packedProductUnit(machine);
     this.#tileRows = machine.vectorRegisters >= 32 ? 8 : 4;
     this.#a = k.slot();
@@ -106,7 +102,7 @@ class PackedProductEmitter {
     const k = this.#k;
     const column = k.mul(unit.get(), 4 * this.#unitColumns);
     this.#out.set(k.add(k.arg('out'), column));
-    if (this.#hasResidual) this.#residual.set(k.add(k.arg('residual'), column));
+    this.#residual.set(k.add(k.arg('residual'), column));
     const reached = k.mul(k.add(unit.get(), 1), k.arg('groupsPerUnit'));
     k.loop(
       k.min(k.arg('numGroups'), reached),
@@ -138,15 +134,13 @@ class PackedProductEmitter {
       },
     );
     this.#multiply(sums, firstRow);
-    if (this.#hasResidual) {
-      const left = k.sub(k.sub(k.arg('inputs'), this.#done.get()), this.#blockInputs.get());
-      k.if(left, 'eq', 0, () => {
-        this.#eachRow(sums, this.#residual.get(), 'residualStride', (sum, at) =>
-          k.addF(sum, k.load(at), sum),
-        );
-      });
-      this.#residual.addTo(k.mul(k.arg('residualStride'), this.#tileRows));
-    }
+    const left = k.sub(k.sub(k.arg('inputs'), this.#done.get()), this.#blockInputs.get());
+    k.if(left, 'eq', 0, () => {
+      this.#eachRow(sums, this.#residual.get(), 'residualStride', (sum, at) =>
+        k.addF(sum, k.load(at), sum),
+      );
+    });
+    this.#residual.addTo(k.mul(k.arg('residualStride'), this.#tileRows));
     this.#eachRow(sums, this.#out.get(), 'outStride', (sum, at) => k.store(at, sum));
     this.#out.addTo(k.mul(k.arg('outStride'), this.#tileRows));
   }
