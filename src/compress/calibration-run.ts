@@ -6,7 +6,7 @@ import { rowsOf } from '../tensor/quantized-matrix.ts';
 import { alignToExact } from './align-to-exact.ts';
 import type { SiteState } from './compression-state.ts';
 import type { F32Weights } from './f32-weights.ts';
-import { dequantize, type QuantizedMatrix } from './group-quantizer.ts';
+import type { QuantizedMatrix } from './group-quantizer.ts';
 import { InputStatistics } from './input-statistics.ts';
 import type { LayerWalker, LinearSite } from './layer-walker.ts';
 import type { Matrix, MatrixMath } from './matrix-math.ts';
@@ -103,7 +103,7 @@ export class CalibrationRun {
   }
 
   put(site: LinearSite, matrix: QuantizedMatrix): void {
-    this.walker.writeWeight(site, dequantize(matrix));
+    this.walker.writeWeight(site, matrix);
     let row = 0;
     for (const { tensor, rowStart, rowEnd } of site.parts) {
       const end = row + rowEnd - rowStart;

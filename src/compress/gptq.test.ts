@@ -74,6 +74,41 @@ describe('InputStatistics', () => {
     assert.ok(Math.abs(statistics.meanMagnitudes()[9]! - magnitude) < 1e-3);
   });
 
+  it('says the same on native code, of any width', () => {
+    for (const width of [1, 50, 160]) {
+      const scales = Float32Array.from({ length: width }, () => 1.5 + random());
+      const loud = x.map((value, i) => (i < 3 * COLUMNS ? 90 * value : value));
+      const [seen, expected] = [new MatrixMath(2), new MatrixMath(1, true)].map((math) => {
+        using statistics = new InputStatistics(math, width);
+        for (const [start, isExact] of [
+          [0, true],
+          [200, true],
+          [400, false],
+        ] as const) {
+          const inputs = loud.subarray(start * COLUMNS);
+          const exact = { inputs: x.subarray(start * COLUMNS), scales };
+          statistics.add(inputs, COLUMNS, 200, isExact ? exact : null);
+        }
+        const { drift, moments } = statistics.drift()!;
+        const whole = statistics.moments();
+        const all = [drift, moments, whole].flatMap(({ values, stride }) =>
+          Array.from({ length: width }, (_, i) => [
+            ...values.subarray(i * stride, i * stride + width),
+          ]),
+        );
+        math[Symbol.dispose]();
+        return [...all.flat(), ...statistics.meanMagnitudes()];
+      });
+      const largest = expected!.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+      for (const [i, value] of expected!.entries()) {
+        assert.ok(
+          Math.abs(value - seen![i]!) <= 2e-5 * largest,
+          `${width} ${i}: ${value} ${seen![i]}`,
+        );
+      }
+    }
+  });
+
   it('lets no single token decide', () => {
     using math = new MatrixMath(1);
     const meanOf = (first: number): number => {

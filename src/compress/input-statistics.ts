@@ -2,25 +2,11 @@
  * What a linear's inputs look like over the calibration text: their second moments and mean magnitudes, and how they go with the inputs that the
  * linear has in the model before compression.
  */
-import { ROW_GROUP } from '../kernels/packed-format.ts';
-import { type Matrix, type MatrixMath, type PackedMatrix, paddedColumns } from './matrix-math.ts';
-
-/**
- * A token counts as at most so many median tokens of its window, by |x|². Where attention parks itself (the first token of a text, mostly) inputs of o_proj and
- * down_proj are a thousand times larger than elsewhere; alone they would decide how everything is rounded, although a norm behind makes little of them.
- */
-const MOST_MEDIANS = 4;
+import { type Matrix, type MatrixMath, paddedColumns } from './matrix-math.ts';
+import { type ExactInputs, PackedTokens } from './packed-tokens.ts';
 
 /** Rows of sums that are made in one product: their left factor stays in the cache, and little is wasted below the diagonal of the moments. */
 const ROWS_AT_ONCE = 128;
-
-/** What a linear's inputs are in the model before compression. */
-export interface ExactInputs {
-  /** f32 [numTokens, stride] */
-  readonly inputs: Float32Array;
-  /** What the inputs have been divided by since, f32 [width]; null for nothing. */
-  readonly scales: Float32Array | null;
-}
 
 /** How far inputs are from what they were, and how that goes with them; means over the tokens whose exact inputs are known. */
 export interface Drift {
@@ -28,13 +14,6 @@ export interface Drift {
   readonly drift: Matrix;
   /** Of x xᵀ, likewise. */
   readonly moments: Matrix;
-}
-
-/** Of a window, [width, numTokens] each. */
-interface Scratch {
-  readonly inputs: PackedMatrix;
-  /** How far they are from the exact ones. */
-  readonly changes: PackedMatrix | null;
 }
 
 export class InputStatistics implements Disposable {
@@ -50,7 +29,8 @@ export class InputStatistics implements Disposable {
   /** Moments of the tokens with exact inputs; null while there are no others. */
   #earlyMoments: Matrix | null = null;
   readonly #magnitudes: Float64Array;
-  #scratch: Scratch | null = null;
+  /** Kept from window to window. */
+  #tokens: PackedTokens | null = null;
   #numTokens = 0;
   #isFinished = false;
 
@@ -83,18 +63,10 @@ export class InputStatistics implements Disposable {
   ): void {
     const { width } = this;
     if (exact === null && this.#drift !== null) this.#keepEarlyMoments();
-    const { inputs: packed, changes } = this.#scratchFor(numTokens, exact !== null);
-    const weights = tokenWeights(inputs, stride, numTokens, width);
-    const magnitudes = this.#magnitudes;
-    forRuns(packed, width, numTokens, (t, column, count, at) => {
-      const weight = weights[t]!;
-      const from = t * stride + column;
-      for (let i = 0; i < count; i++) {
-        const value = weight * inputs[from + i]!;
-        packed.values[at + i] = value;
-        magnitudes[column + i]! += Math.abs(value);
-      }
-    });
+    const tokens = this.#tokensOf(numTokens);
+    tokens.take(inputs, stride);
+    const { inputs: packed, magnitudes } = tokens;
+    for (let j = 0; j < width; j++) this.#magnitudes[j]! += magnitudes[j]!;
     for (let row = 0; row < width; row += ROWS_AT_ONCE) {
       this.#math.multiplyPacked({
         ...{ a: packed, aRow: row, b: packed, bRow: row, isUpper: true },
@@ -103,7 +75,7 @@ export class InputStatistics implements Disposable {
       });
     }
     [this.#moments, this.#next] = [this.#next, this.#moments];
-    if (exact !== null) this.#addDrift(exact, stride, weights, packed, changes!);
+    if (exact !== null) this.#addDrift(exact, stride, tokens);
     this.#numTokens += numTokens;
     this.#isFinished = false;
   }
@@ -115,44 +87,22 @@ export class InputStatistics implements Disposable {
     this.#earlyMoments.values.set(moments.values);
   }
 
-  /** Kept from window to window: fresh memory costs more than what is done in it. */
-  #scratchFor(numTokens: number, needsChanges: boolean): Scratch {
-    if (this.#scratch?.inputs.capacity !== numTokens) this.#disposeScratch();
-    const make = (): PackedMatrix => this.#math.packed(this.width, numTokens);
-    const { inputs = make(), changes = null } = this.#scratch ?? {};
-    this.#scratch = { inputs, changes: changes ?? (needsChanges ? make() : null) };
-    return this.#scratch;
+  #tokensOf(numTokens: number): PackedTokens {
+    if (this.#tokens?.numTokens === numTokens) return this.#tokens;
+    this.#tokens?.[Symbol.dispose]();
+    this.#tokens = new PackedTokens(this.#math, this.width, numTokens);
+    return this.#tokens;
   }
 
-  #disposeScratch(): void {
-    this.#scratch?.inputs[Symbol.dispose]();
-    this.#scratch?.changes?.[Symbol.dispose]();
-    this.#scratch = null;
-  }
-
-  #addDrift(
-    { inputs, scales }: ExactInputs,
-    stride: number,
-    weights: Float64Array,
-    packed: PackedMatrix,
-    changes: PackedMatrix,
-  ): void {
+  #addDrift(exact: ExactInputs, stride: number, tokens: PackedTokens): void {
     const { width } = this;
-    const numTokens = weights.length;
-    const factors = Float64Array.from({ length: width }, (_, j) => 1 / (scales?.[j] ?? 1));
-    forRuns(changes, width, numTokens, (t, column, count, at) => {
-      const weight = weights[t]!;
-      const from = t * stride + column;
-      for (let i = 0; i < count; i++) {
-        const exact = weight * factors[column + i]! * inputs[from + i]!;
-        changes.values[at + i] = exact - packed.values[at + i]!;
-      }
-    });
+    const { inputs, numTokens } = tokens;
+    const changes = tokens.changesTo(exact, stride);
     this.#drift ??= this.#square();
     this.#nextDrift ??= this.#square();
     for (let row = 0; row < width; row += ROWS_AT_ONCE) {
       this.#math.multiplyPacked({
-        ...{ a: changes, aRow: row, b: packed, n: width, k: numTokens },
+        ...{ a: changes, aRow: row, b: inputs, n: width, k: numTokens },
         ...{ m: Math.min(ROWS_AT_ONCE, width - row), outRow: row },
         ...{ out: this.#nextDrift, residual: this.#drift },
       });
@@ -209,40 +159,6 @@ export class InputStatistics implements Disposable {
     this.#earlyMoments?.[Symbol.dispose]();
     this.#drift?.[Symbol.dispose]();
     this.#nextDrift?.[Symbol.dispose]();
-    this.#disposeScratch();
-  }
-}
-
-/** What each token counts for, f64 [numTokens]: 1, or what makes it as large as tokens may be. */
-function tokenWeights(
-  inputs: Float32Array,
-  stride: number,
-  numTokens: number,
-  width: number,
-): Float64Array {
-  const energies = new Float64Array(numTokens);
-  for (let t = 0; t < numTokens; t++) {
-    let energy = 0;
-    for (let j = t * stride; j < t * stride + width; j++) energy += inputs[j]! * inputs[j]!;
-    energies[t] = energy;
-  }
-  const most = MOST_MEDIANS * energies.toSorted()[numTokens >> 1]!;
-  return energies.map((energy) => (energy > most ? Math.sqrt(most / energy) : 1));
-}
-
-/** Calls `visit` with up to 16 neighbouring inputs of a token and the place of the first in `packed`, a few tokens at a time: both sides are read and written in runs. */
-function forRuns(
-  { capacity }: PackedMatrix,
-  width: number,
-  numTokens: number,
-  visit: (token: number, column: number, count: number, at: number) => void,
-): void {
-  const tile = 32;
-  for (let t0 = 0; t0 < numTokens; t0 += tile) {
-    const t1 = Math.min(numTokens, t0 + tile);
-    for (let column = 0; column < width; column += ROW_GROUP) {
-      const count = Math.min(ROW_GROUP, width - column);
-      for (let t = t0; t < t1; t++) visit(t, column, count, column * capacity + t * ROW_GROUP);
-    }
+    this.#tokens?.[Symbol.dispose]();
   }
 }

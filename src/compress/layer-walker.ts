@@ -14,10 +14,13 @@ import { resolveTarget } from '../runtime/create-runner.ts';
 import { NativeRunner } from '../runtime/native-runner.ts';
 import { packWeights } from '../runtime/packed-weights.ts';
 import { machineOf } from '../targets/x64/isa.ts';
+import { dequantize, type QuantizedMatrix, rowsOf } from '../tensor/quantized-matrix.ts';
 import { CompressError } from './errors.ts';
 import type { F32Weights } from './f32-weights.ts';
 
 const PAGE_BYTES = 4096;
+/** Of a weight that is read: what stays in the cache. */
+const PIECE_BYTES = 1 << 18;
 
 /** Rows of a stored tensor. */
 export interface TensorRows {
@@ -135,30 +138,39 @@ export class LayerWalker implements Disposable {
 
   /** Values of a linear's weight as they are now, f32 [rows, columns]. */
   readWeight({ parts, rows, columns }: LinearSite, into: Float32Array, stride: number): void {
+    const rowsAtOnce = Math.max(1, Math.floor(PIECE_BYTES / (4 * columns)));
+    const piece = new Float32Array(rowsAtOnce * columns);
+    const bytes = new Uint8Array(piece.buffer);
     let row = 0;
     for (const { tensor, rowStart, rowEnd } of parts) {
-      const bytes = this.#weights.readRows(tensor, rowStart, rowEnd);
-      const values = new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
-      for (let r = 0; r < rowEnd - rowStart; r++, row++) {
-        into.set(values.subarray(r * columns, (r + 1) * columns), row * stride);
+      for (let start = rowStart; start < rowEnd; start += rowsAtOnce) {
+        const end = Math.min(rowEnd, start + rowsAtOnce);
+        this.#weights.readRows(tensor, start, end, bytes);
+        for (let r = 0; r < end - start; r++, row++) {
+          into.set(piece.subarray(r * columns, (r + 1) * columns), row * stride);
+        }
       }
     }
     if (row !== rows) throw new InternalError(`${row} of ${rows} rows`);
   }
 
-  /** Puts values in the place of a linear's weight: in the source, and in memory for what runs from now on. */
-  writeWeight(site: LinearSite, values: Float32Array): void {
+  /** Puts a rounded matrix in the place of a linear's weight: in the source, and in memory for what runs from now on. */
+  writeWeight(site: LinearSite, matrix: QuantizedMatrix): void {
     let row = 0;
     for (const { tensor, rowStart, rowEnd } of site.parts) {
-      const { columns } = site;
+      const part = rowsOf(matrix, row, row + rowEnd - rowStart);
+      row += part.rows;
+      if (4 * part.codes.length === this.#weights.tensors.get(tensor)?.sizeBytes) {
+        this.#weights.replaceByCodes(tensor, part);
+        continue;
+      }
+      // Of other parts of the tensor there are only values yet.
       let whole = this.#weights.replaced.get(tensor);
       if (whole === undefined) {
         whole = this.#weights.readF32(tensor);
         this.#weights.replace(tensor, whole);
       }
-      const count = rowEnd - rowStart;
-      whole.set(values.subarray(row * columns, (row + count) * columns), rowStart * columns);
-      row += count;
+      whole.set(dequantize(part), rowStart * site.columns);
     }
     this.reload(site.weight);
   }

@@ -15,6 +15,7 @@ import { cpuTopology } from '../platform/topology.ts';
 import { resolveTarget } from '../runtime/create-runner.ts';
 import { machineOf } from '../targets/x64/isa.ts';
 import { KernelTeam } from './kernel-team.ts';
+import { SpareMemory } from './spare-memory.ts';
 
 /** Columns are filled up to the unit of the widest kernel. */
 const COLUMN_PADDING = 32;
@@ -95,6 +96,7 @@ const SHAPE = { format: FORMAT, activation: 'f32', bias: false, prefetch: false 
 export class MatrixMath implements Disposable {
   /** What runs kernels on these matrices; null where there is no native code. */
   readonly kernels: KernelTeam | null;
+  readonly #spare = new SpareMemory();
 
   /** @param threads null for as many as there are cores */
   constructor(threads: number | null = null, forceReference = false) {
@@ -114,17 +116,23 @@ export class MatrixMath implements Disposable {
     return { rows, capacity, ...this.#memoryOf(paddedColumns(rows) * Math.max(1, capacity)) };
   }
 
+  /** Zeros. */
   #memoryOf(elements: number): { values: Float32Array; address: bigint } & Disposable {
     if (this.kernels === null) {
       return { values: new Float32Array(elements), address: 0n, [Symbol.dispose]: () => {} };
     }
     // A cache line more: kernels may read a vector past the end.
-    const region = allocate(4 * elements + 64, { hugePages: elements > 1 << 20 });
-    return {
-      values: f32(region.address, elements),
-      address: region.address,
-      [Symbol.dispose]: () => region.free(),
+    const sizeBytes = 4 * elements + 64;
+    const used = this.#spare.take(sizeBytes);
+    const region = used ?? allocate(sizeBytes, { hugePages: elements > 1 << 20 });
+    const values = f32(region.address, elements);
+    if (used !== null) values.fill(0);
+    let isDisposed = false;
+    const dispose = (): void => {
+      if (!isDisposed) this.#spare.put(region);
+      isDisposed = true;
     };
+    return { values, address: region.address, [Symbol.dispose]: dispose };
   }
 
   multiply(product: Product): void {
@@ -181,6 +189,7 @@ export class MatrixMath implements Disposable {
 
   [Symbol.dispose](): void {
     this.kernels?.[Symbol.dispose]();
+    this.#spare[Symbol.dispose]();
   }
 }
 
