@@ -40,7 +40,7 @@ export interface GptqResult {
 }
 
 /**
- * @param weights f32 [rows, statistics.width]; overwritten
+ * @param weights f32 [rows, statistics.width]
  */
 export function gptq(
   math: MatrixMath,

@@ -3,6 +3,7 @@ import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import v8 from 'node:v8';
 import vm from 'node:vm';
+import { resolveTarget } from '../runtime/create-runner.ts';
 import { inverseFactor, multiplyByInverse } from './factorize.ts';
 import { type Matrix, MatrixMath, packRows, packTransposed, paddedColumns } from './matrix-math.ts';
 
@@ -18,10 +19,11 @@ function fill(matrix: Matrix): void {
   }
 }
 
-for (const isReference of [false, true]) {
-  describe(isReference ? 'MatrixMath in plain TypeScript' : 'MatrixMath on native code', () => {
+const isNative = resolveTarget('auto').kind === 'x64';
+for (const target of ['auto', ...(isNative ? (['avx2'] as const) : []), 'reference'] as const) {
+  describe(`MatrixMath, target ${target}`, () => {
     it('multiplies as the definition says, at ragged sizes and offsets', () => {
-      using math = new MatrixMath(2, isReference);
+      using math = new MatrixMath(2, target);
       for (const [m, n, k] of [
         [1, 1, 1],
         [7, 33, 5],
@@ -53,7 +55,7 @@ for (const isReference of [false, true]) {
     });
 
     it('multiplies packed matrices, whole and above the diagonal', () => {
-      using math = new MatrixMath(2, isReference);
+      using math = new MatrixMath(2, target);
       for (const [m, n, k, isUpper] of [
         [1, 1, 1, false],
         [40, 33, 5, false],
@@ -92,7 +94,7 @@ for (const isReference of [false, true]) {
     });
 
     it('gives zeros where there was something before', () => {
-      using math = new MatrixMath(1, isReference);
+      using math = new MatrixMath(1, target);
       for (const size of [600, 601, 1100, 300]) {
         using matrix = math.matrix(1, size);
         assert.ok(matrix.values.every((value) => value === 0));
@@ -102,7 +104,7 @@ for (const isReference of [false, true]) {
     });
 
     it('adds to its own output', () => {
-      using math = new MatrixMath(2, isReference);
+      using math = new MatrixMath(2, target);
       using a = math.matrix(50, 128);
       using w = math.matrix(50, 96);
       using u = math.matrix(128, 96);
@@ -121,7 +123,7 @@ for (const isReference of [false, true]) {
     });
 
     it('multiplyByInverse: A Uᵀ U, wider than what is done at once', () => {
-      using math = new MatrixMath(2, isReference);
+      using math = new MatrixMath(2, target);
       const [rows, n] = [3, 520];
       using a = math.matrix(rows, n);
       using u = math.matrix(paddedColumns(n), n);
@@ -148,7 +150,7 @@ for (const isReference of [false, true]) {
 
     for (const n of [32, 128, 160, 416]) {
       it(`inverseFactor: Uᵀ U is the inverse, n = ${n}`, () => {
-        using math = new MatrixMath(2, isReference);
+        using math = new MatrixMath(2, target);
         using x = math.matrix(n, 2 * n);
         fill(x);
         using h = math.matrix(n, n);
@@ -184,8 +186,8 @@ for (const isReference of [false, true]) {
       v8.setFlagsFromString('--expose-gc');
       const collect = vm.runInNewContext('gc') as () => void;
       // Two teams that take turns, as a model and the products on its inputs do.
-      using first = new MatrixMath(2, isReference);
-      using second = new MatrixMath(2, isReference);
+      using first = new MatrixMath(2, target);
+      using second = new MatrixMath(2, target);
       for (let round = 0; round < 120; round++) {
         const math = round % 2 === 0 ? first : second;
         const [m, n, k] = [1 + (round % 17), 1 + ((round * 7) % 90), 1 + ((round * 31) % 200)];
@@ -205,7 +207,7 @@ for (const isReference of [false, true]) {
     });
 
     it('inverseFactor says when the matrix is not positive definite', () => {
-      using math = new MatrixMath(1, isReference);
+      using math = new MatrixMath(1, target);
       using h = math.matrix(64, 64);
       for (let i = 0; i < 64; i++) h.values[i * h.stride + i] = i === 40 ? -1 : 1;
       assert.equal(inverseFactor(math, h, 64), null);

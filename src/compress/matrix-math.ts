@@ -13,6 +13,7 @@ import { InternalError } from '../platform/errors.ts';
 import { allocate, f32 } from '../platform/native-memory.ts';
 import { cpuTopology } from '../platform/topology.ts';
 import { resolveTarget } from '../runtime/create-runner.ts';
+import type { TargetName } from '../runtime/runner-options.ts';
 import { machineOf } from '../targets/x64/isa.ts';
 import { KernelTeam } from './kernel-team.ts';
 import { SpareMemory } from './spare-memory.ts';
@@ -99,11 +100,11 @@ export class MatrixMath implements Disposable {
   readonly #spare = new SpareMemory();
 
   /** @param threads null for as many as there are cores */
-  constructor(threads: number | null = null, forceReference = false) {
-    const target = resolveTarget(forceReference ? 'reference' : 'auto');
+  constructor(threads: number | null = null, target: TargetName = 'auto') {
+    const resolved = resolveTarget(target);
     this.kernels =
-      target.kind === 'x64'
-        ? new KernelTeam(machineOf(target.isa), threads ?? cpuTopology().usableCores)
+      resolved.kind === 'x64'
+        ? new KernelTeam(machineOf(resolved.isa), threads ?? cpuTopology().usableCores)
         : null;
   }
 
