@@ -44,8 +44,8 @@ interface Linear extends Disposable {
   errorOf(quantized: QuantizedMatrix): number;
 }
 
-function linear(forceReference = false, rows = ROWS): Linear {
-  const math = new MatrixMath(1, forceReference);
+function linear(target: 'auto' | 'reference' = 'auto', rows = ROWS): Linear {
+  const math = new MatrixMath(1, target);
   const weights = math.matrix(rows, COLUMNS);
   for (let row = 0; row < rows; row++) {
     const from = (row % ROWS) * COLUMNS;
@@ -124,7 +124,7 @@ describe('settling codes', () => {
 
   it('is the same for rows beyond the first piece of them', () => {
     const settled = (rows: number): QuantizedMatrix => {
-      using given = linear(false, rows);
+      using given = linear('auto', rows);
       const { math, weights, statistics } = given;
       const scheme = schemes[0]!;
       const { codes, ...rest } = nearest(scheme);
@@ -155,7 +155,7 @@ describe('sign rounding', () => {
       using given = linear();
       const { math, weights, statistics } = given;
       const groupSize = scheme.groupSize === 'row' ? COLUMNS : scheme.groupSize;
-      const rounder = new NearestRounder(scheme, groupSize);
+      using rounder = new NearestRounder(math, scheme, groupSize);
       const grid = rounder.grid(ROWS, COLUMNS);
       rounder.fit(weights, COLUMNS, 1, grid);
       const round = (iterations: number): QuantizedMatrix =>
@@ -189,8 +189,8 @@ describe('autoround', () => {
   }
 
   it('comes out alike without native code', () => {
-    const errors = [false, true].map((forceReference) => {
-      using given = linear(forceReference);
+    const errors = (['auto', 'reference'] as const).map((target) => {
+      using given = linear(target);
       const { math, weights, statistics } = given;
       const scheme = schemes[1]!;
       const { matrix } = autoround(math, weights, statistics, 'w', { scheme, iterations: 5 });

@@ -41,7 +41,7 @@ export function autoround(
 ): AutoroundResult {
   const moments = statistics.moments();
   const groupSize = resolveGroupSize(scheme, statistics.width, tensor);
-  const rounder = new NearestRounder(scheme, groupSize);
+  using rounder = new NearestRounder(math, scheme, groupSize);
   const grid = searchRanges(math, weights, moments, rounder, scheme);
   using stiff = damped(math, moments);
   const matrix = signRound(math, weights, stiff, { scheme, groupSize, grid, iterations });
