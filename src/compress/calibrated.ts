@@ -1,10 +1,10 @@
 /**
  * Compresses the linears of a model with the help of a calibration text, layer by layer: what a layer sees is what the compressed layers before it make.
  *
- *     gptq   each linear of a layer in turn: run up to it, gather its inputs, round it, go on with the rounded weights
- *     awq    gather the inputs of all linears of a layer and find their scales; then each in turn as with gptq, but clip it and round to nearest
+ *     gptq       each linear of a layer in turn: run up to it, gather its inputs, round it, go on with the rounded weights
+ *     awq        gather the inputs of all linears of a layer and find their scales; then each in turn as with gptq, but clip it and round to nearest
  *     autoround  as gptq, but rounding is learned and then settled
- *     rtn    rounds to nearest, without running anything
+ *     rtn        rounds to nearest, without running anything
  *
  * Beside the compressed model the exact one is walked through the same text: linears are aligned to what it gives (align-to-exact.ts).
  *
