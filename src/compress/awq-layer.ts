@@ -2,7 +2,7 @@
 import type { ModelConfig } from '../models/model-config.ts';
 import { searchScales } from './awq.ts';
 import type { CalibrationRun } from './calibration-run.ts';
-import type { LayerState } from './compression-state.ts';
+import type { LayerState, SiteState } from './compression-state.ts';
 import { type GroupScheme, resolveGroupSize } from './group-quantizer.ts';
 import { InputStatistics } from './input-statistics.ts';
 import type { InputVisitor, LinearSite, WalkedLayer } from './layer-walker.ts';
@@ -16,14 +16,16 @@ export interface AwqLayerOptions {
   readonly config: ModelConfig;
   /** Of each linear. */
   schemeOf(label: string): GroupScheme;
+  /** Waited for after each linear. */
+  onSite(): Promise<void>;
 }
 
 /** Scales of all linears from one look at their inputs; then each in turn is clipped and rounded to nearest. */
-export function awqLayer(
+export async function awqLayer(
   run: CalibrationRun,
   layer: WalkedLayer,
-  { config, schemeOf }: AwqLayerOptions,
-): LayerState {
+  { config, schemeOf, onSite }: AwqLayerOptions,
+): Promise<LayerState> {
   const { math } = run;
   const statistics = inputsOf(run, layer);
   const weights = new Map(layer.sites.map((site) => [site, run.read(site)]));
@@ -40,12 +42,13 @@ export function awqLayer(
   }
   for (const [name, values] of vectors) run.replaceVector(name, values);
   for (const each of statistics.values()) each[Symbol.dispose]();
-  const sites = layer.sites.map((site) => {
+  const sites: SiteState[] = [];
+  for (const site of layer.sites) {
     const scaled = { weights: weights.get(site)!, scales: scalesOf.get(site) ?? null };
     const scheme = schemeOf(site.label);
     const groupSize = resolveGroupSize(scheme, site.columns, site.label);
     using rounder = new NearestRounder(math, scheme, groupSize);
-    return run.round(
+    const rounded = run.round(
       site,
       (w, inputs) => {
         const moments = inputs.moments();
@@ -56,7 +59,9 @@ export function awqLayer(
       },
       scaled,
     );
-  });
+    sites.push(rounded);
+    await onSite();
+  }
   for (const each of weights.values()) each[Symbol.dispose]();
   return { sites, vectors };
 }

@@ -59,6 +59,28 @@ describe('compressing linears with a calibration text', () => {
     });
   }
 
+  for (const method of METHODS) {
+    it(`${method}: counts linears, and stops between two of them`, async () => {
+      const steps: [number, number][] = [];
+      const stop = new AbortController();
+      const run = compressed(LLAMA, {
+        ...{ method, signal: stop.signal },
+        onStep(done, total) {
+          steps.push([done, total]);
+          if (done === 2) stop.abort(new Error('enough'));
+        },
+      });
+      await assert.rejects(run, /enough/);
+      using description = loadModelDescription(LLAMA);
+      const total = steps[0]![1];
+      assert.ok(total > description.config.numLayers);
+      assert.deepEqual(
+        steps,
+        [0, 1, 2].map((done) => [done, total]),
+      );
+    });
+  }
+
   it('gptq, awq and autoround leave less error in the outputs than rounding', async () => {
     // What rounding leaves, measured in the same way: GPTQ whose moments are those of independent inputs would be RTN.
     const errorOf = async (change: Partial<CalibratedOptions>): Promise<number> => {

@@ -48,6 +48,7 @@ export interface CalibratedOptions {
   readonly threads: number | 'auto';
   readonly state?: CompressionState;
   onLayer?(report: LayerReport): void;
+  /** Linears. */
   onStep?(done: number, total: number): void;
   readonly signal?: AbortSignal;
 }
@@ -129,22 +130,30 @@ class LayerCompressor {
     const { layers } = this.#run.walker;
     const { method, state, onLayer, onStep, signal } = this.#options;
     const reports: LayerReport[] = [];
-    for (const layer of layers) {
+    const numLinears = layers.reduce((sum, { sites }) => sum + sites.length, 0);
+    let numDone = 0;
+    const step = async (done: number): Promise<void> => {
+      numDone += done;
+      onStep?.(numDone, numLinears);
       // Lets Ctrl-C and the bar through.
       await new Promise((resolve) => setImmediate(resolve));
       signal?.throwIfAborted();
+    };
+    await step(0);
+    for (const layer of layers) {
       const startMs = performance.now();
       const kept = await state?.load(layer.index);
       let sites: SiteReport[];
       if (kept !== undefined) {
         this.#takeKept(layer, kept);
+        await step(layer.sites.length);
         sites = kept.sites.map(({ label, relativeError }) => ({
           label,
           relativeError,
           note: null,
         }));
       } else {
-        const done = this.#layer(layer);
+        const done = await this.#layer(layer, () => step(1));
         sites = done.sites.map(({ label, relativeError, note }) => ({
           label,
           relativeError,
@@ -161,24 +170,33 @@ class LayerCompressor {
       };
       reports.push(report);
       onLayer?.(report);
-      onStep?.(reports.length, layers.length);
     }
     const { matrices, vectors } = this.#run;
     return { matrices, vectors, layers: reports };
   }
 
-  #layer(layer: WalkedLayer): LayerState {
-    switch (this.#options.method) {
+  /** @param onSite is waited for after each linear */
+  async #layer(layer: WalkedLayer, onSite: () => Promise<void>): Promise<LayerState> {
+    const { method } = this.#options;
+    if (method === 'awq') return await awqLayer(this.#run, layer, { ...this.#options, onSite });
+    const sites: SiteState[] = [];
+    for (const site of layer.sites) {
+      sites.push(this.#site(site, method));
+      await onSite();
+    }
+    return { sites, vectors: new Map() };
+  }
+
+  #site(site: LinearSite, method: Exclude<Method, 'awq'>): SiteState {
+    switch (method) {
       case 'rtn':
-        return { sites: layer.sites.map((site) => this.#roundToNearest(site)), vectors: new Map() };
+        return this.#roundToNearest(site);
       case 'gptq':
-        return { sites: layer.sites.map((site) => this.#gptq(site)), vectors: new Map() };
-      case 'awq':
-        return awqLayer(this.#run, layer, this.#options);
+        return this.#gptq(site);
       case 'autoround':
-        return { sites: layer.sites.map((site) => this.#autoround(site)), vectors: new Map() };
+        return this.#autoround(site);
       default:
-        return this.#options.method satisfies never;
+        return method satisfies never;
     }
   }
 

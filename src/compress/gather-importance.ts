@@ -22,9 +22,6 @@ export async function gatherImportance({
   const importance = new Map<string, Float32Array>();
   const numTokens = options.windows.reduce((sum, ids) => sum + ids.length, 0);
   for (const layer of walker.layers) {
-    // Lets Ctrl-C and the bar through.
-    await new Promise((resolve) => setImmediate(resolve));
-    signal?.throwIfAborted();
     const visits = new Map<number, InputVisitor>();
     const sumsOf = new Map<string, Float64Array>();
     for (const site of layer.sites) {
@@ -40,7 +37,7 @@ export async function gatherImportance({
         if (name !== null) sumsOf.set(name, sums);
       }
     }
-    walker.moveTo(layer.end, visits);
+    await walker.moveInTurns(layer.end, visits, signal);
     for (const [tensor, sums] of sumsOf) {
       importance.set(
         tensor,

@@ -220,6 +220,24 @@ export class LayerWalker implements Disposable {
   }
 
   /**
+   * The same, and lets Ctrl-C and what shows progress through between windows: one may take a second, and all of them a minute.
+   * @throws the reason of `signal`; the walk has then ended where it was
+   */
+  async moveInTurns(
+    command: number,
+    visit: ReadonlyMap<number, InputVisitor>,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    const last = Math.max(...visit.keys());
+    for (const seen of this.walkTo(command, [...visit.keys()])) {
+      visit.get(seen.command)!(seen.inputs, seen.stride, seen.numTokens);
+      if (seen.command !== last) continue;
+      await new Promise((resolve) => setImmediate(resolve));
+      signal?.throwIfAborted();
+    }
+  }
+
+  /**
    * The same as a sequence of what is seen on the way, so that two models can be walked in step. To be run to its end.
    *
    * @param stops commands of linears

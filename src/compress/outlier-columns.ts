@@ -32,11 +32,8 @@ export async function findOutlierColumns(
   using walker = LayerWalker.create(options);
   const found = new Map<string, readonly number[]>();
   for (const layer of walker.layers) {
-    // Lets Ctrl-C and the bar through.
-    await new Promise((resolve) => setImmediate(resolve));
-    signal?.throwIfAborted();
     const linears = layer.sites.map((site) => ({ site, largest: new Float32Array(site.columns) }));
-    walker.moveTo(layer.end, visitsOf(linears));
+    await walker.moveInTurns(layer.end, visitsOf(linears), signal);
     for (const { site, largest } of linears) {
       const columns = outlierColumns(largest, threshold, maxShare);
       if (columns.length === 0) continue;

@@ -33,15 +33,12 @@ export async function smoothInputs(
   }
   using walker = LayerWalker.create(options);
   for (const layer of walker.layers) {
-    // Lets Ctrl-C and the bar through.
-    await new Promise((resolve) => setImmediate(resolve));
-    signal?.throwIfAborted();
     const behind = layer.sites.flatMap((site) => {
       const norm = normBefore(walker, weights, site);
       return norm === null ? [] : [{ site, norm, largest: new Float32Array(site.columns) }];
     });
     // What the layer gives is the same before and after.
-    walker.moveTo(layer.end, visitsOf(behind));
+    await walker.moveInTurns(layer.end, visitsOf(behind), signal);
     const norms = Map.groupBy(behind, ({ norm }) => norm.tensor);
     for (const group of norms.values()) smooth(weights, group, strength);
     onProgress?.(layer.index + 1, walker.layers.length);
