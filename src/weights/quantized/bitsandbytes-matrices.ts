@@ -69,9 +69,10 @@ function absmaxOf(source: WeightSource, weight: string, state: QuantState): Floa
   const map = source.readF32(`${weight}.nested_quant_map`);
   const outer = source.readF32(nested);
   const size = state.nested_blocksize ?? 256;
-  const offset = state.nested_offset ?? 0;
+  const offset = Math.fround(state.nested_offset ?? 0);
+  // bitsandbytes rounds the product before it adds.
   return Float32Array.from(
     indices,
-    (index, i) => map[index]! * outer[Math.floor(i / size)]! + offset,
+    (index, i) => Math.fround(map[index]! * outer[Math.floor(i / size)]!) + offset,
   );
 }
