@@ -14,6 +14,8 @@ const CHUNK_WORDS = 1 << 20;
 /** Of two f16 numbers in a word: sign, mantissa and the two lowest bits of the exponent are random, so that magnitudes are 2^-7 to 2^-3. */
 const RANDOM_BITS = 0x8fff_8fff;
 const EXPONENTS = 0x2000_2000;
+/** 1 as f16. */
+const ONE = 0x3c00;
 
 /** @param folder must not exist */
 export async function writeRandomHfModel(folder: string, shape: ModelShape): Promise<void> {
@@ -48,9 +50,8 @@ function tensorsOf(shape: ModelShape, random: RandomWords): TensorToWrite[] {
     data: () => randomHalves(rows * columns, random),
   });
   const norm = (name: string): TensorToWrite => {
-    const ones = new Float32Array(hiddenSize).fill(1);
-    const data = new Uint8Array(ones.buffer);
-    return { name: `${name}.weight`, dtype: 'f32', shape: [hiddenSize], data };
+    const data = new Uint8Array(new Uint16Array(hiddenSize).fill(ONE).buffer);
+    return { name: `${name}.weight`, dtype: 'f16', shape: [hiddenSize], data };
   };
   const layers = Array.from({ length: shape.numLayers }, (_, i) => {
     const at = (name: string): string => `model.layers.${i}.${name}`;

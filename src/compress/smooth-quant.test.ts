@@ -75,6 +75,13 @@ describe('SmoothQuant', { skip }, () => {
         name,
       );
     }
+    const norm = 'model.norm.weight';
+    const smoothed = [...replaced.keys()].find((name) => name.endsWith('norm.weight'))!;
+    const int8 = join(folder, 'int8');
+    await writeRoundedModel(fixture('llama-bf16'), 'int8', int8, { replaced });
+    using other = loadModelDescription(int8);
+    const typeOf = (name: string) => other.weights.tensors.get(name)!.dtype;
+    assert.deepEqual([typeOf(smoothed), typeOf(norm)], ['bf16', 'bf16']);
     await assert.rejects(
       smoothInputs({ weights: f32, config, windows, threads: 1, strength: 2 }),
       CompressError,

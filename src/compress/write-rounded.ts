@@ -10,6 +10,8 @@
  */
 import { canonicalFromHf } from '../models/tensor-names.ts';
 import { type CodebookName, codebookOf, encodeCodebook } from '../tensor/codebook.ts';
+import { rowBytes } from '../tensor/dtype.ts';
+import { encodeRow } from '../tensor/rows.ts';
 import type { WeightSource, WeightTensor } from '../weights/contract.ts';
 import { f16BytesOf } from '../weights/hf-packed.ts';
 import {
@@ -32,7 +34,7 @@ const BLOCK = 64;
 const STATE_BYTES = 320;
 
 export interface RoundOptions {
-  /** Values that take the place of stored ones, f32, by canonical name; vectors among them are written as f32. */
+  /** Values that take the place of stored ones, f32, by canonical name; vectors among them are written as f32, for bitsandbytes' int8 in their own type. */
   readonly replaced?: ReadonlyMap<string, Float32Array>;
   /** Of int8 alone: the threshold that was taken, and ascending columns by canonical name. */
   readonly outliers?: {
@@ -90,8 +92,11 @@ export async function writeRoundedModel(
         return matrix.tensors(layout);
       }
       if (values === undefined) return null;
-      const data = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-      return [{ name: tensor.name, dtype: 'f32', shape: tensor.shape, data }];
+      // transformers leaves bitsandbytes' folders in the types that they have, and takes one type for all that is not rounded.
+      const dtype = layout === 'int8' ? tensor.dtype : 'f32';
+      const data = new Uint8Array(rowBytes(dtype, values.length));
+      encodeRow(dtype, values, values.length, data);
+      return [{ name: tensor.name, dtype, shape: tensor.shape, data }];
     },
   });
 }
