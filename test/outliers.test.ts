@@ -11,6 +11,7 @@ import { F32Weights } from '../src/compress/f32-weights.ts';
 import { findOutlierColumns } from '../src/compress/outlier-columns.ts';
 import { writeRoundedModel } from '../src/compress/write-rounded.ts';
 import { verifyGraph } from '../src/graph/verify.ts';
+import { GgufView } from '../src/models/gguf-view.ts';
 import { loadModelDescription } from '../src/models/load-model.ts';
 import { lowerModel } from '../src/runtime/compile-model.ts';
 import { ReferenceRunner } from '../src/targets/reference/reference-runner.ts';
@@ -128,6 +129,16 @@ describe('outlier columns', { skip: skipNative }, async () => {
   it('change nothing in f32, and nothing for who leaves them out', () => {
     assertSameBits(logitsOf(split, 'f32'), logitsOf(plain, 'f32'), 'f32');
     assertSameBits(logitsOf(split, 'fast', false), logitsOf(plain, 'fast'), 'left out');
+  });
+
+  it('are left out of a GGUF file, and alone by what is quantized while loading', () => {
+    using made = loadModelDescription(split);
+    const view = new GgufView(made);
+    assert.equal(view.tensors.size, weights.tensors.size);
+    assert.ok([...view.tensors.values()].every((tensor) => tensor.outliers === undefined));
+    using loaded = loadModelDescription(split, { loadIn: 'nf4' });
+    const { outliers } = loaded.weights.tensors.get('model.layers.0.self_attn.q_proj.weight')!;
+    assert.equal(loaded.weights.tensors.get(outliers!.tensor)!.dtype, 'f16');
   });
 
   for (const isa of nativeIsas) {
