@@ -162,7 +162,7 @@ folder of a model that is one, rounded to nearest; for w8a8 and int8 --method sm
 outliers of the activations into the weights, for int8 --method llm-int8 keeps their columns in 16 bits.
 
 --to gptq, awq and compressed-tensors write a Hugging Face folder in that layout, of a model that is one,
-with --method, --bits, --group-size and --symmetry. --method autoround loses least, and takes the longest.
+with --method, --bits, --group-size and --symmetry. --method autoround takes longer, and pays at 3 bits.
 A run that was interrupted goes on where it was.
 
 Examples:
