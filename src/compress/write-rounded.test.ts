@@ -151,8 +151,8 @@ describe('folders that are rounded to nearest', () => {
       assert.deepEqual(raw.readRows(name), plain.readRows(name));
     using indexed = openWeights(join(out, 'model.safetensors.index.json'));
     assert.deepEqual([...indexed.tensors], [...plain.tensors]);
-    const config = JSON.parse(readFileSync(join(out, 'config.json'), 'utf8'));
-    assert.equal(config.quantization_config.llm_int8_threshold, 5);
+    // transformers refuses an integer.
+    assert.match(readFileSync(join(out, 'config.json'), 'utf8'), /"llm_int8_threshold": 5\.0,/);
 
     using made = loadModelDescription(out);
     assert.equal(made.weights.sizeBytes, size);

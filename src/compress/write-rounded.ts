@@ -73,7 +73,7 @@ export async function writeRoundedModel(
     layout,
     quantization: () => ({
       ...CONFIGS[layout](),
-      ...(outliers && { llm_int8_threshold: outliers.threshold }),
+      ...(outliers && { llm_int8_threshold: jsonFloat(outliers.threshold) }),
     }),
     besides: {
       name: OUTLIER_FILE,
