@@ -110,7 +110,7 @@ export function formatLimits(
   );
   const giga = (value: number): string => significant(value / 1e9);
   return [
-    `**What limits them.** On ${threads} threads this machine reads ${giga(peaks.read)} GB/s and multiplies ${giga(peaks.f32)} GFLOP/s in f32, ${giga(peaks.int8)} GOPS in int8 (\`bench/machine.ts\`, best of many short rounds). A request alone is its prompt, bound by multiplying, and then a token after the other, bound by reading all weights for each. Bits are saved in the second part only; the first gains what int8 has over f32, ${significant(peaks.int8 / peaks.f32)}x here, at 8 bits as at 4. With ${load.clients} clients a step reads the weights once for all of them, so requests a second follow multiplying, too. "At peaks" is the sum of both at the machine's limits, without attention, sampling, HTTP or waiting; keys and values are not counted as bytes.`,
+    `**What limits them.** On ${threads} thread${threads === 1 ? '' : 's'} this machine reads ${giga(peaks.read)} GB/s and multiplies ${giga(peaks.f32)} GFLOP/s in f32, ${giga(peaks.int8)} GOPS in int8 (\`bench/machine.ts\`, best of many short rounds). A request alone is its prompt, bound by multiplying, and then a token after the other, bound by reading all weights for each. Bits are saved in the second part only; the first gains what int8 has over f32, ${significant(peaks.int8 / peaks.f32)}x here, at 8 bits as at 4. With ${load.clients} clients a step reads the weights once for all of them, so requests a second follow multiplying, too. "At peaks" is the sum of both at the machine's limits, without attention, sampling, HTTP or waiting; keys and values are not counted as bytes.`,
     table,
   ].join('\n\n');
 }
