@@ -104,9 +104,8 @@ async function sensitivityOf(
   store: RowStore,
 ): Promise<SensitivityRow> {
   const job = { modelPath: path, calibrationTokens: MIXED_TOKENS, threads };
-  return await store.ensure(`sensitivity ${set}, ${MIXED_TOKENS} tokens`, () =>
-    runJob<SensitivityRow>(`${set}: sensitivity of each tensor`, job),
-  );
+  const title = `${set}: sensitivity of each tensor`;
+  return await store.ensure(`${title}, ${MIXED_TOKENS} tokens`, () => runJob(title, job));
 }
 
 /** A search compares predictions on one window. */

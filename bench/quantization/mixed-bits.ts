@@ -1,6 +1,6 @@
 /**
- * Rounding to nearest with bits per tensor, at the size of the same bits for all. How much the predictions change for a tensor's rounding error is measured
- * once for a model, one tensor at a time, with SENSITIVITY_SCHEME; what other bits and groups cost follows from their rounding errors.
+ * Rounding to nearest with bits per tensor, at the size of the same bits for all. How the predictions change when one tensor alone is rounded is measured once
+ * for a model, with PROBED_BITS in groups of 64; what other bits and groups do follows from the rounding errors.
  */
 import { allocateBits, type Choice } from '../../src/compress/bit-allocation.ts';
 import type { F32Weights } from '../../src/compress/f32-weights.ts';
@@ -17,12 +17,12 @@ import type { ModelConfig } from '../../src/models/model-config.ts';
 
 /** Bits that a tensor may get. */
 const BITS = [2, 3, 4, 5, 6, 8] as const;
-const SENSITIVITY_SCHEME: GroupScheme = {
-  ...{ bits: 4, groupSize: 64, symmetry: 'asymmetric', searchesRange: false },
-};
+/** Two bits hurt more than their errors say. */
+const PROBED_BITS = [2, 3, 4] as const;
+const PROBED_GROUPS = { groupSize: 64, symmetry: 'asymmetric', searchesRange: false } as const;
 
-/** Divergence of the predictions for a squared error of 1, by tensor. */
-export type Sensitivities = Readonly<Record<string, number>>;
+/** Of each tensor by its name, for each of PROBED_BITS: divergence of the predictions for a squared error of 1. */
+export type Sensitivities = Readonly<Record<string, readonly number[]>>;
 
 export interface SensitivityOptions {
   readonly weights: F32Weights;
@@ -39,8 +39,11 @@ export function measureSensitivities(options: SensitivityOptions): Sensitivities
   return Object.fromEntries(
     linears.map((name) => {
       const values = weights.readF32(name);
-      const nearest = dequantize(rounded(weights, name, values, SENSITIVITY_SCHEME));
-      return [name, probe.divergence(name, nearest) / squaredError(nearest, values)];
+      const perError = PROBED_BITS.map((bits) => {
+        const nearest = dequantize(rounded(weights, name, values, { ...PROBED_GROUPS, bits }));
+        return probe.divergence(name, nearest) / squaredError(nearest, values);
+      });
+      return [name, perError];
     }),
   );
 }
@@ -76,8 +79,9 @@ export function roundToMixedBits(
       const matrix = rounded(weights, name, values, { ...scheme, bits });
       const bytes = (matrix.rows * matrix.columns * bitsPerWeight(matrix)) / 8;
       if (bits === scheme.bits) budget += bytes;
-      const loss = sensitivities[name]! * squaredError(dequantize(matrix), values);
-      return { dtype: bits, bytes, loss };
+      const probed = Math.min(BITS.indexOf(bits), PROBED_BITS.length - 1);
+      const perError = sensitivities[name]![probed]!;
+      return { dtype: bits, bytes, loss: perError * squaredError(dequantize(matrix), values) };
     });
     return { name, choices };
   });
