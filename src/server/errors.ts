@@ -65,6 +65,15 @@ export function badRequest(param: string | undefined, message: string, code?: st
   return new ApiError(400, message, { param, code });
 }
 
+/** 415 for a body that would have to be unpacked first. */
+export function compressedBody(encoding: string): ApiError {
+  const message = `content-encoding ${encoding}: bodies are taken as they are, uncompressed`;
+  return new ApiError(415, message, {
+    code: 'unsupported_content_encoding',
+    headers: { 'accept-encoding': 'identity' },
+  });
+}
+
 /** Codes of errors of an engine elsewhere that the client is to blame for. */
 const CALLERS_FAULTS: ReadonlySet<string> = new Set(['invalid_session', 'context_length_exceeded']);
 

@@ -4,6 +4,7 @@ import { request as httpRequest } from 'node:http';
 import { connect } from 'node:net';
 import { describe, test } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
+import { gzipSync } from 'node:zlib';
 import OpenAI from 'openai';
 import type { ErrorBody } from './errors.ts';
 import { ListenError } from './server.ts';
@@ -482,6 +483,16 @@ describe('a bad body', () => {
     const headers = { 'content-type': 'text/plain' };
     const error = await errorOf(await post(server.url, '/v1/chat/completions', '{}', headers));
     assert.equal(error.status, 415);
+  });
+
+  test('that is compressed is answered with 415', async () => {
+    await using server = await startTestServer(new EchoModel());
+    const body = gzipSync('{"prompt": "a"}');
+    const headers = { 'content-type': 'application/json', 'content-encoding': 'gzip' };
+    const response = await fetch(`${server.url}/v1/completions`, { method: 'POST', headers, body });
+    assert.equal(response.headers.get('accept-encoding'), 'identity');
+    const error = await errorOf(response);
+    assert.deepEqual([error.status, error.code], [415, 'unsupported_content_encoding']);
   });
 
   test('of more than 32 MiB is answered with 413', async () => {

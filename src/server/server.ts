@@ -18,7 +18,13 @@ import { HastenError } from '../platform/errors.ts';
 import { Admission, type AdmissionLimits, DEFAULT_ADMISSION_LIMITS } from './admission.ts';
 import { type ApiKey, ApiKeys } from './api-keys.ts';
 import { CorsPolicy } from './cors.ts';
-import { ApiError, BODY_LIMIT_BYTES, type ErrorBody, toApiError } from './errors.ts';
+import {
+  ApiError,
+  BODY_LIMIT_BYTES,
+  compressedBody,
+  type ErrorBody,
+  toApiError,
+} from './errors.ts';
 import { assertTrustedOrigin, isLoopbackAddress } from './host-guard.ts';
 import { ClientGoneError, RequestScope } from './request-scope.ts';
 import { chatCompletionsRoute } from './routes/chat-completions.ts';
@@ -204,6 +210,7 @@ function createApp(options: ServerOptions, parts: AppParts): FastifyInstance {
   app.decorateRequest('figures', null);
   app.addHook('onRequest', async (request, reply) => {
     const { host, origin, 'sec-fetch-site': fetchSite } = request.headers;
+    const { 'content-encoding': encoding = 'identity' } = request.headers;
     reply.header('x-request-id', request.id);
     if (cors.allows(origin)) {
       reply.headers(cors.headers(String(origin)));
@@ -222,6 +229,7 @@ function createApp(options: ServerOptions, parts: AppParts): FastifyInstance {
     const isOpen =
       OPEN_PATHS.test(path) || (path === '/metrics' && options.hasOpenMetrics === true);
     if (keys.isRequired && !isOpen) request.caller = keys.nameOf(request.headers);
+    if (encoding !== 'identity') throw compressedBody(encoding);
     return undefined;
   });
   app.addHook('onResponse', async (request, reply) => {
