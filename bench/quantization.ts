@@ -13,7 +13,7 @@
  * --python PATH: a Python with torch, transformers and gguf, for the peer's row of `formats` (bench/quantization/transformers_load.py says what it needs).
  * --scale: of the number of requests in `formats`. --tokens: of calibration text. --windows: of 512 tokens, scored. Rows that are finished are kept in bench/results and not measured again; --fresh
  * begins anew. --only PATTERN: of `methods`, measures only the rows whose model, method and scheme (`smollm2: GPTQ, 3 bits, groups of 64, asymmetric`) match this
- * regular expression, and shows the finished ones beside them. --models-folder: of bench/make-model.ts's files, for `latency`. --no-doc leaves the document alone.
+ * regular expression, and shows the finished ones beside them; of `cost` likewise, by name. --models-folder: of bench/make-model.ts's files, for `latency`. --no-doc leaves the document alone.
  */
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
@@ -98,6 +98,7 @@ async function run(part: Part): Promise<{ rows: unknown; text: string }> {
       const folder = options['models-folder'];
       const cost = {
         ...{ threads, tokens: Number(options.tokens), isTiny: options.tiny },
+        only: new RegExp(options.only),
         ...(folder && { folder }),
       };
       const rows = await measureCost(cost, store);

@@ -20,6 +20,8 @@ export interface CostPlan {
   readonly tokens: number;
   /** Of made models; the benchmarks' own where left out. */
   readonly folder?: string;
+  /** Which rows are measured, by their names; of the others those are shown that were measured before. */
+  readonly only: RegExp;
   /** A few hundred kB instead, to try it. */
   readonly isTiny: boolean;
 }
@@ -74,6 +76,7 @@ export async function measureCost(plan: CostPlan, store: RowStore): Promise<Cost
   const { threads, tokens, isTiny } = plan;
   for (const each of CASES) {
     const key = `cost ${JSON.stringify({ name: each.name, threads, tokens, isTiny })}`;
+    if (!plan.only.test(each.name) && store.get(key) === undefined) continue;
     rows.push(await store.ensure(key, () => measured(each, paths[each.source], plan)));
   }
   return rows;
