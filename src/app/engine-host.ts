@@ -6,6 +6,7 @@
  */
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
 import type { EngineApi } from '../engine/engine.ts';
+import type { EngineClient } from '../engine/engine-client.ts';
 import type { SamplingParams } from '../engine/sampling-params.ts';
 import { HastenError, InternalError } from '../platform/errors.ts';
 import type { RunnerProgress } from '../runtime/runner-options.ts';
@@ -79,7 +80,7 @@ export class EngineHost implements EngineKeeper {
   #options: EngineHostOptions = {};
   readonly #exited = Promise.withResolvers<void>();
   readonly #failure = Promise.withResolvers<Error>();
-  #client: EngineApi | undefined;
+  #client: EngineClient | undefined;
   /** Why the thread ended, as far as it said. */
   #reason: Error | undefined;
   #isClosing = false;
@@ -124,11 +125,11 @@ export class EngineHost implements EngineKeeper {
     try {
       signal?.throwIfAborted();
       this.#tell({ type: 'text', ...text });
-      const [{ EngineClient }, { threadPort }] = await Promise.all([
+      const [{ EngineClient: Client }, { threadPort }] = await Promise.all([
         import('../engine/engine-client.ts'),
         import('../engine/protocol.ts'),
       ]);
-      this.#client = await EngineClient.connect(threadPort(port), { defaults });
+      this.#client = await Client.connect(threadPort(port), { defaults });
       return this.#client;
     } catch (error) {
       await this.kill();
@@ -163,8 +164,8 @@ export class EngineHost implements EngineKeeper {
     this.#port?.close();
     this.#exited.resolve();
     if (this.#isClosing || this.#client === undefined) return;
-    // Later requests are refused instead of waiting for ever.
-    void this.#client.close();
+    // Open requests end with an error, whichever of this event and the port's `close` comes first; later ones are refused.
+    this.#client.abandon();
     this.#failure.resolve(
       this.#reason ?? new EngineDiedError(`its thread ended with code ${code}`),
     );
