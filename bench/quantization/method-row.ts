@@ -17,10 +17,16 @@ import {
   type GroupScheme,
   type QuantizedMatrix,
 } from '../../src/compress/group-quantizer.ts';
+import { peakBytes } from '../../src/platform/peak-memory.ts';
 import { decodeCodebook, encodeCodebook } from '../../src/tensor/codebook.ts';
 import { DTYPES } from '../../src/tensor/dtype.ts';
 import { type EvalSet, evalWindows } from '../quality/eval-windows.ts';
-import { measureSensitivities, roundToMixedBits, type Sensitivities } from './mixed-bits.ts';
+import {
+  linearsOf,
+  measureSensitivities,
+  roundToMixedBits,
+  type Sensitivities,
+} from './mixed-bits.ts';
 
 export interface MethodJob {
   readonly modelPath: string;
@@ -69,10 +75,6 @@ const CALIBRATION = fileURLToPath(
   new URL('../../assets/calibration/public-domain.txt', import.meta.url),
 );
 
-function peakBytes(): number {
-  return 1024 * Number(/^VmHWM:\s+(\d+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]);
-}
-
 async function costOf<T>(work: () => T | Promise<T>): Promise<Cost & { readonly value: T }> {
   const startMs = performance.now();
   const value = await work();
@@ -96,8 +98,7 @@ function asRounded(matrices: Iterable<QuantizedMatrix>): RoundedLinear[] {
 
 /** bitsandbytes' code book, with scales in f16 as all other methods here have them. */
 function roundToNf4(weights: F32Weights, blockSize: number): RoundedLinear[] {
-  const linears = [...weights.tensors.values()].filter(({ name }) => /_proj\.weight$/.test(name));
-  return linears.map(({ name }) => {
+  return linearsOf(weights).map((name) => {
     const values = weights.readF32(name);
     const coded = encodeCodebook(values, 'nf4', blockSize);
     weights.replace(name, decodeCodebook({ ...coded, absmax: coded.absmax.map(Math.f16round) }));

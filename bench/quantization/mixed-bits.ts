@@ -48,7 +48,8 @@ export function measureSensitivities(options: SensitivityOptions): Sensitivities
   );
 }
 
-function linearsOf(weights: F32Weights): string[] {
+/** Names of the weights that all methods round. */
+export function linearsOf(weights: F32Weights): string[] {
   return [...weights.tensors.keys()].filter((name) => /_proj\.weight$/.test(name));
 }
 

@@ -1,6 +1,7 @@
 /** Loaded before a command (`node --import`): when the process ends, its CPU time and peak memory go into the file that BENCH_COST_FILE names. */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { isMainThread } from 'node:worker_threads';
+import { peakBytes } from '../../src/platform/peak-memory.ts';
 
 export interface ProcessCost {
   /** Of all threads, user and system. */
@@ -15,11 +16,7 @@ const path = process.env[COST_FILE];
 if (path !== undefined && isMainThread) {
   process.on('exit', () => {
     const { user, system } = process.cpuUsage();
-    const peak = /^VmHWM:\s+(\d+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1];
-    const cost: ProcessCost = {
-      cpuSeconds: (user + system) / 1e6,
-      peakBytes: 1024 * Number(peak),
-    };
+    const cost: ProcessCost = { cpuSeconds: (user + system) / 1e6, peakBytes: peakBytes() };
     writeFileSync(path, JSON.stringify(cost));
   });
 }

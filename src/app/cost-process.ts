@@ -1,5 +1,5 @@
 /** The process that `model-cost.ts` starts: takes one job, answers with its figures, and is then ended. */
-import { readFileSync } from 'node:fs';
+import { peakBytes } from '../platform/peak-memory.ts';
 import { createRunner } from '../runtime/create-runner.ts';
 import { DTYPES } from '../tensor/dtype.ts';
 import type { WeightSource } from '../weights/contract.ts';
@@ -42,12 +42,6 @@ function bitsPerWeight({ tensors }: WeightSource): number {
     bytes += sizeBytes;
   }
   return (8 * bytes) / elements;
-}
-
-/** On Linux of this program alone; getrusage's maximum there has that of the process that started it, too. */
-function peakBytes(): number {
-  if (process.platform !== 'linux') return process.resourceUsage().maxRSS * 1024;
-  return 1024 * Number(/^VmHWM:\s+(\d+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]);
 }
 
 process.once('message', async (job) => {

@@ -143,24 +143,15 @@ class LayerCompressor {
     for (const layer of layers) {
       const startMs = performance.now();
       const kept = await state?.load(layer.index);
-      let sites: SiteReport[];
-      if (kept !== undefined) {
+      const done = kept ?? (await this.#layer(layer, () => step(1)));
+      if (kept === undefined) await state?.save(layer.index, done);
+      else {
         this.#takeKept(layer, kept);
         await step(layer.sites.length);
-        sites = kept.sites.map(({ label, relativeError }) => ({
-          label,
-          relativeError,
-          note: null,
-        }));
-      } else {
-        const done = await this.#layer(layer, () => step(1));
-        sites = done.sites.map(({ label, relativeError, note }) => ({
-          label,
-          relativeError,
-          note,
-        }));
-        await state?.save(layer.index, done);
       }
+      const sites = done.sites.map(
+        ({ label, relativeError, note }): SiteReport => ({ label, relativeError, note }),
+      );
       if (method !== 'rtn') this.#run.moveTo(layer.end);
       this.#dropValues(layer);
       const seconds = (performance.now() - startMs) / 1000;
@@ -257,6 +248,7 @@ class LayerCompressor {
       return { matrix: result.matrix, relativeError: result.relativeError, note };
     });
   }
+
   #autoround(site: LinearSite): SiteState {
     const { iterations } = { ...AUTOROUND_DEFAULTS, ...this.#options.autoround };
     const scheme = this.#options.schemeOf(site.label);

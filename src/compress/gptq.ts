@@ -6,6 +6,7 @@
 import { ColumnRounder, MOST_COLUMNS } from './column-rounder.ts';
 import { dampedInverseFactor } from './factorize.ts';
 import {
+  blankMatrix,
   GroupFitter,
   type GroupParams,
   type GroupScheme,
@@ -57,13 +58,7 @@ export function gptq(
   const permutation = orderOf(importance, order);
   const factored = dampedInverseFactor(math, moments, permutation, damping);
   using sample = new RowSample(math, weights);
-  const matrix: QuantizedMatrix = {
-    ...{ rows, columns, bits: scheme.bits, groupSize },
-    codes: new Uint8Array(rows * columns),
-    scales: new Float32Array((rows * columns) / groupSize),
-    zeros: new Uint8Array((rows * columns) / groupSize),
-    isSymmetric: scheme.symmetry !== 'asymmetric',
-  };
+  const matrix = blankMatrix(rows, columns, scheme, groupSize);
   using rounder = new ColumnRounder(math, weights, matrix, permutation);
   // Dead inputs: what is multiplied by them never shows.
   for (let i = 0; i < columns; i++) {

@@ -199,6 +199,23 @@ export function codeOf(value: number, scale: number, zero: number, levels: numbe
   return code < 0 ? 0 : code > levels ? levels : code;
 }
 
+/** A matrix whose codes, scales and zero points are still to be found: all 0. */
+export function blankMatrix(
+  rows: number,
+  columns: number,
+  { bits, symmetry }: GroupScheme,
+  groupSize: number,
+): QuantizedMatrix {
+  const numGroups = (rows * columns) / groupSize;
+  return {
+    ...{ rows, columns, bits, groupSize },
+    codes: new Uint8Array(rows * columns),
+    scales: new Float32Array(numGroups),
+    zeros: new Uint8Array(numGroups),
+    isSymmetric: symmetry !== 'asymmetric',
+  };
+}
+
 export interface RoundOptions {
   readonly tensor: string;
   /** Of the squared error per input, f32 [columns]; only the range search uses it. */
@@ -221,9 +238,8 @@ export function quantizeToNearest(
   const groupSize = resolveGroupSize(scheme, columns, tensor);
   const numGroups = columns / groupSize;
   const levels = 2 ** scheme.bits - 1;
-  const codes = new Uint8Array(rows * columns);
-  const scales = new Float32Array(rows * numGroups);
-  const zeros = new Uint8Array(rows * numGroups);
+  const matrix = blankMatrix(rows, columns, scheme, groupSize);
+  const { codes, scales, zeros } = matrix;
   const fitter = new GroupFitter(scheme);
   const params: GroupParams = { scale: 1, zero: 0 };
   for (let group = 0; group < rows * numGroups; group++) {
@@ -236,8 +252,7 @@ export function quantizeToNearest(
       codes[i] = codeOf(values[i]!, scale, zero, levels);
     }
   }
-  const isSymmetric = scheme.symmetry !== 'asymmetric';
-  return { rows, columns, bits: scheme.bits, groupSize, codes, scales, zeros, isSymmetric };
+  return matrix;
 }
 
 /** Bits per weight with f16 scales, and zero points of `bits` where they are not all alike. */

@@ -195,7 +195,7 @@ export class LayerWalker implements Disposable {
     for (const index of this.#loaded) {
       const { offsetBytes, sizeBytes, kind } = this.plan.weights[index]!;
       // Vectors share pages with others, and are small.
-      if (later.has(index) || kind === 'vector') continue;
+      if (later.has(index) || kind !== 'matrix') continue;
       // Its last page may hold the vector that comes next.
       const wholePages = sizeBytes - (sizeBytes % PAGE_BYTES);
       if (wholePages > 0) this.#image.advise('dontNeed', offsetBytes, wholePages);

@@ -4,6 +4,7 @@
  * trace((Q - W) M (Q - W)ᵀ), in the place of a block's: its gradient is one product, and rows are independent of each other.
  */
 import {
+  blankMatrix,
   type GroupScheme,
   type QuantizedMatrix,
   roundHalfEven,
@@ -39,14 +40,7 @@ export function signRound(
 ): QuantizedMatrix {
   const { rows } = weights;
   const { columns } = moments;
-  const numGroups = (rows * columns) / groupSize;
-  const quantized: QuantizedMatrix = {
-    ...{ rows, columns, bits: scheme.bits, groupSize },
-    codes: new Uint8Array(rows * columns),
-    scales: new Float32Array(numGroups),
-    zeros: new Uint8Array(numGroups),
-    isSymmetric: scheme.symmetry !== 'asymmetric',
-  };
+  const quantized = blankMatrix(rows, columns, scheme, groupSize);
   using descent = new SignDescent(math, weights, moments, grid, quantized);
   for (let start = 0; start < rows; start += ROWS) {
     descent.begin(start, Math.min(ROWS, rows - start));

@@ -4,6 +4,8 @@
  */
 import { KernelBuilder } from './builder.ts';
 import type { KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.ts';
+import { type Grid, levelsOf, nearestCode } from './nearest-code.ts';
+import { forEachUnit } from './units.ts';
 
 /** Of the range search; a range is the whole one less so many hundredths. */
 export interface RangeSearchShape {
@@ -71,11 +73,6 @@ export function roundGroupsKernel(
   return k.finish();
 }
 
-interface Grid {
-  readonly scale: Vector;
-  readonly zero: Vector;
-}
-
 /** Pointers to a group; those of vectors may be moved on. */
 interface Group {
   /** Of the row. */
@@ -87,12 +84,8 @@ interface Group {
 }
 
 function forEachGroup(k: KernelBuilder, body: (group: Group) => void): void {
-  const index = k.slot();
   const done = k.slot();
-  const perChunk = k.arg('unitsPerChunk');
-  const first = k.mul(k.chunk, perChunk);
-  index.set(first);
-  const rowBody = (): void => {
+  forEachUnit(k, (index) => {
     done.set(k.const(0));
     k.loop(
       k.arg('numGroups'),
@@ -110,9 +103,7 @@ function forEachGroup(k: KernelBuilder, body: (group: Group) => void): void {
       },
       { countIsPositive: true, counterInMemory: true },
     );
-    index.addTo(1);
-  };
-  k.loop(k.min(perChunk, k.sub(k.arg('numUnits'), first)), rowBody, { counterInMemory: true });
+  });
 }
 
 /** The vectors of a group; moves the pointers on. */
@@ -127,17 +118,10 @@ function forEachVector(k: KernelBuilder, pointers: readonly Scalar[], body: () =
   );
 }
 
-function levelsOf(k: KernelBuilder): Vector {
-  const levels = k.splatScalar(k.arg('levels'));
-  return k.unary('f32.fromI32', levels, levels);
-}
-
 /** Nearest code less the zero point. */
-function stepsOf(k: KernelBuilder, value: Vector, { scale, zero }: Grid, levels: Vector): Vector {
-  const code = k.divF(value, scale);
-  k.addF(k.unary('f32.round', code, code), zero, code);
-  k.minF(k.maxF(code, k.zero(), code), levels, code);
-  return k.subF(code, zero, code);
+function stepsOf(k: KernelBuilder, value: Vector, grid: Grid, levels: Vector): Vector {
+  const code = nearestCode(k, value, grid, levels);
+  return k.subF(code, grid.zero, code);
 }
 
 class GroupFit {

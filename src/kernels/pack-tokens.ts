@@ -1,13 +1,14 @@
 /** What the inputs of a linear over many tokens need before they are factors of a product (packed-product.ts): how large each token is, and packing with a weight each. */
 import { KernelBuilder } from './builder.ts';
-import type { KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.ts';
+import type { KernelProgram, Vector, VectorMachine } from './kernel-ir.ts';
 import { ROW_GROUP } from './packed-format.ts';
+import { forEachUnit } from './units.ts';
 
 /** Sum of the squares of every token's inputs, f32 `[numUnits]`. Params: rows stride f32 `[numUnits, numVectors * lanes]`; out; numVectors. A unit is a token. */
 export function tokenEnergiesKernel(machine: VectorMachine): KernelProgram {
   const k = new KernelBuilder('tokenEnergies', machine);
   forEachUnit(k, (token) => {
-    const at = k.add(k.arg('rows'), k.mul(token, k.arg('stride')));
+    const at = k.add(k.arg('rows'), k.mul(token.get(), k.arg('stride')));
     const sum = k.zero();
     k.loop(
       k.arg('numVectors'),
@@ -18,7 +19,7 @@ export function tokenEnergiesKernel(machine: VectorMachine): KernelProgram {
       },
       { countIsPositive: true },
     );
-    const out = k.add(k.arg('out'), k.shl(token, 2));
+    const out = k.add(k.arg('out'), k.shl(token.get(), 2));
     k.store(k.at(out), k.unary('f32.reduceAdd', sum), 'bits', 1);
   });
   return k.finish();
@@ -38,10 +39,10 @@ export function packTokensKernel(
   const k = new KernelBuilder(`packTokens${isChange ? '_change' : ''}`, machine);
   const vectors = Array.from({ length: ROW_GROUP / k.lanes }, (_, v) => 4 * k.lanes * v);
   forEachUnit(k, (group) => {
-    const column = k.mul(group, 4 * ROW_GROUP);
+    const column = k.mul(group.get(), 4 * ROW_GROUP);
     const at = k.add(k.arg('rows'), column);
     const weight = k.arg('weights');
-    const offset = k.mul(group, k.arg('groupStride'));
+    const offset = k.mul(group.get(), k.arg('groupStride'));
     const packed = k.add(k.arg('packed'), offset);
     const other = isChange ? k.add(k.arg('other'), offset) : null;
     const perColumn = k.add(k.arg(isChange ? 'factors' : 'magnitudes'), column);
@@ -71,19 +72,4 @@ export function packTokensKernel(
     if (!isChange) for (const [i, v] of vectors.entries()) k.store(k.at(perColumn, v), kept[i]!);
   });
   return k.finish();
-}
-
-function forEachUnit(k: KernelBuilder, body: (unit: Scalar) => void): void {
-  const unit = k.slot();
-  const perChunk = k.arg('unitsPerChunk');
-  const first = k.mul(k.chunk, perChunk);
-  unit.set(first);
-  k.loop(
-    k.min(perChunk, k.sub(k.arg('numUnits'), first)),
-    () => {
-      body(unit.get());
-      unit.addTo(1);
-    },
-    { counterInMemory: true },
-  );
 }

@@ -7,6 +7,7 @@
 import { KernelBuilder, type ScalarSlot } from './builder.ts';
 import type { KernelProgram, Scalar, Vector, VectorMachine } from './kernel-ir.ts';
 import { ROW_GROUP } from './packed-format.ts';
+import { forEachUnit } from './units.ts';
 
 /** Inputs that are summed before sums go back to memory: the right factor of a unit stays in a 32 KiB L1 beside the left one. */
 export const PACKED_BLOCK_INPUTS = 128;
@@ -58,18 +59,7 @@ class PackedProductEmitter {
 
   emit(): KernelProgram {
     const k = this.#k;
-    const unit = k.slot();
-    const perChunk = k.arg('unitsPerChunk');
-    const first = k.mul(k.chunk, perChunk);
-    unit.set(first);
-    k.loop(
-      k.min(perChunk, k.sub(k.arg('numUnits'), first)),
-      () => {
-        this.#unit(unit);
-        unit.addTo(1);
-      },
-      { counterInMemory: true },
-    );
+    forEachUnit(k, (unit) => this.#unit(unit));
     return k.finish();
   }
 

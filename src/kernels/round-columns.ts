@@ -4,7 +4,9 @@
  */
 import { KernelBuilder, type ScalarSlot } from './builder.ts';
 import type { KernelProgram, Vector, VectorMachine } from './kernel-ir.ts';
+import { levelsOf, nearestCode } from './nearest-code.ts';
 import { ROW_GROUP } from './packed-format.ts';
+import { forEachUnit } from './units.ts';
 
 /** What is taken from codes, so that they fit signed bytes. */
 export const STORED_CODE_OFFSET = 128;
@@ -47,18 +49,7 @@ class RoundColumnsEmitter {
 
   emit(): KernelProgram {
     const k = this.#k;
-    const unit = k.slot();
-    const perChunk = k.arg('unitsPerChunk');
-    const first = k.mul(k.chunk, perChunk);
-    unit.set(first);
-    k.loop(
-      k.min(perChunk, k.sub(k.arg('numUnits'), first)),
-      () => {
-        this.#unit(unit);
-        unit.addTo(1);
-      },
-      { counterInMemory: true },
-    );
+    forEachUnit(k, (unit) => this.#unit(unit));
     return k.finish();
   }
 
@@ -110,7 +101,7 @@ class RoundColumnsEmitter {
       const params = k.add(this.#rows.get(), k.loadScalar(32, k.at(group, 4 * i)));
       const scale = k.load(k.at(k.arg('scales'), 0, params));
       const zero = k.load(k.at(k.arg('zeros'), 0, params));
-      const code = this.#code(weight, scale, zero);
+      const code = nearestCode(k, weight, { scale, zero }, levelsOf(k));
       k.store(k.at(codes), this.#storedCode(code), 'i8');
       // rounded - weight, over the factor's diagonal
       const error = k.mulF(k.subF(code, zero, code), scale, code);
@@ -125,15 +116,6 @@ class RoundColumnsEmitter {
       k.addTo(factor, factorStride);
       k.addTo(codes, k.arg('codeStride'));
     }
-  }
-
-  #code(weight: Vector, scale: Vector, zero: Vector): Vector {
-    const k = this.#k;
-    const code = k.divF(weight, scale);
-    k.addF(k.unary('f32.round', code, code), zero, code);
-    k.maxF(code, k.zero(), code);
-    const levels = k.splatScalar(k.arg('levels'));
-    return k.minF(code, k.unary('f32.fromI32', levels, levels), code);
   }
 
   #storedCode(code: Vector): Vector {

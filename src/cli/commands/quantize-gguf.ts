@@ -35,15 +35,26 @@ export async function toGguf(
     types: fileType,
     ...(converted && { converted }),
     ...(imatrix && { imatrix }),
-    ...(flags.threads !== undefined && { threads: flags.threads }),
-    signal,
-    onProgress: (done, total) =>
-      progress.update({ label: 'quantizing', done, total, unit: 'bytes' }),
+    ...writing(flags, signal, progress),
   });
   progress[Symbol.dispose]();
   const seconds = (performance.now() - startMs) / 1000;
   if (flags.json) await printJson({ ...report, seconds, output });
   else await printReport(report, output, seconds);
+}
+
+/** How a file is written, whatever its types. */
+function writing(
+  { threads }: QuantizeFlags,
+  signal: AbortSignal,
+  progress: ProgressReporter,
+): Omit<QuantizeModelOptions, 'types'> {
+  return {
+    ...(threads !== undefined && { threads }),
+    signal,
+    onProgress: (done, total) =>
+      progress.update({ label: 'quantizing', done, total, unit: 'bytes' }),
+  };
 }
 
 /** The model, and where the GGUF file made of it is to be. */
@@ -92,10 +103,7 @@ export async function toMixedGguf(
     types: new Map(plan.tensors.map(({ name, dtype }) => [name, dtype])),
     ...(converted && { converted }),
     ...(imatrix && { imatrix }),
-    ...(flags.threads !== undefined && { threads: flags.threads }),
-    signal,
-    onProgress: (done, total) =>
-      progress.update({ label: 'quantizing', done, total, unit: 'bytes' }),
+    ...writing(flags, signal, progress),
   });
   progress[Symbol.dispose]();
   const chart = resolve(flags.chart ?? `${output}.html`);
