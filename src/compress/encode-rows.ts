@@ -1,6 +1,7 @@
 /** Rows of f32 → stored blocks of a type, with or without an importance of the channels. Knows nothing of threads and files. */
 import { type DType, rowBytes } from '../tensor/dtype.ts';
 import { encodeRow, encodeRowWeighted } from '../tensor/rows.ts';
+import type { EncodeKernels } from './encode-kernels.ts';
 
 export interface RowsToEncode {
   readonly to: DType;
@@ -11,8 +12,15 @@ export interface RowsToEncode {
   readonly channels: Float32Array | null;
 }
 
-/** @returns numRows rows of blocks */
-export function encodeRows({ to, values, columns, channels }: RowsToEncode): Uint8Array {
+/**
+ * @param kernels that do it where they can; null for none. The bytes are the same.
+ * @returns numRows rows of blocks
+ */
+export function encodeRows(rows: RowsToEncode, kernels: EncodeKernels | null): Uint8Array {
+  return kernels?.encode(rows) ?? encodePlainly(rows);
+}
+
+function encodePlainly({ to, values, columns, channels }: RowsToEncode): Uint8Array {
   const numRows = values.length / columns;
   const bytesPerRow = rowBytes(to, columns);
   const encoded = new Uint8Array(numRows * bytesPerRow);

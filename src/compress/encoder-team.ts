@@ -1,10 +1,11 @@
 /**
- * Encodes chunks of rows on several threads, since looking for the scales of K-quants takes hundreds of nanoseconds an element. The bytes are those of one
- * thread: rows do not depend on each other. Knows nothing of tensors and files.
+ * Encodes chunks of rows on several threads, since looking for scales takes most of the time. The bytes are those of one thread: rows do not depend on each
+ * other. Knows nothing of tensors and files.
  */
 import { Worker } from 'node:worker_threads';
 import { cpuTopology } from '../platform/topology.ts';
 import { DTYPES } from '../tensor/dtype.ts';
+import { EncodeKernels } from './encode-kernels.ts';
 import { encodeRows, type RowsToEncode } from './encode-rows.ts';
 import { CompressError } from './errors.ts';
 
@@ -23,6 +24,8 @@ const WORTH_ELEMENTS = 1 << 22;
 export class EncoderTeam implements Disposable {
   readonly #numThreads: number;
   #workers: Worker[] | null = null;
+  /** Of this thread, where it encodes itself; null for none, undefined before it does. */
+  #kernels: EncodeKernels | null | undefined;
   readonly #pending = new Map<number, PromiseWithResolvers<Uint8Array>>();
   #numJobs = 0;
 
@@ -42,7 +45,10 @@ export class EncoderTeam implements Disposable {
   /** @param rows may be used again when this returns */
   async encode(rows: RowsToEncode): Promise<Uint8Array> {
     // Floats in another width are as quick as sending them.
-    if (this.#numThreads === 1 || DTYPES[rows.to].blockElements === 1) return encodeRows(rows);
+    if (this.#numThreads === 1 || DTYPES[rows.to].blockElements === 1) {
+      if (this.#kernels === undefined) this.#kernels = EncodeKernels.create();
+      return encodeRows(rows, this.#kernels);
+    }
     this.#workers ??= Array.from({ length: this.#numThreads }, () => this.#start());
     const id = this.#numJobs++;
     const pending = Promise.withResolvers<Uint8Array>();
@@ -77,5 +83,7 @@ export class EncoderTeam implements Disposable {
   [Symbol.dispose](): void {
     for (const worker of this.#workers ?? []) void worker.terminate();
     this.#workers = null;
+    this.#kernels?.[Symbol.dispose]();
+    this.#kernels = undefined;
   }
 }

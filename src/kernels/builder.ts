@@ -88,6 +88,11 @@ export class KernelBuilder {
     return new ScalarSlot(this, this.reserveScratch(8));
   }
 
+  /** The same of a vector. */
+  vectorSlot(): VectorSlot {
+    return new VectorSlot(this, this.reserveScratch(4 * this.lanes));
+  }
+
   // Scalars
 
   /** The named 64-bit field of the argument table, loaded here. */
@@ -332,9 +337,23 @@ export class KernelBuilder {
     const b = this.machine.hasBroadcastOperand ? address : this.broadcast(address);
     this.dotU8I8Into(dst, a, b);
   }
+  /** `value` where a >= b, else 0. */
   keepWhereGe(value: Vector, a: Vector, b: Vector): Vector {
+    return this.#select('ge', a, b, value, null);
+  }
+  /** `value` where a > b, else `otherwise`. */
+  selectWhereGt(a: Vector, b: Vector, value: Vector, otherwise: Vector): Vector {
+    return this.#select('gt', a, b, value, otherwise);
+  }
+  #select(
+    condition: 'ge' | 'gt',
+    a: Vector,
+    b: Vector,
+    value: Vector,
+    otherwise: Vector | null,
+  ): Vector {
     const dst = this.vector();
-    this.#push({ op: 'v.keepWhereGe', dst, value, a, b });
+    this.#push({ op: 'v.select', condition, dst, a, b, value, otherwise });
     return dst;
   }
 
@@ -395,5 +414,24 @@ export class ScalarSlot {
 
   addTo(value: Scalar | number): void {
     this.set(this.#k.add(this.get(), value));
+  }
+}
+
+/** See `KernelBuilder.vectorSlot`. */
+export class VectorSlot {
+  readonly #k: KernelBuilder;
+  readonly #address: Address;
+
+  constructor(k: KernelBuilder, offset: number) {
+    this.#k = k;
+    this.#address = k.at(k.scratch, offset);
+  }
+
+  get(): Vector {
+    return this.#k.load(this.#address);
+  }
+
+  set(value: Vector): void {
+    this.#k.store(this.#address, value);
   }
 }

@@ -79,7 +79,7 @@ export type VectorUnaryOp =
 
 /** Memory formats that a load widens to 32-bit lanes, and a store narrows to. `bits` moves 32-bit lanes as they are. */
 export type LoadFormat = 'bits' | 'f16' | 'bf16' | 'u8' | 'i8';
-export type StoreFormat = 'bits' | 'f16' | 'i8';
+export type StoreFormat = 'bits' | 'f16' | 'f16OrInfinity' | 'i8';
 
 export type ScalarBinaryOp = 'add' | 'sub' | 'mul' | 'and' | 'min' | 'max' | 'div';
 export type ScalarShiftOp = 'shl' | 'shr';
@@ -160,13 +160,15 @@ export type Instruction =
       readonly a: Vector;
       readonly b: Vector | Address;
     }
-  /** dst = value in lanes where a >= b, else 0 */
+  /** dst = value in lanes where the condition holds between a and b, as f32 (never for a NaN), else `otherwise`, or 0 */
   | {
-      readonly op: 'v.keepWhereGe';
+      readonly op: 'v.select';
+      readonly condition: 'ge' | 'gt';
       readonly dst: Vector;
-      readonly value: Vector;
       readonly a: Vector;
       readonly b: Vector;
+      readonly value: Vector;
+      readonly otherwise: Vector | null;
     }
   /** `count` lanes from memory, the rest 0 */
   | {
@@ -183,7 +185,7 @@ export type Instruction =
       readonly format: 'bits' | 'f16' | 'bf16';
       readonly address: Address;
     }
-  /** the first `count` lanes to memory; `i8` takes i32 lanes within -128..127, `f16` saturates */
+  /** the first `count` lanes to memory; `i8` takes i32 lanes within -128..127, `f16` saturates, `f16OrInfinity` does not */
   | {
       readonly op: 'v.store';
       readonly src: Vector;

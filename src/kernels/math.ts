@@ -57,8 +57,8 @@ function keepWhereLess(k: KernelBuilder, value: Vector, a: Vector, b: Vector): V
   return k.subF(value, k.keepWhereGe(value, a, b));
 }
 
-export function absF(k: KernelBuilder, x: Vector): Vector {
-  return k.binary('bits.and', x, k.splatBits(0x7fffffff));
+export function absF(k: KernelBuilder, x: Vector, into?: Vector): Vector {
+  return k.binary('bits.and', x, k.splatBits(0x7fffffff), into);
 }
 
 /** e^x within 2 ulp; 0 below -87.3365, infinity above 88.7228. */

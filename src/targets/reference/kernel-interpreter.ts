@@ -357,11 +357,14 @@ class Interpreter {
       case 'v.dotU8I8':
         this.#dotU8I8(x);
         return;
-      case 'v.keepWhereGe': {
+      case 'v.select': {
         const [value, a, b] = [this.#lane(x.value), this.#lane(x.a), this.#lane(x.b)];
-        this.#forLaneBits(x.dst, (i) =>
-          this.#f32[a + i]! >= this.#f32[b + i]! ? this.#i32[value + i]! : 0,
-        );
+        const otherwise = x.otherwise === null ? null : this.#lane(x.otherwise);
+        this.#forLaneBits(x.dst, (i) => {
+          const [p, q] = [this.#f32[a + i]!, this.#f32[b + i]!];
+          if (x.condition === 'ge' ? p >= q : p > q) return this.#i32[value + i]!;
+          return otherwise === null ? 0 : this.#i32[otherwise + i]!;
+        });
         return;
       }
       case 'v.load':
@@ -588,6 +591,8 @@ class Interpreter {
       else if (x.format === 'f16') {
         const clamped = maxF32(minF32(this.#f32[src + i]!, 65504), -65504);
         view.setUint16(place + 2 * i, f16Bits(clamped), true);
+      } else if (x.format === 'f16OrInfinity') {
+        view.setUint16(place + 2 * i, f16Bits(this.#f32[src + i]!), true);
       } else {
         view.setInt8(place + i, Math.max(-128, Math.min(127, this.#i32[src + i]!)));
       }
@@ -595,7 +600,7 @@ class Interpreter {
   }
 }
 
-const ELEMENT_BYTES = { bits: 4, f16: 2, bf16: 2, u8: 1, i8: 1 } as const;
+const ELEMENT_BYTES = { bits: 4, f16: 2, f16OrInfinity: 2, bf16: 2, u8: 1, i8: 1 } as const;
 
 const F32 = new Float32Array(1);
 const F32_BITS = new Int32Array(F32.buffer);

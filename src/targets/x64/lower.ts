@@ -47,8 +47,8 @@ const CALLEE_SAVED: ReadonlySet<number> = new Set([3, 5, 12, 13, 14, 15]);
 const FIRST_TAIL_MASK = 2;
 const LAST_TAIL_MASK = 7;
 
-/** vcmpps predicate: greater or equal, ordered, quiet. */
-const CMP_GE_OQ = 29;
+/** vcmpps predicates, ordered, quiet. */
+const COMPARE = { ge: 29, gt: 30 } as const;
 const ROUND_TO_NEAREST = 0;
 const ROUND_SUPPRESS_EXCEPTIONS = 8;
 const LARGEST_F16 = 65504;
@@ -259,14 +259,8 @@ class Lowering {
         a.vpdpbusd(this.#v(x.dst), this.#v(x.a), b);
         return;
       }
-      case 'v.keepWhereGe':
-        if (this.#width === 512) {
-          a.vcmpps(k1, this.#v(x.a), this.#v(x.b), CMP_GE_OQ);
-          a.vmovaps(zeroed(this.#v(x.dst), k1), this.#v(x.value));
-        } else {
-          a.vcmpps(this.#v(x.dst), this.#v(x.a), this.#v(x.b), CMP_GE_OQ);
-          a.vandps(this.#v(x.dst), this.#v(x.dst), this.#v(x.value));
-        }
+      case 'v.select':
+        this.#select(x);
         return;
       case 'v.load':
         this.#vectorLoad(x);
@@ -314,6 +308,22 @@ class Lowering {
       }
       default:
         x satisfies never;
+    }
+  }
+
+  #select(x: Extract<Instruction, { op: 'v.select' }>): void {
+    const a = this.#asm;
+    const d = this.#v(x.dst);
+    const value = this.#v(x.value);
+    const otherwise = x.otherwise === null ? null : this.#v(x.otherwise);
+    if (this.#width === 512) {
+      a.vcmpps(k1, this.#v(x.a), this.#v(x.b), COMPARE[x.condition]);
+      if (otherwise === null) a.vmovaps(zeroed(d, k1), value);
+      else a.vblendmps(masked(d, k1), otherwise, value);
+    } else {
+      a.vcmpps(d, this.#v(x.a), this.#v(x.b), COMPARE[x.condition]);
+      if (otherwise === null) a.vandps(d, d, value);
+      else a.vblendvps(d, otherwise, value, d);
     }
   }
 
@@ -642,15 +652,19 @@ class Lowering {
       );
     }
     const t = this.#v(x.temp!);
-    if (x.format === 'f16') {
-      a.vbroadcastss(t, this.#pool.words([f32Bits(LARGEST_F16)]));
-      a.vminps(t, s, t);
-      this.#maxWithConstant(t, -LARGEST_F16);
+    if (x.format === 'f16' || x.format === 'f16OrInfinity') {
+      let from = s;
+      if (x.format === 'f16') {
+        a.vbroadcastss(t, this.#pool.words([f32Bits(LARGEST_F16)]));
+        a.vminps(t, s, t);
+        this.#maxWithConstant(t, -LARGEST_F16);
+        from = t;
+      }
       if (this.#width === 512) {
-        a.vcvtps2ph(asYmm(t), t, ROUND_TO_NEAREST);
+        a.vcvtps2ph(asYmm(t), from, ROUND_TO_NEAREST);
         if (isTail) a.vmovdqu16(masked(to, this.#tailMask(x.count)), asYmm(t));
         else a.vmovups(to, asYmm(t));
-      } else a.vcvtps2ph(to, t, ROUND_TO_NEAREST);
+      } else a.vcvtps2ph(to, from, ROUND_TO_NEAREST);
       return;
     }
     if (this.#width === 512) {

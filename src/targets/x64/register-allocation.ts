@@ -102,10 +102,11 @@ function visitRegisters(instruction: Instruction, visit: Visit): void {
       else visitAddress(instruction.b, visit);
       visit(instruction.dst, 'define');
       return;
-    case 'v.keepWhereGe':
+    case 'v.select':
       visit(instruction.value, 'use');
       visit(instruction.a, 'use');
       visit(instruction.b, 'use');
+      if (instruction.otherwise !== null) visit(instruction.otherwise, 'use');
       visit(instruction.dst, 'defineEarly');
       return;
     case 'prefetch':

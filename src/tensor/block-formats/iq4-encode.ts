@@ -2,10 +2,9 @@
 import { f16Bits } from '../half.ts';
 import type { EncodeWeighted } from './block-format.ts';
 import { IQ4_TABLE } from './iq4-table.ts';
-import { nearestInt } from './scale-search.ts';
+import { nearestInt, SMALLEST } from './scale-search.ts';
 
 const fround = Math.fround;
-const SMALLEST = fround(1e-15);
 const TRIES = 7;
 
 const weights = new Float32Array(32);

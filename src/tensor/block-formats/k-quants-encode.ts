@@ -13,13 +13,13 @@ import {
   fitSymmetric,
   fitSymmetricByMoves,
   nearestInt,
+  SMALLEST,
   STEP_01,
-  STEP_005,
+  WEIGHTED_SEARCH,
 } from './scale-search.ts';
 
 const fround = Math.fround;
 const QK = 256;
-const SMALLEST = fround(1e-15);
 
 const x = new Float32Array(QK);
 const codes = new Uint8Array(QK);
@@ -121,14 +121,7 @@ function roundSymmetric(first: number, size: number, d: number, levels: number):
 
 // ---- Q2_K ----
 
-const Q2_PLAIN: AffineSearch = { first: -0.5, step: STEP_01, count: 15, isAbsolute: true };
-/** Of all formats with a min, where there is an importance. */
-const WEIGHTED: AffineSearch = {
-  first: fround(-0.9),
-  step: STEP_005,
-  count: 36,
-  isAbsolute: false,
-};
+export const Q2_SEARCH: AffineSearch = { first: -0.5, step: STEP_01, count: 15, isAbsolute: true };
 
 const encodeQ2K = encoder(84, (importance, importanceAt, into, at) => {
   const sigma2 = importance === null ? 0 : fround(meanSquare() / QK);
@@ -136,11 +129,11 @@ const encodeQ2K = encoder(84, (importance, importanceAt, into, at) => {
     loadGroup(16 * g, 16);
     if (importance === null) {
       for (let i = 0; i < 16; i++) groupWeights[i] = Math.abs(groupX[i]!);
-      scales[g] = fitAffine(16, 3, groupX, groupWeights, groupCodes, Q2_PLAIN);
+      scales[g] = fitAffine(16, 3, groupX, groupWeights, groupCodes, Q2_SEARCH);
     } else {
       weighByImportance(importance, importanceAt + 16 * g, 16, sigma2);
       sums[g] = sumOfWeights(16);
-      scales[g] = fitAffine(16, 3, groupX, groupWeights, groupCodes, WEIGHTED);
+      scales[g] = fitAffine(16, 3, groupX, groupWeights, groupCodes, WEIGHTED_SEARCH);
     }
     mins[g] = affineFit.min;
     keepCodes(16 * g, 16);
@@ -258,7 +251,7 @@ function encodeQ4OrQ5(levels: 15 | 31, blockBytes: number, search: AffineSearch)
         weighByImportance(importance, importanceAt + 32 * g, 32, sigma2);
         sums[g] = sumOfWeights(32);
       }
-      const chosen = importance === null ? search : WEIGHTED;
+      const chosen = importance === null ? search : WEIGHTED_SEARCH;
       scales[g] = fitAffine(32, levels, groupX, groupWeights, groupCodes, chosen);
       mins[g] = affineFit.min;
       keepCodes(32 * g, 32);
@@ -304,13 +297,11 @@ function quantizeQ4ScalesWeighted(values: Float32Array, into: Uint8Array): numbe
   return fitPositive(8, 63, values, into, sums);
 }
 
-const encodeQ4K = encodeQ4OrQ5(15, 144, { first: -1, step: STEP_01, count: 20, isAbsolute: false });
-const encodeQ5K = encodeQ4OrQ5(31, 176, {
-  first: -0.5,
-  step: STEP_01,
-  count: 15,
-  isAbsolute: false,
-});
+export const Q4_SEARCH: AffineSearch = { first: -1, step: STEP_01, count: 20, isAbsolute: false };
+export const Q5_SEARCH: AffineSearch = { first: -0.5, step: STEP_01, count: 15, isAbsolute: false };
+
+const encodeQ4K = encodeQ4OrQ5(15, 144, Q4_SEARCH);
+const encodeQ5K = encodeQ4OrQ5(31, 176, Q5_SEARCH);
 
 // ---- Q6_K ----
 

@@ -12,7 +12,7 @@
  */
 import { F16_TO_F32, f16Bits } from '../half.ts';
 import type { BlockFormat, EncodeWeighted, UnpackedRow } from './block-format.ts';
-import { affineFit, fitAffine, fitSymmetric, STEP_005 } from './scale-search.ts';
+import { affineFit, fitAffine, fitSymmetric, WEIGHTED_SEARCH } from './scale-search.ts';
 
 const QK = 32;
 
@@ -244,7 +244,6 @@ function encodeAffine(layout: NibbleLayout, levels: number) {
 
 const groupScratch = new Float32Array(QK);
 const weightScratch = new Float32Array(QK);
-const WEIGHTED = { first: fround(-0.9), step: STEP_005, count: 36, isAbsolute: false };
 
 /** With an importance: the scale (and min) of least weighted error instead of the plain range. `levels` is the zero code, or the largest with a min. */
 function encodeByImportance(layout: NibbleLayout, levels: number, hasMin: boolean): EncodeWeighted {
@@ -261,7 +260,7 @@ function encodeByImportance(layout: NibbleLayout, levels: number, hasMin: boolea
         weightScratch[i] = fround((importance === null ? 1 : importance[o + i]!) * root);
       }
       if (hasMin) {
-        const d = fitAffine(QK, levels, groupScratch, weightScratch, codeScratch, WEIGHTED);
+        const d = fitAffine(QK, levels, groupScratch, weightScratch, codeScratch, WEIGHTED_SEARCH);
         storeF16(into, at, d);
         storeF16(into, at + 2, -affineFit.min);
       } else {

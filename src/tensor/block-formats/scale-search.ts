@@ -6,10 +6,10 @@
 
 const fround = Math.fround;
 /** Groups below this magnitude are all zero. */
-const SMALLEST = fround(1e-15);
+export const SMALLEST = fround(1e-15);
 /** ggml's 0.1f and 0.05f. */
 export const STEP_01 = fround(0.1);
-export const STEP_005 = fround(0.05);
+const STEP_005 = fround(0.05);
 
 /** Most elements of a group. */
 const MAX_GROUP = 32;
@@ -145,6 +145,14 @@ export interface AffineSearch {
   /** Absolute instead of squared error. */
   readonly isAbsolute: boolean;
 }
+
+/** Of all formats with a min, where there is an importance. */
+export const WEIGHTED_SEARCH: AffineSearch = {
+  first: fround(-0.9),
+  step: STEP_005,
+  count: 36,
+  isAbsolute: false,
+};
 
 /**
  * With a min: x ~ scale * code - min, codes from 0 to `levels`, min at least 0 (in `affineFit.min`).

@@ -1,0 +1,182 @@
+/**
+ * The frame of an encoder from f32 to ggml's blocks. A unit is as many blocks as a vector has lanes: their weights are transposed, so that lanes are blocks;
+ * a format looks for its scales there, in plain order within each lane; then block after block is rounded and packed, lanes being neighbouring weights again.
+ * What formats do is in the siblings; what comes out are the bytes of tensor/rows.ts's `encodeRow` and `encodeRowWeighted`.
+ */
+import type { KernelBuilder, ScalarSlot } from '../builder.ts';
+import type { Address, Scalar, Vector } from '../kernel-ir.ts';
+import { LaneArray } from './lane-array.ts';
+
+export interface BlockShape {
+  /** Elements of a block. */
+  readonly elements: 32 | 256;
+  readonly blockBytes: number;
+  /** Elements of a group. */
+  readonly size: 16 | 32;
+}
+
+/** A group of each lane's block. */
+export interface LaneGroup {
+  /** f32 `[size, lanes]` */
+  readonly x: Scalar;
+  /** Of the same columns; null without an importance. */
+  readonly importance: Scalar | null;
+  /** Row of the group in arrays of a row per group, in bytes. */
+  readonly row: Scalar;
+}
+
+/** A block, when it is written. */
+export interface OpenBlock {
+  /** f32 `[elements]` */
+  readonly x: ScalarSlot;
+  readonly out: ScalarSlot;
+  /** Bytes to its lane in an array. */
+  readonly lane: ScalarSlot;
+}
+
+/** Given how to read what an array has for the group, in all lanes: what makes codes of weights; it may overwrite them. */
+export type GroupRounder = (of: (array: LaneArray) => Vector) => (weights: Vector) => Vector;
+
+export class BlockFrame {
+  readonly k: KernelBuilder;
+  readonly shape: BlockShape;
+  readonly isWeighted: boolean;
+  /** f32 `[elements, lanes]` */
+  readonly x: LaneArray;
+  readonly #importance: LaneArray | null;
+  readonly #group: ScalarSlot;
+  readonly #lane: ScalarSlot;
+  readonly #open: OpenBlock;
+
+  constructor(k: KernelBuilder, shape: BlockShape, isWeighted: boolean) {
+    this.k = k;
+    this.shape = shape;
+    this.isWeighted = isWeighted;
+    this.x = new LaneArray(k, shape.elements);
+    this.#importance = isWeighted ? new LaneArray(k, shape.elements) : null;
+    this.#group = k.slot();
+    this.#lane = k.slot();
+    this.#open = { x: k.slot(), out: k.slot(), lane: k.slot() };
+  }
+
+  get numGroups(): number {
+    return this.shape.elements / this.shape.size;
+  }
+
+  /** Blocks of the unit to lanes. */
+  gather(unit: ScalarSlot): void {
+    const { k } = this;
+    this.#lane.set(k.const(0));
+    k.loop(
+      k.lanes,
+      () => {
+        const block = k.add(k.mul(unit.get(), k.lanes), this.#lane.get());
+        this.#transpose(k.arg('values'), block, this.x);
+        if (this.#importance !== null) {
+          const perRow = k.arg('blocksPerRow');
+          const ofRow = k.sub(block, k.mul(k.div(block, perRow), perRow));
+          this.#transpose(k.arg('importance'), ofRow, this.#importance);
+        }
+        this.#lane.addTo(1);
+      },
+      { counterInMemory: true },
+    );
+  }
+
+  /** A block of `from` into a lane. */
+  #transpose(from: Scalar, block: Scalar, into: LaneArray): void {
+    const { k } = this;
+    const unrolled = 8;
+    const source = k.add(from, k.mul(block, 4 * this.shape.elements));
+    const target = k.add(into.pointer(), k.shl(this.#lane.get(), 2));
+    k.loop(this.shape.elements / unrolled, () => {
+      for (let i = 0; i < unrolled; i++) {
+        const bits = k.loadScalar(32, k.at(source, 4 * i));
+        k.storeScalar(32, k.at(target, 4 * k.lanes * i), bits);
+      }
+      k.addTo(source, 4 * unrolled);
+      k.addTo(target, 4 * k.lanes * unrolled);
+    });
+  }
+
+  /** Groups of all lanes' blocks. */
+  forEachGroup(body: (group: LaneGroup) => void): void {
+    const { k } = this;
+    const rowBytes = 4 * k.lanes;
+    this.#group.set(k.const(0));
+    k.loop(
+      this.numGroups,
+      () => {
+        const first = k.mul(this.#group.get(), this.shape.size * rowBytes);
+        const place = (array: LaneArray): Scalar => k.pointer(array.behind(first));
+        const importance = this.#importance === null ? null : place(this.#importance);
+        const row = k.mul(this.#group.get(), rowBytes);
+        body({ x: place(this.x), importance, row });
+        this.#group.addTo(1);
+      },
+      { counterInMemory: true },
+    );
+  }
+
+  /** Blocks of the unit one after another. */
+  forEachBlock(unit: ScalarSlot, body: (block: OpenBlock) => void): void {
+    const { k } = this;
+    const { x, out, lane } = this.#open;
+    const first = k.mul(unit.get(), k.lanes);
+    x.set(k.add(k.arg('values'), k.mul(first, 4 * this.shape.elements)));
+    out.set(k.add(k.arg('out'), k.mul(first, this.shape.blockBytes)));
+    lane.set(k.const(0));
+    k.loop(
+      k.lanes,
+      () => {
+        body(this.#open);
+        x.addTo(4 * this.shape.elements);
+        out.addTo(this.shape.blockBytes);
+        lane.addTo(4);
+      },
+      { counterInMemory: true },
+    );
+  }
+
+  /**
+   * Codes of a block, i32 `[elements]`: by the scales as they are stored, or where one is 0, those that the search found.
+   *
+   * @param scales f32 `[numGroups, lanes]`
+   */
+  roundBlock(
+    { x, lane }: OpenBlock,
+    scales: LaneArray,
+    codes: Scalar,
+    round: Readonly<Record<'byScale' | 'asFound', GroupRounder>>,
+  ): void {
+    const { k } = this;
+    const values = x.get();
+    const into = k.copy(codes);
+    const row = lane.get();
+    const of = (array: LaneArray): Vector => k.broadcast(array.behind(row));
+    const roundAll = (emitter: (value: Vector) => Vector): void =>
+      k.unrolledLanes(this.shape.size, (element) => {
+        k.store(k.at(into, 4 * element), emitter(k.load(k.at(values, 4 * element))));
+      });
+    k.loop(this.numGroups, () => {
+      // Without its sign.
+      const bits = k.and(k.loadScalar(32, scales.behind(row)), 0x7fffffff);
+      k.if(
+        bits,
+        'ne',
+        0,
+        () => roundAll(round.byScale(of)),
+        () => roundAll(round.asFound(of)),
+      );
+      k.addTo(values, 4 * this.shape.size);
+      k.addTo(into, 4 * this.shape.size);
+      k.addTo(row, 4 * k.lanes);
+    });
+  }
+}
+
+/** i32 lanes within 0..255 to bytes. */
+export function storeBytes(k: KernelBuilder, at: Address, value: Vector): void {
+  k.shift('i32.shl', value, 24, value);
+  k.store(at, k.shift('i32.sar', value, 24, value), 'i8');
+}
