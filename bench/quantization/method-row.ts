@@ -116,7 +116,7 @@ async function roundedBy(
     case 'nf4':
       return roundToNf4(model.weights, scheme.groupSize === 'row' ? NF4_BLOCK : scheme.groupSize);
     case 'mixed':
-      return asRounded(roundToMixedBits(model.weights, scheme, sensitivity!.value));
+      return asRounded(roundToMixedBits(model.weights, scheme, sensitivity!.value, model.threads));
     default: {
       const { matrices } = await compressLinears({ ...model, method, schemeOf: () => scheme });
       return asRounded(matrices.values());

@@ -9,9 +9,10 @@ import {
   dequantize,
   type GroupScheme,
   type QuantizedMatrix,
-  quantizeToNearest,
 } from '../../src/compress/group-quantizer.ts';
+import { MatrixMath } from '../../src/compress/matrix-math.ts';
 import { matrixShape } from '../../src/compress/matrix-rows.ts';
+import { quantizeToNearest } from '../../src/compress/nearest-rounder.ts';
 import { TensorProbe } from '../../src/compress/tensor-probe.ts';
 import type { ModelConfig } from '../../src/models/model-config.ts';
 
@@ -34,13 +35,16 @@ export interface SensitivityOptions {
 
 export function measureSensitivities(options: SensitivityOptions): Sensitivities {
   const { weights } = options;
+  using math = new MatrixMath(options.threads);
   using probe = new TensorProbe(options);
   const linears = linearsOf(weights).sort((a, b) => probe.firstUse(a)! - probe.firstUse(b)!);
   return Object.fromEntries(
     linears.map((name) => {
       const values = weights.readF32(name);
       const perError = PROBED_BITS.map((bits) => {
-        const nearest = dequantize(rounded(weights, name, values, { ...PROBED_GROUPS, bits }));
+        const nearest = dequantize(
+          rounded(math, weights, name, values, { ...PROBED_GROUPS, bits }),
+        );
         return probe.divergence(name, nearest) / squaredError(nearest, values);
       });
       return [name, perError];
@@ -54,13 +58,18 @@ export function linearsOf(weights: F32Weights): string[] {
 }
 
 function rounded(
+  math: MatrixMath,
   weights: F32Weights,
   name: string,
   values: Float32Array,
   scheme: GroupScheme,
 ): QuantizedMatrix {
   const { rows, columns } = matrixShape(weights, name);
-  return quantizeToNearest(values, rows, columns, scheme, { tensor: name });
+  using matrix = math.matrix(rows, columns);
+  for (let row = 0; row < rows; row++) {
+    matrix.values.set(values.subarray(row * columns, (row + 1) * columns), row * matrix.stride);
+  }
+  return quantizeToNearest(math, matrix, scheme, name);
 }
 
 function squaredError(a: Float32Array, b: Float32Array): number {
@@ -72,12 +81,14 @@ export function roundToMixedBits(
   weights: F32Weights,
   scheme: GroupScheme,
   sensitivities: Sensitivities,
+  threads: number,
 ): QuantizedMatrix[] {
+  using math = new MatrixMath(threads);
   let budget = 0;
   const units = linearsOf(weights).map((name) => {
     const values = weights.readF32(name);
     const choices = BITS.map((bits): Choice<number> => {
-      const matrix = rounded(weights, name, values, { ...scheme, bits });
+      const matrix = rounded(math, weights, name, values, { ...scheme, bits });
       const bytes = (matrix.rows * matrix.columns * bitsPerWeight(matrix)) / 8;
       if (bits === scheme.bits) budget += bytes;
       const probed = Math.min(BITS.indexOf(bits), PROBED_BITS.length - 1);
@@ -87,7 +98,7 @@ export function roundToMixedBits(
     return { name, choices };
   });
   return [...allocateBits(units, budget)].map(([name, { dtype: bits }]) => {
-    const matrix = rounded(weights, name, weights.readF32(name), { ...scheme, bits });
+    const matrix = rounded(math, weights, name, weights.readF32(name), { ...scheme, bits });
     weights.replace(name, dequantize(matrix));
     return matrix;
   });

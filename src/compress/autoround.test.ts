@@ -5,7 +5,6 @@ import {
   dequantize,
   type GroupScheme,
   type QuantizedMatrix,
-  quantizeToNearest,
   SYMMETRIES,
   storedScale,
 } from './group-quantizer.ts';
@@ -15,6 +14,7 @@ import { NearestRounder } from './nearest-rounder.ts';
 import { OutputNorm } from './output-error.ts';
 import { settleCodes } from './settle-codes.ts';
 import { signRound } from './sign-rounding.ts';
+import { roundPlainly } from './testing/round-plainly.ts';
 
 const ROWS = 40;
 const COLUMNS = 192;
@@ -82,7 +82,7 @@ function checkCodes({ codes, zeros, scales, bits }: QuantizedMatrix): void {
 
 function nearest({ bits, groupSize, symmetry }: GroupScheme): QuantizedMatrix {
   const scheme = { bits, groupSize, symmetry, searchesRange: false };
-  return quantizeToNearest(w, ROWS, COLUMNS, scheme, { tensor: 'w' });
+  return roundPlainly(w, ROWS, COLUMNS, scheme);
 }
 
 const schemes = SYMMETRIES.flatMap((symmetry) =>

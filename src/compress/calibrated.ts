@@ -19,15 +19,11 @@ import type { CompressionState, LayerState, SiteState } from './compression-stat
 import { CompressError } from './errors.ts';
 import type { F32Weights } from './f32-weights.ts';
 import { GPTQ_DEFAULTS, type GptqOptions, gptq } from './gptq.ts';
-import {
-  type GroupScheme,
-  type QuantizedMatrix,
-  quantizeToNearest,
-  resolveGroupSize,
-} from './group-quantizer.ts';
+import { type GroupScheme, type QuantizedMatrix, resolveGroupSize } from './group-quantizer.ts';
 import { LayerWalker, type LinearSite, type WalkedLayer } from './layer-walker.ts';
 import { MatrixMath } from './matrix-math.ts';
 import { matrixRows, matrixShape } from './matrix-rows.ts';
+import { quantizeToNearest } from './nearest-rounder.ts';
 
 export const METHODS = ['rtn', 'gptq', 'awq', 'autoround'] as const;
 export type Method = (typeof METHODS)[number];
@@ -220,14 +216,9 @@ class LayerCompressor {
 
   #roundToNearest(site: LinearSite): SiteState {
     using weights = this.#run.read(site);
-    const { rows, columns, label } = site;
-    const dense = new Float32Array(rows * columns);
-    for (let row = 0; row < rows; row++) {
-      const at = row * weights.stride;
-      dense.set(weights.values.subarray(at, at + columns), row * columns);
-    }
+    const { label } = site;
     const scheme = this.#options.schemeOf(label);
-    const matrix = quantizeToNearest(dense, rows, columns, scheme, { tensor: label });
+    const matrix = quantizeToNearest(this.#run.math, weights, scheme, label);
     this.#run.put(site, matrix);
     return { label, matrix, relativeError: null, note: null };
   }

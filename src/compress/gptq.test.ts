@@ -2,10 +2,11 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { resolveTarget } from '../runtime/create-runner.ts';
 import { gptq } from './gptq.ts';
-import { dequantize, type GroupScheme, quantizeToNearest } from './group-quantizer.ts';
+import { dequantize, type GroupScheme } from './group-quantizer.ts';
 import { InputStatistics } from './input-statistics.ts';
 import { type Matrix, MatrixMath } from './matrix-math.ts';
 import { OutputNorm } from './output-error.ts';
+import { roundPlainly } from './testing/round-plainly.ts';
 
 let state = 7;
 function random(): number {
@@ -140,7 +141,7 @@ describe('gptq', () => {
     return norm.of(difference) / norm.of(whole);
   };
   const errorOfNearest = (scheme: GroupScheme): number =>
-    errorOf(dequantize(quantizeToNearest(w, ROWS, COLUMNS, scheme, { tensor: 'w' })));
+    errorOf(dequantize(roundPlainly(w, ROWS, COLUMNS, scheme)));
   for (const groupSize of [32, 64, 'row'] as const) {
     for (const symmetry of ['symmetric', 'asymmetric'] as const) {
       const scheme: GroupScheme = { bits: 4, groupSize, symmetry, searchesRange: false };

@@ -54,15 +54,24 @@ export class GridKernels implements Disposable {
     return new GridKernels(math, kernels, { symmetry, bits, groupSize });
   }
 
-  /** @param how the ratio of the groups' ranges, or what the squared errors of columns count for where ranges are searched */
-  fit(
-    from: Matrix,
-    columns: number,
-    how: number | Float32Array,
-    { scales, zeros }: GroupGrid,
-  ): void {
-    this.#makeRoom(scales.length);
-    this.#fit(from, columns, how, null);
+  fit(from: Matrix, columns: number, ratio: number, grid: GroupGrid): void {
+    this.#makeRoom(grid.scales.length);
+    this.#fit(from, columns, { search: null, isScaled: false }, { ratio: bitsOf(ratio) });
+    this.#copyTo(grid);
+  }
+
+  search(from: Matrix, columns: number, importance: Float32Array | null, grid: GroupGrid): void {
+    this.#makeRoom(grid.scales.length);
+    using weights = importance === null ? null : this.#vector(importance);
+    const shape = {
+      search: { ...RANGE_SEARCH, isWeighted: weights !== null },
+      isScaled: false,
+    };
+    this.#fit(from, columns, shape, weights === null ? {} : { importance: weights.address });
+    this.#copyTo(grid);
+  }
+
+  #copyTo({ scales, zeros }: GroupGrid): void {
     scales.set(this.#scales.values.subarray(0, scales.length));
     zeros.set(this.#zeros.values.subarray(0, zeros.length));
   }
@@ -82,7 +91,8 @@ export class GridKernels implements Disposable {
     this.#makeRoom((from.rows * columns) / this.#groupSize);
     using multipliers = this.#vector(factors);
     using inverses = this.#vector(factors.map((factor) => 1 / factor));
-    this.#fit(from, columns, 1, multipliers);
+    const params = { factors: multipliers.address, ratio: bitsOf(1) };
+    this.#fit(from, columns, { search: null, isScaled: true }, params);
     this.#kernels.run(
       'roundGroups change',
       (m) => roundGroupsKernel(m, { isChange: true }),
@@ -95,21 +105,19 @@ export class GridKernels implements Disposable {
     );
   }
 
-  #fit(from: Matrix, columns: number, how: number | Float32Array, factors: Matrix | null): void {
-    const shape: FitGroupsShape = {
-      ...{ symmetry: this.#symmetry, smallestRange: SMALLEST_RANGE, isScaled: factors !== null },
-      search: typeof how === 'number' ? null : RANGE_SEARCH,
-    };
-    using importance = typeof how === 'number' ? null : this.#vector(how);
+  #fit(
+    from: Matrix,
+    columns: number,
+    { search, isScaled }: Pick<FitGroupsShape, 'search' | 'isScaled'>,
+    params: Readonly<Record<string, bigint>>,
+  ): void {
+    const symmetry = this.#symmetry;
+    const shape: FitGroupsShape = { symmetry, smallestRange: SMALLEST_RANGE, isScaled, search };
     this.#kernels.run(
       `fitGroups ${JSON.stringify(shape)}`,
       (m) => fitGroupsKernel(m, shape),
       from.rows,
-      {
-        ...this.#groups(from, columns),
-        ...(factors && { factors: factors.address }),
-        ...(importance ? { importance: importance.address } : { ratio: bitsOf(how as number) }),
-      },
+      { ...this.#groups(from, columns), ...params },
     );
   }
 

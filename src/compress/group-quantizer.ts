@@ -25,10 +25,11 @@ export interface GroupScheme {
   readonly searchesRange: boolean;
 }
 
-/** Of the range search: shrink by 1 % up to 20 %, stop after 5 steps without gain (llm-compressor's `mse` observer). */
+/**
+ * Of the range search: shrink by 1 % up to 20 %, stop after 5 steps without gain (llm-compressor's `mse` observer). Where all elements count alike, errors do by
+ * their third power; that observer's 2.4 leaves up to 16 % more KL divergence (SmolLM2-135M).
+ */
 export const RANGE_SEARCH = { steps: 20, patience: 5 } as const;
-/** Power of the error where all elements count alike. */
-const NORM = 2.4;
 export const SMALLEST_RANGE = 1e-5;
 const LARGEST_F16 = 65504;
 
@@ -179,7 +180,7 @@ export class GroupFitter {
       for (let i = begin; i < end; i++) {
         const v = values[start + i]!;
         const off = Math.abs(v - scale * (codeOf(v, scale, zero, levels) - zero));
-        error += weights === null ? off ** NORM : weights[weightStart + i]! * off * off;
+        error += off * off * (weights === null ? off : weights[weightStart + i]!);
       }
     }
     return error;
@@ -214,45 +215,6 @@ export function blankMatrix(
     zeros: new Uint8Array(numGroups),
     isSymmetric: symmetry !== 'asymmetric',
   };
-}
-
-export interface RoundOptions {
-  readonly tensor: string;
-  /** Of the squared error per input, f32 [columns]; only the range search uses it. */
-  readonly importance?: Float32Array | null;
-}
-
-/**
- * Rounds every weight to the nearest code of its group.
- *
- * @param values f32 [rows, columns], finite
- * @throws {CompressError | GroupSizeError} if the scheme does not fit
- */
-export function quantizeToNearest(
-  values: Float32Array,
-  rows: number,
-  columns: number,
-  scheme: GroupScheme,
-  { tensor, importance = null }: RoundOptions,
-): QuantizedMatrix {
-  const groupSize = resolveGroupSize(scheme, columns, tensor);
-  const numGroups = columns / groupSize;
-  const levels = 2 ** scheme.bits - 1;
-  const matrix = blankMatrix(rows, columns, scheme, groupSize);
-  const { codes, scales, zeros } = matrix;
-  const fitter = new GroupFitter(scheme);
-  const params: GroupParams = { scale: 1, zero: 0 };
-  for (let group = 0; group < rows * numGroups; group++) {
-    const start = group * groupSize;
-    fitter.fit(values, start, groupSize, importance, start % columns, params);
-    const { scale, zero } = params;
-    scales[group] = scale;
-    zeros[group] = zero;
-    for (let i = start; i < start + groupSize; i++) {
-      codes[i] = codeOf(values[i]!, scale, zero, levels);
-    }
-  }
-  return matrix;
 }
 
 /** Bits per weight with f16 scales, and zero points of `bits` where they are not all alike. */

@@ -13,7 +13,8 @@ import {
   unpackGptq,
 } from '../weights/hf-packed.ts';
 import { openWeights } from '../weights/weight-source.ts';
-import { dequantize, quantizeToNearest } from './group-quantizer.ts';
+import { dequantize } from './group-quantizer.ts';
+import { roundPlainly } from './testing/round-plainly.ts';
 
 using golden = openWeights(
   fileURLToPath(new URL('../../test/fixtures/compress/packed.safetensors', import.meta.url)),
@@ -80,7 +81,7 @@ describe('layouts of other toolkits', () => {
     const values = Float32Array.from({ length: 64 * 96 }, (_, i) => Math.sin(i * i));
     for (let bits = 2; bits <= 8; bits++) {
       const scheme = { bits, groupSize: 32, symmetry: 'asymmetric', searchesRange: false } as const;
-      const matrix = quantizeToNearest(values, 64, 96, scheme, { tensor: 'w' });
+      const matrix = roundPlainly(values, 64, 96, scheme);
       const shape = { rows: 64, columns: 96, bits, groupSize: 32 };
       assert.deepEqual(unpackGptq(packGptq(matrix, 2), shape, 2, false), {
         ...matrix,
@@ -99,9 +100,7 @@ describe('layouts of other toolkits', () => {
       symmetry: 'asymmetric',
       searchesRange: false,
     } as const;
-    const matrix = quantizeToNearest(new Float32Array(32 * 32).fill(1), 32, 32, scheme, {
-      tensor: 'w',
-    });
+    const matrix = roundPlainly(new Float32Array(32 * 32).fill(1), 32, 32, scheme);
     assert.throws(() => packGptq(matrix, 1), /write v2/);
   });
 });

@@ -39,11 +39,13 @@ function resultsOf(math: MatrixMath, scheme: GroupScheme, groupSize: number) {
   rounder.fit(weights, COLUMNS, 0.85, shrunk);
   const searched = rounder.grid(ROWS, COLUMNS);
   rounder.search(weights, COLUMNS, importance, searched);
+  const alike = rounder.grid(ROWS, COLUMNS);
+  rounder.search(weights, COLUMNS, null, alike);
   rounder.round(weights, COLUMNS, searched, rounded);
   rounder.change(weights, COLUMNS, factors, changed);
   return {
-    scales: [...shrunk.scales, ...searched.scales],
-    zeros: [...shrunk.zeros, ...searched.zeros],
+    scales: [...shrunk.scales, ...searched.scales, ...alike.scales],
+    zeros: [...shrunk.zeros, ...searched.zeros, ...alike.zeros],
     rounded: [...rounded.values],
     changed: [...changed.values],
   };

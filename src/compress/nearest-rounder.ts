@@ -6,6 +6,7 @@ import {
   type GroupParams,
   type GroupScheme,
   type QuantizedMatrix,
+  resolveGroupSize,
 } from './group-quantizer.ts';
 import type { Matrix, MatrixMath } from './matrix-math.ts';
 
@@ -47,17 +48,20 @@ export class NearestRounder implements Disposable {
     }
   }
 
-  /** The grid of each group's range, or where the scheme searches ranges, of the best one: `importance` f32 [columns] is what squared errors count for. */
-  search(from: Matrix, columns: number, importance: Float32Array, grid: GroupGrid): void {
-    if (this.#kernels !== null) {
-      const how = this.#scheme.searchesRange ? importance : 1;
-      this.#kernels.fit(from, columns, how, grid);
-      return;
+  /**
+   * The grid of each group's range, or where the scheme searches ranges, of the best one.
+   *
+   * @param importance f32 [columns], what squared errors count for; null where all columns count alike, errors by their third power
+   */
+  search(from: Matrix, columns: number, importance: Float32Array | null, grid: GroupGrid): void {
+    if (!this.#scheme.searchesRange) this.fit(from, columns, 1, grid);
+    else if (this.#kernels !== null) this.#kernels.search(from, columns, importance, grid);
+    else {
+      this.#fitPlainly(from, columns, grid, (start, params) => {
+        const column = start % from.stride;
+        this.#fitter.fit(from.values, start, this.groupSize, importance, column, params);
+      });
     }
-    this.#fitPlainly(from, columns, grid, (start, params) => {
-      const column = start % from.stride;
-      this.#fitter.fit(from.values, start, this.groupSize, importance, column, params);
-    });
   }
 
   #fitPlainly(
@@ -145,6 +149,24 @@ export class NearestRounder implements Disposable {
   [Symbol.dispose](): void {
     this.#kernels?.[Symbol.dispose]();
   }
+}
+
+/**
+ * @param weights f32 [rows, columns]; every value finite (check-finite.ts looks at what is read)
+ * @param tensor for messages
+ * @throws {CompressError | GroupSizeError} as `resolveGroupSize`
+ */
+export function quantizeToNearest(
+  math: MatrixMath,
+  weights: Matrix,
+  scheme: GroupScheme,
+  tensor: string,
+): QuantizedMatrix {
+  const { rows, columns } = weights;
+  using rounder = new NearestRounder(math, scheme, resolveGroupSize(scheme, columns, tensor));
+  const grid = rounder.grid(rows, columns);
+  rounder.search(weights, columns, null, grid);
+  return rounder.quantize(weights, columns, grid);
 }
 
 /** Where a group begins in a matrix of rows of `stride`. */

@@ -12,6 +12,8 @@ export interface RangeSearchShape {
   readonly steps: number;
   /** Steps without gain after which it ends. */
   readonly patience: number;
+  /** Squared errors count by the importance of their column; otherwise errors count by the third power of their magnitude. */
+  readonly isWeighted: boolean;
 }
 
 export interface FitGroupsShape {
@@ -28,8 +30,8 @@ const SMALLEST_F16 = 2 ** -24;
 /**
  * Scale (an f16) and zero point of every group, f32 `[rows, numGroups]` each.
  *
- * Params: values stride f32 `[rows, numGroups * group]`; scales zeros; numGroups groupVectors; levels as a number; ratio as the bits of an f32, or with a search
- * importance, f32 `[columns]`, of the squared error of each column; factors f32 `[columns]` if scaled. A unit is a row.
+ * Params: values stride f32 `[rows, numGroups * group]`; scales zeros; numGroups groupVectors; levels as a number; ratio as the bits of an f32, if nothing is
+ * searched; importance, f32 `[columns]`, if a search is weighted; factors f32 `[columns]` if scaled. A unit is a row.
  */
 export function fitGroupsKernel(machine: VectorMachine, shape: FitGroupsShape): KernelProgram {
   const k = new KernelBuilder(`fitGroups_${shape.symmetry}`, machine);
@@ -221,17 +223,26 @@ class GroupFit {
   /** As the bits of an f32, which are in the order of the errors. */
   #errorOf(group: Group, grid: Grid, levels: Vector): Scalar {
     const k = this.#k;
+    const { isScaled, search } = this.#shape;
     const values = k.copy(group.values);
-    const importance = this.#columns('importance', group);
-    const factors = this.#shape.isScaled ? this.#columns('factors', group) : null;
+    const importance = search?.isWeighted ? this.#columns('importance', group) : null;
+    const factors = isScaled ? this.#columns('factors', group) : null;
     const sum = k.zero();
-    forEachVector(k, [values, importance, ...(factors ? [factors] : [])], () => {
+    const moved = [importance, factors].filter((pointer) => pointer !== null);
+    forEachVector(k, [values, ...moved], () => {
       const off = this.#load(values, factors);
       k.fnmaInto(off, stepsOf(k, off, grid, levels), grid.scale);
-      k.fmaInto(sum, k.mulF(off, k.load(k.at(importance))), off);
+      const factor = importance ? k.load(k.at(importance)) : this.#magnitude(off);
+      k.fmaInto(sum, k.mulF(off, off, off), factor);
     });
     const at = k.at(k.scratch, this.#error);
     k.store(at, k.unary('f32.reduceAdd', sum), 'bits', 1);
     return k.loadScalar(32, at);
+  }
+
+  #magnitude(value: Vector): Vector {
+    const k = this.#k;
+    const negative = k.subF(k.zero(), value);
+    return k.maxF(negative, value, negative);
   }
 }
