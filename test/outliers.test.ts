@@ -21,7 +21,7 @@ import { openWeights } from '../src/weights/weight-source.ts';
 import { nativeIsas, nativeRunner, sameLimits, skipNative, skipOf } from './native-models.ts';
 import { oneAnswerSuite } from './one-answer-suite.ts';
 import { assertSameBits } from './same-bits.ts';
-import { StepDriver } from './step-driver.ts';
+import { relativeDifference, StepDriver } from './step-driver.ts';
 
 const SOURCE = path.join(import.meta.dirname, 'fixtures', 'tiny', 'llama-bf16');
 const CHANNELS = [7, 31, 32, 90];
@@ -87,18 +87,6 @@ function allLogits(driver: StepDriver): Float32Array[] {
       logitsOf: [tokenIds.length - 1],
     })),
   );
-}
-
-function relativeDifference(a: readonly Float32Array[], b: readonly Float32Array[]): number {
-  let difference = 0;
-  let size = 0;
-  for (const [row, logits] of a.entries()) {
-    for (const [i, logit] of logits.entries()) {
-      difference += (logit - b[row]![i]!) ** 2;
-      size += b[row]![i]! ** 2;
-    }
-  }
-  return Math.sqrt(difference / size);
 }
 
 describe('outlier columns', { skip: skipNative }, async () => {

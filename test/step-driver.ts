@@ -141,3 +141,16 @@ function coprimeStride(count: number): number {
   while (!divides(count, stride)) stride++;
   return stride;
 }
+
+/** Root mean square of what `a` is off by, of that of `b`. */
+export function relativeDifference(a: readonly Float32Array[], b: readonly Float32Array[]): number {
+  let difference = 0;
+  let size = 0;
+  for (const [row, logits] of a.entries()) {
+    for (const [i, logit] of logits.entries()) {
+      difference += (logit - b[row]![i]!) ** 2;
+      size += b[row]![i]! ** 2;
+    }
+  }
+  return Math.sqrt(difference / size);
+}

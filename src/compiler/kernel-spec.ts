@@ -17,6 +17,7 @@ import { matvecF32Kernel } from '../kernels/matvec-f32.ts';
 import { mergeAttentionKernel } from '../kernels/merge-attention.ts';
 import { layerNormKernel, rmsNormKernel } from '../kernels/norm.ts';
 import { pagedAttentionKernel } from '../kernels/paged-attention.ts';
+import { permuteColumnsKernel } from '../kernels/permute-columns.ts';
 import { quantizeKernel } from '../kernels/quantize.ts';
 import { ropeKvStoreKernel } from '../kernels/rope-kv-store.ts';
 import { sealKvKernel } from '../kernels/seal-kv.ts';
@@ -37,6 +38,7 @@ const FAMILIES = {
   matvecF32: matvecF32Kernel,
   mergeAttention: mergeAttentionKernel,
   pagedAttention: pagedAttentionKernel,
+  permuteColumns: permuteColumnsKernel,
   quantize: quantizeKernel,
   rmsNorm: rmsNormKernel,
   ropeKvStore: ropeKvStoreKernel,

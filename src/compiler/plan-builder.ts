@@ -187,7 +187,7 @@ export class PlanBuilder {
   }
 
   /** Indices of columns as a param. */
-  columns(columns: readonly number[]): ParamSource {
+  columns(columns: Iterable<number>): ParamSource {
     return { kind: 'weight', weight: this.#image.columns(columns) };
   }
 

@@ -116,6 +116,21 @@ function planNode(plan: PlanBuilder, attention: AttentionPlanner, node: GraphNod
         shape: { ...segment, kind: node.attrs.kind, output: node.attrs.output },
       }));
       return;
+    case 'permuteColumns': {
+      const { order, output } = node.attrs;
+      const ofRow: Params = {
+        columns: plan.columns(order.columns),
+        columnsStride: { kind: 'value', value: 0 },
+      };
+      planSegmented(
+        plan,
+        node,
+        ['x'],
+        (segment) => ({ family: 'permuteColumns', shape: { ...segment, output } }),
+        ofRow,
+      );
+      return;
+    }
     case 'quantize':
       if (node.attrs.outliers.length > 0) planSplitOutliers(plan, node);
       else planSegmented(plan, node, ['x'], (shape) => ({ family: 'quantize', shape }));
@@ -156,16 +171,17 @@ function planRowwise(
   plan.command(node, rows, [plan.variant(spec, params, plan.rowChunks(rows))]);
 }
 
-/** An element-wise kernel: few rows are cut into column segments, so that all threads have work. */
+/** An element-wise kernel: few rows are cut into column segments, so that all threads have work. `more` are params beside those of values. */
 function planSegmented(
   plan: PlanBuilder,
   node: GraphNode,
   names: readonly string[],
   spec: (segment: { width: number; segmentColumns?: number }) => KernelSpec,
+  more: Params = {},
 ): void {
   const rows = rowsOf(node);
   const width = widthOf(node);
-  const params: Params = {};
+  const params: Params = { ...more };
   node.inputs.forEach((input, i) => {
     Object.assign(params, plan.matrix(names[i]!, input));
   });

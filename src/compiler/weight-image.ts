@@ -64,7 +64,8 @@ export class WeightImage {
     });
   }
 
-  columns(columns: readonly number[]): number {
+  columns(given: Iterable<number>): number {
+    const columns = [...given];
     return this.#entry(`columns ${columns}`, () => ({
       ...{ kind: 'columns', ref: NO_ROWS, rows: columns.length, columns },
       ...this.#place(4 * columns.length, VECTOR_ALIGNMENT),

@@ -3,6 +3,7 @@ import { DTYPES } from '../tensor/dtype.ts';
 import { dequantize, type QuantizedMatrix, rowsOf } from '../tensor/quantized-matrix.ts';
 import { decodeRow } from '../tensor/rows.ts';
 import type { GgufValue, WeightSource, WeightTensor } from '../weights/contract.ts';
+import { inNaturalOrder } from '../weights/natural-order.ts';
 import { CompressError } from './errors.ts';
 
 export class F32Weights implements WeightSource {
@@ -18,8 +19,9 @@ export class F32Weights implements WeightSource {
   /** Likewise replaced, kept as codes: an eighth of the memory of their values at 4 bits. */
   readonly #quantized = new Map<string, QuantizedMatrix>();
 
-  /** Does not take `source` over: closing is left to its owner. */
-  constructor(source: WeightSource) {
+  /** Does not take `stored` over: closing is left to its owner. */
+  constructor(stored: WeightSource) {
+    const source = inNaturalOrder(stored);
     this.#source = source;
     this.format = source.format;
     this.path = source.path;

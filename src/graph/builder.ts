@@ -2,6 +2,7 @@
  * Makes graph nodes: each is checked by its op's rule and interned, so that equal nodes are one node (common subexpressions vanish on the way
  * in). Knows nothing of stages; `verify.ts` does.
  */
+import type { ColumnOrder } from '../tensor/column-order.ts';
 import { GraphError } from './errors.ts';
 import type {
   ActivationKind,
@@ -146,6 +147,10 @@ export class GraphBuilder {
 
   gatedActivation(gate: GraphNode, up: GraphNode, kind: ActivationKind, label: string): GraphNode {
     return this.node('gatedActivation', [gate, up], { kind, output: 'f32' }, label);
+  }
+
+  permuteColumns(x: GraphNode, order: ColumnOrder, label: string): GraphNode {
+    return this.node('permuteColumns', [x], { order, output: 'f32' }, label);
   }
 
   /** @param outliers columns that are kept aside, ascending */

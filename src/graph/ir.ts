@@ -9,6 +9,8 @@
  * Knows nothing of machines, packed weight layouts, files, or requests.
  */
 
+import type { ColumnOrder } from '../tensor/column-order.ts';
+
 /** What only a step knows: its tokens, those whose hidden state is wanted, and those whose logits are. */
 export type StepRows = 'T' | 'R' | 'L';
 
@@ -120,6 +122,8 @@ export interface OpAttributes {
   activation: { readonly kind: ActivationKind };
   /** (gate [T, I], up [T, I]) → activation(gate) * up */
   gatedActivation: { readonly kind: ActivationKind; readonly output: 'f32' | 'q8' };
+  /** (x [T, W]) → column i is column `order.columns[i]` of x: what a linear takes whose weight has its columns so. `output` q8 after fusion with `quantize`. */
+  permuteColumns: { readonly order: ColumnOrder; readonly output: 'f32' | 'q8' };
   /** (x) → q8. The columns `outliers`, ascending, are 0 in it and kept beside it as they are: see `outliers`. */
   quantize: { readonly outliers: readonly number[] };
   /** (q8 of a `quantize` with outliers) → f32 [T, outliers]: the columns that it left out; a view, never a copy. */

@@ -294,6 +294,15 @@ const OP_RULES: { readonly [Op in Exclude<OpName, 'weight'>]: OpRule<Op> } = {
     if (output === 'q8') inputs.q8Width(width);
     return { shape: [rows, width], type: output };
   },
+  permuteColumns: (inputs, { order, output }) => {
+    const { shape } = elementwiseOne(inputs);
+    const width = shape[1] as number;
+    if (order.columns.length !== width) {
+      inputs.fail(`an order of ${order.columns.length} columns does not fit width ${width}`);
+    }
+    if (output === 'q8') inputs.q8Width(width);
+    return { shape, type: output };
+  },
   quantize: (inputs, { outliers }) => {
     const { shape } = elementwiseOne(inputs);
     const width = shape[1] as number;

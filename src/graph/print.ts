@@ -1,4 +1,5 @@
 /** A graph as text, for `hasten explain` and for snapshots. Nodes are numbered by place, so equal graphs print equally. */
+import type { ColumnOrder } from '../tensor/column-order.ts';
 import type { Graph, GraphNode, RopeSpec, WeightRef } from './ir.ts';
 
 /**
@@ -53,6 +54,7 @@ function describeAttr(key: string, value: unknown): string {
   if (value === true) return `+${key}`;
   if (key === 'rope') return value === null ? 'rope=none' : describeRope(value as RopeSpec);
   if (key === 'outliers') return describeOutliers(value as readonly number[]);
+  if (key === 'order') return `order=${(value as ColumnOrder).digest.slice(0, 8)}`;
   if (key === 'mask') return describeMask(value as { window: number | null });
   if (key === 'scale' && value === 1) return '';
   return `${key}=${typeof value === 'number' ? Number(value.toPrecision(7)) : value}`;

@@ -26,6 +26,7 @@ const SHARED_OPS: readonly OpName[] = [
   'scale',
   'softcap',
   'activation',
+  'permuteColumns',
   'selectRows',
   'firstRows',
 ];

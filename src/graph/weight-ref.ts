@@ -2,12 +2,15 @@
  * Arithmetic on weight references: what stored rows a weight is made of, without reading one of them.
  * Knows nothing of files, formats or packing.
  */
+import type { ColumnOrder } from '../tensor/column-order.ts';
 import type { WeightPart, WeightRef } from './ir.ts';
 
 /** What a pass may ask about a stored tensor: its dtype (`'q4_1'`, `'bf16'`, ...) and row-major shape. */
 export interface WeightInfo {
   readonly dtype: string;
   readonly shape: readonly number[];
+  /** Of a matrix whose stored columns stand in an order of their own. */
+  readonly columnOrder?: ColumnOrder;
   readonly outliers?: OutlierColumns;
 }
 

@@ -139,9 +139,9 @@ export function segmentsPerRow({ width, segmentColumns }: SegmentShape): number 
   return segmentColumns === undefined ? 1 : Math.ceil(width / segmentColumns);
 }
 
-/** A stream with the type of its elements. */
+/** A stream with the type of its elements; `wholeRow` stays at the beginning of its row, whichever the segment. */
 export interface TypedStream extends RowStream {
-  readonly element: RowElement;
+  readonly element: RowElement | 'wholeRow';
 }
 
 /** Walks the blocks of 32 columns of a row segment: body gets the address of the block in each stream and the columns in use per vector. */
@@ -177,7 +177,7 @@ export function forEachRowSegment(
   const firstBlock = k.mul(segment, blocksPerSegment);
   const rows = streams.map(({ base, stride, element }) => {
     const row = k.add(k.arg(base), k.mul(firstRow, k.arg(stride)));
-    k.addTo(row, k.mul(firstBlock, bytesPer32(element)));
+    if (element !== 'wholeRow') k.addTo(row, k.mul(firstBlock, bytesPer32(element)));
     return row;
   });
   const blockCount = k.min(k.sub(k.const(wholeBlocks), firstBlock), blocksPerSegment);

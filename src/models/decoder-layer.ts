@@ -121,8 +121,7 @@ export class DecoderLayer {
     tensor: string = name,
   ): GraphNode {
     const tensorName = this.#tensorName(tensor);
-    const weight = this.#tensors.matrix(`${tensorName}.weight`, rows, x.shape[1] as number);
-    const product = this.#builder.linear({ x, weight }, this.#label(name));
+    const product = this.#tensors.linear(x, `${tensorName}.weight`, rows, this.#label(name));
     if (hasBias) {
       const bias = this.#tensors.vector(`${tensorName}.bias`, rows);
       return this.#builder.add(product, bias, this.#label(`${name}.bias`));

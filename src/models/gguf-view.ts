@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import type { RopeSpec } from '../graph/ir.ts';
 import type { WeightSource, WeightTensor } from '../weights/contract.ts';
+import { inNaturalOrder } from '../weights/natural-order.ts';
 import { UnsupportedModelError } from './errors.ts';
 import type { ModelConfig } from './model-config.ts';
 import { ggufArchitectureName, ggufTensorName } from './registry.ts';
@@ -59,7 +60,8 @@ export class GgufView implements WeightSource {
     },
     rowOrder: 'gguf' | 'stored' = 'gguf',
   ) {
-    const { config, weights } = model;
+    const { config } = model;
+    const weights = inNaturalOrder(model.weights);
     this.path = model.path;
     this.files = weights.files;
     this.sizeBytes = weights.sizeBytes;

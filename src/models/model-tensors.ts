@@ -28,8 +28,30 @@ export class ModelTensors {
     return this.#directory.get(name) !== undefined;
   }
 
-  /** Rows `range` of the matrix `name`, `[range.length, columns]`; all of them where `range` is a number. */
+  /**
+   * Rows `range` of the matrix `name`, `[range.length, columns]`; all of them where `range` is a number.
+   *
+   * @throws {ModelError} also if its columns are stored in an order of their own, which only linears take
+   */
   matrix(name: string, range: RowRange | number, columns: number): GraphNode {
+    if (this.#directory.get(name)?.columnOrder !== undefined) {
+      throw new ModelError(
+        `tensor "${name}": columns in an order of their own (act-order) are supported in linears only`,
+        { tensor: name },
+      );
+    }
+    return this.#matrixAsStored(name, range, columns);
+  }
+
+  /** x [T, columns] times rows `range` of the matrix `name`, f32 [T, range.length]. */
+  linear(x: GraphNode, name: string, range: RowRange | number, label: string): GraphNode {
+    const weight = this.#matrixAsStored(name, range, x.shape[1] as number);
+    const order = this.#directory.get(name)?.columnOrder;
+    const input = order ? this.#builder.permuteColumns(x, order, `${x.label}.ordered`) : x;
+    return this.#builder.linear({ x: input, weight }, label);
+  }
+
+  #matrixAsStored(name: string, range: RowRange | number, columns: number): GraphNode {
     const { start, length, total } = wholeRange(range);
     this.#checkShape(name, [total, columns]);
     const ref = weightRows(name, start, start + length);

@@ -44,9 +44,9 @@ export function buildStepGraph(config: ModelConfig, directory: WeightDirectory):
   const stored = tensors.vector(FINAL_NORM, hiddenSize);
   const weight = offsetWeight(builder, stored, config.normWeightOffset);
   const normed = builder.rmsNorm({ x: rows, weight, eps: normEps, groupSize: hiddenSize }, 'norm');
-  const output = config.tiedEmbeddings ? table : tensors.matrix(OUTPUT, vocabSize, hiddenSize);
+  const output = config.tiedEmbeddings ? EMBEDDING : OUTPUT;
   const head = builder.firstRows(normed, 'logit_rows'); // f32 [L, hiddenSize]
-  const logits = builder.linear({ x: head, weight: output }, 'lm_head'); // f32 [L, vocabSize]
+  const logits = tensors.linear(head, output, vocabSize, 'lm_head'); // f32 [L, vocabSize]
   return builder.finish(
     'step',
     config.logitSoftcap === null ? logits : builder.softcap(logits, config.logitSoftcap, 'softcap'),

@@ -3,6 +3,7 @@
  * Knows nothing of any file format.
  */
 import type { StringList } from '../platform/string-list.ts';
+import type { ColumnOrder } from '../tensor/column-order.ts';
 import type { DType } from '../tensor/dtype.ts';
 
 /** One homogeneous GGUF array; a reader gives numbers as the typed array of their stored type, and strings as a `StringList`. */
@@ -31,6 +32,8 @@ export interface WeightTensor {
   /** Row-major, outermost first, so `[out, in]` for a matrix (GGUF's dims reversed). */
   readonly shape: readonly number[];
   readonly sizeBytes: number;
+  /** Of a matrix whose stored columns stand in an order of their own. Who wants the matrix itself sees it through `natural-order.ts`. */
+  readonly columnOrder?: ColumnOrder;
   /** Of a matrix in 8 bits that has some. */
   readonly outliers?: OutlierColumns;
   /** The tensor that holds them: what is in it is in the matrix already, less exactly. */
@@ -57,7 +60,7 @@ export interface WeightSource extends Disposable {
   /** GGUF metadata; empty for safetensors. */
   readonly metadata: ReadonlyMap<string, GgufValue>;
   /**
-   * Reads rows `[rowStart, rowEnd)` of the tensor seen as `[shape[0], rest]` as stored bytes. A 1-D tensor (or a scalar) is one row.
+   * Reads rows `[rowStart, rowEnd)` of the tensor seen as `[shape[0], rest]` as stored bytes, columns in `columnOrder`. A 1-D tensor (or a scalar) is one row.
    *
    * Positioned reads (pread), never mmap: a source truncated under a mapping would be a SIGBUS.
    *
@@ -67,7 +70,7 @@ export interface WeightSource extends Disposable {
    */
   readRows(name: string, rowStart?: number, rowEnd?: number, into?: Uint8Array): Uint8Array;
   /**
-   * The whole tensor decoded to f32; for small tensors (norms, biases).
+   * The whole tensor decoded to f32, columns in their natural order; for small tensors (norms, biases).
    *
    * @throws {WeightFileError} as readRows, and if its dtype cannot be decoded
    */

@@ -80,28 +80,42 @@ export function unpackGptq(
   isSymmetric: boolean,
 ): IndexedMatrix {
   const numGroups = Math.ceil(columns / groupSize);
-  const zeroWords = wordsFor(rows, bits);
   const codes = new Uint8Array(rows * columns);
   for (let row = 0; row < rows; row++) {
     for (let k = 0; k < columns; k++)
       codes[row * columns + k] = codeAt(qweight, row, rows, k, bits);
   }
   const outScales = new Float32Array(rows * numGroups);
-  const zeros = new Uint8Array(rows * numGroups);
-  const mask = (1 << bits) - 1;
   for (let row = 0; row < rows; row++) {
     for (let g = 0; g < numGroups; g++) {
       outScales[row * numGroups + g] = scales[g * rows + row]!;
-      const stored = codeAt(qzeros, g * zeroWords, 1, row, bits);
-      // Readers of v1 mask the sum, so a zero point of 2^bits is one of 0.
-      zeros[row * numGroups + g] = version === 1 ? (stored + 1) & mask : stored;
     }
   }
+  const zeros = unpackGptqZeros(qzeros, { rows, numGroups, bits }, version);
   const isRun = gIdx === null || gIdx.every((group, k) => group === Math.floor(k / groupSize));
   return {
     ...{ rows, columns, bits, groupSize, codes, scales: outScales, zeros, isSymmetric },
     groupOf: isRun ? null : gIdx,
   };
+}
+
+/** Zero points, u8 [rows, numGroups]. */
+export function unpackGptqZeros(
+  qzeros: Int32Array,
+  { rows, numGroups, bits }: { rows: number; numGroups: number; bits: number },
+  version: 1 | 2,
+): Uint8Array {
+  const zeroWords = wordsFor(rows, bits);
+  const zeros = new Uint8Array(rows * numGroups);
+  const mask = (1 << bits) - 1;
+  for (let row = 0; row < rows; row++) {
+    for (let g = 0; g < numGroups; g++) {
+      const stored = codeAt(qzeros, g * zeroWords, 1, row, bits);
+      // Readers of v1 mask the sum, so a zero point of 2^bits is one of 0.
+      zeros[row * numGroups + g] = version === 1 ? (stored + 1) & mask : stored;
+    }
+  }
+  return zeros;
 }
 
 type PackedLayout = 'gptq' | 'awq' | 'compressed-tensors';
@@ -255,6 +269,16 @@ export function packCompressedTensors(matrix: QuantizedMatrix): CompressedTensor
     }
   }
   return { packed, scales: scales.slice(), zeroPoints };
+}
+
+/** The matrix with the columns `order` side by side, which makes its groups runs. */
+export function withColumnsInOrder(matrix: IndexedMatrix, order: Int32Array): IndexedMatrix {
+  const { rows, columns } = matrix;
+  const codes = new Uint8Array(rows * columns);
+  for (let start = 0; start < codes.length; start += columns) {
+    for (let i = 0; i < columns; i++) codes[start + i] = matrix.codes[start + order[i]!]!;
+  }
+  return { ...matrix, codes, groupOf: null };
 }
 
 /** f32 [rows, columns], whatever the groups. */

@@ -42,15 +42,20 @@ async function modelOf(
 }
 
 function valuesOf(weights: HfQuantizedWeights): { values: Float32Array; dtype: DType } {
-  const { dtype, shape } = weights.tensors.get('X.weight')!;
+  const { dtype, shape, columnOrder } = weights.tensors.get('X.weight')!;
   const values = new Float32Array(shape[0]! * shape[1]!);
   // In two pieces, as a packer reads.
   const half = shape[0]! >> 1;
   decodeRow(dtype, weights.readRows('X.weight', 0, half), 0, values, half * shape[1]!);
   const rest = (shape[0]! - half) * shape[1]!;
   decodeRow(dtype, weights.readRows('X.weight', half), 0, values, rest, half * shape[1]!);
-  return { values, dtype };
+  return { values: columnOrder?.toNatural(values) ?? values, dtype };
 }
+
+/** The tensor of the groups of inputs. */
+const groupsTensor = (name: string, groupOf: Int32Array): TensorToWrite => ({
+  ...{ name, dtype: 'i32', shape: [groupOf.length], data: new Uint8Array(groupOf.buffer) },
+});
 
 const packed = (num_bits: number): QuantizationConfig => ({
   ...{ quant_method: 'compressed-tensors', format: 'pack-quantized' },
@@ -66,7 +71,7 @@ const CASES: readonly (readonly [string, DType, QuantizationConfig])[] = [
   ],
   ['gptq_2bit_asym_g32', 'q4_0', { quant_method: 'gptq', bits: 2, sym: false }],
   ['gptq_8bit_sym_g128', 'q8_0', { quant_method: 'gptq', bits: 8, sym: true }],
-  ['gptq_4bit_actorder_g32', 'f32', { quant_method: 'gptq', bits: 4, desc_act: true }],
+  ['gptq_4bit_actorder_g32', 'q5_0', { quant_method: 'gptq', bits: 4, desc_act: true }],
   ['awq_4bit_g32', 'q5_0', { quant_method: 'awq', bits: 4, version: 'gemm' }],
   ['awq_4bit_g64', 'q5_0', { quant_method: 'awq', bits: 4, version: 'GEMM' }],
   ['compressed_4bit_sym_g32', 'q4_0', packed(4)],
@@ -85,6 +90,74 @@ describe('quantized models of other toolkits', () => {
       if (name !== 'gptq_8bit_sym_g128') assert.equal(dtype, expectedType);
     });
   }
+
+  it('act-order of compressed-tensors, symmetric or not, and one that was never filled', async () => {
+    for (const [name, groupSize] of [
+      ['compressed_4bit_sym_g32', 32],
+      ['compressed_4bit_asym_g64', 64],
+    ] as const) {
+      const plain = await modelOf('packed.safetensors', name);
+      const columns = openWeights(plain.path).readF32('X.weight_shape')[1]!;
+      const numGroups = columns / groupSize;
+      const groupOf = Int32Array.from({ length: columns }, (_, k) => (5 * k + 1) % numGroups);
+      const unfilled = new Int32Array(columns).fill(-1);
+      const readWith = async (groups: Int32Array) => {
+        const more = [groupsTensor('X.weight_g_idx', groups)];
+        const { path } = await modelOf('packed.safetensors', name, {}, more);
+        using weights = new HfQuantizedWeights(openWeights(path), packed(4));
+        assert.deepEqual([...weights.tensors.keys()], ['X.weight']);
+        return { ...valuesOf(weights), natural: weights.readF32('X.weight') };
+      };
+      assert.deepEqual((await readWith(unfilled)).values, plain.expected);
+      const { values, dtype, natural } = await readWith(groupOf);
+      assert.notEqual(dtype, 'f32');
+      assert.deepEqual(values, natural);
+      // The same codes with the scale and zero point of another group: what (w + zero * scale) / scale was stays a whole number.
+      assert.notDeepEqual(values, plain.expected);
+      using golden = openWeights(plain.path);
+      const scales = golden.readF32('X.weight_scale');
+      const isWhole = values.every((value, i) => {
+        const row = Math.floor(i / columns);
+        const code = value / scales[row * numGroups + groupOf[i % columns]!]!;
+        return Math.abs(code - Math.round(code)) < 1e-3 && Math.abs(code) <= 15;
+      });
+      assert.ok(isWhole);
+    }
+  });
+
+  it('act-order with groups of several sizes runs as f32, and no groups are refused', async () => {
+    const name = 'gptq_4bit_actorder_g32';
+    const config = { quant_method: 'gptq', bits: 4, desc_act: true };
+    const readWith = async (tensor: TensorToWrite) => {
+      const change = { g_idx: 'old_g_idx' };
+      const { path } = await modelOf('packed.safetensors', name, change, [tensor]);
+      return new HfQuantizedWeights(openWeights(path), config);
+    };
+    using golden = openWeights(fixture('packed.safetensors'));
+    const [numGroups] = golden.tensors.get(`${name}.scales`)!.shape as [number];
+    const [columns] = golden.tensors.get(`${name}.g_idx`)!.shape as [number];
+    const uneven = Int32Array.from({ length: columns }, (_, k) => (k === 0 ? 1 : k % numGroups));
+    using weights = await readWith(groupsTensor('X.g_idx', uneven));
+    const { columnOrder } = weights.tensors.get('X.weight')!;
+    const { values, dtype } = valuesOf(weights);
+    assert.deepEqual([dtype, columnOrder], ['f32', undefined]);
+    assert.deepEqual(values, weights.readF32('X.weight'));
+    const hostile: readonly TensorToWrite[] = [
+      groupsTensor('X.g_idx', uneven.slice(1)),
+      groupsTensor('X.g_idx', uneven.with(3, numGroups)),
+      groupsTensor('X.g_idx', uneven.with(3, -1)),
+      groupsTensor('X.g_idx', uneven.with(3, -(2 ** 31))),
+      { ...groupsTensor('X.g_idx', uneven), dtype: 'f32' },
+      { name: 'X.g_idx', dtype: 'u8', shape: [3], data: new Uint8Array(3) },
+      { name: 'X.g_idx', dtype: 'i32', shape: [0], data: new Uint8Array(0) },
+    ];
+    for (const tensor of hostile) {
+      await assert.rejects(
+        readWith(tensor),
+        (error: unknown) => error instanceof WeightFileError && /g_idx/.test(error.message),
+      );
+    }
+  });
 
   it('bitsandbytes NF4', async () => {
     const state = { quant_type: 'nf4', blocksize: 64, dtype: 'float16', shape: [64, 128] };

@@ -7,9 +7,9 @@
  *     8-bit symmetric, 6 and 7 bits            q8_0
  *     8 bits per row (bnb, int-quantized)      q8_f32  the scale as f32
  *     NF4 and FP4                              nf4, fp4
- *     groups that are no multiples of 32, act-order, and scales of other bits that no f16 holds: f32
+ *     groups that are no multiples of 32, or of several sizes, and scales of other bits that no f16 holds: f32
  *
- * A group's scale is repeated for each block of 32. What the files of a toolkit look like is known by its file in quantized/.
+ * A group's scale is repeated for each block of 32. Inputs of act-order, whose groups are no runs, are stored in an order that makes them runs. What the files of a toolkit look like is known by its file in quantized/.
  */
 import { putF32 } from '../tensor/block-formats/scaled-codes.ts';
 import { type CodebookTensor, decodeCodebook } from '../tensor/codebook.ts';
@@ -17,7 +17,7 @@ import { rowBytes } from '../tensor/dtype.ts';
 import { f16Bits } from '../tensor/half.ts';
 import type { GgufValue, WeightSource, WeightTensor } from './contract.ts';
 import { WeightFileError } from './errors.ts';
-import { dequantizeIndexed, type IndexedMatrix } from './hf-packed.ts';
+import { dequantizeIndexed, type IndexedMatrix, withColumnsInOrder } from './hf-packed.ts';
 import { awqMatrices } from './quantized/awq-matrices.ts';
 import { bitsandbytesMatrices } from './quantized/bitsandbytes-matrices.ts';
 import { compressedMatrices } from './quantized/compressed-matrices.ts';
@@ -67,11 +67,12 @@ export class HfQuantizedWeights implements WeightSource {
       if (!found.parts.has(tensor.name)) tensors.set(tensor.name, tensor);
     }
     const outliers = outlierFile && outliersIn(outlierFile, (name) => this.#int8Shape(name));
-    for (const [name, { rows, columns, dtype }] of this.#matrices) {
+    for (const [name, { rows, columns, dtype, columnOrder }] of this.#matrices) {
       const sizeBytes = rows * rowBytes(dtype, columns);
       const own = outliers?.get(name);
       const shape = [rows, columns];
-      tensors.set(name, { name, dtype, shape, sizeBytes, ...(own && { outliers: own }) });
+      const how = { ...(columnOrder && { columnOrder }), ...(own && { outliers: own }) };
+      tensors.set(name, { name, dtype, shape, sizeBytes, ...how });
       if (!own) continue;
       tensors.set(own.tensor, { ...outlierFile!.tensors.get(own.tensor)!, isOutliers: true });
     }
@@ -146,7 +147,7 @@ function codebookRows({ numElements, blockSize, packed, absmax }: CodebookTensor
 }
 
 /** The matrix in its block format. */
-function encoded({ rows, columns, dtype, read }: ForeignMatrix): Uint8Array {
+function encoded({ rows, columns, dtype, columnOrder, read }: ForeignMatrix): Uint8Array {
   const content = read();
   if (content instanceof Float32Array || dtype === 'f32') {
     const values = valuesOf(content);
@@ -155,7 +156,8 @@ function encoded({ rows, columns, dtype, read }: ForeignMatrix): Uint8Array {
   if ('absmax' in content) return codebookRows(content);
   if (dtype === 'q8_f32') return scaledRows(content);
   const holder = HOLDERS.find((each) => each.dtype === dtype)!;
-  const { codes, scales, zeros, groupSize } = content;
+  const { codes, scales, zeros, groupSize } =
+    columnOrder === undefined ? content : withColumnsInOrder(content, columnOrder.columns);
   const numGroups = columns / groupSize;
   const blockBytes = rowBytes(dtype, 32);
   const out = new Uint8Array((rows * columns * blockBytes) / 32);

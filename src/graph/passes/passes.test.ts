@@ -1,6 +1,7 @@
 /** Each pass by itself: what it finds, and what it must leave alone. That all combinations compute the same is in test/lowering.test.ts. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { ColumnOrder } from '../../tensor/column-order.ts';
 import { GraphBuilder } from '../builder.ts';
 import { GraphError } from '../errors.ts';
 import type { Graph, GraphNode } from '../ir.ts';
@@ -250,6 +251,45 @@ describe('insert-quantize and fuse-quantize', () => {
       return nodeLabelled(runOnly(names, source, ['q4_0']), 'a').type;
     };
     assert.deepEqual([attended(16), attended(32), attended(64)], ['f32', 'q8', 'q8']);
+  });
+});
+
+describe('columns in an order of their own', () => {
+  const orderOf = (start: number) =>
+    new ColumnOrder(Int32Array.from({ length: 64 }, (_, i) => (start + 7 * i) % 64));
+  /** Three linears on one input, each on its columns in an order. */
+  const ordered = (orders: readonly ColumnOrder[]) =>
+    graphOf((b, x) => {
+      const products = orders.map((order, i) =>
+        linear64(b, b.permuteColumns(x, order, `ordered${i}`), `w${i}`),
+      );
+      return products.reduce((sum, product) => b.add(sum, product, 'sum'));
+    });
+  const passes = ['merge-linears', 'constant-folding', 'insert-quantize', 'fuse-quantize'] as const;
+
+  it('merges linears of equal orders only', () => {
+    const graph = runOnly(passes, ordered([orderOf(0), orderOf(0), orderOf(1)]));
+    assert.deepEqual([countOps(graph).linear, countOps(graph).permuteColumns], [2, 2]);
+    assert.equal(nodeLabelled(graph, 'w0+w1').inputs[0]!.op, 'permuteColumns');
+    verifyGraph(graph, 'lowered');
+  });
+
+  it('are rounded to int8 on the way', () => {
+    const graph = runOnly(passes, ordered([orderOf(0), orderOf(0)]), ['q4_0']);
+    const x = nodeLabelled(graph, 'w0+w1').inputs[0]!;
+    assert.deepEqual([x.op, x.type, countOps(graph).quantize], ['permuteColumns', 'q8', undefined]);
+    assert.match(printGraph(graph), /permuteColumns\(%\d+\) order=[0-9a-f]{8} output=q8/);
+    verifyGraph(graph, 'lowered');
+  });
+
+  it('are taken of rows with logits only', () => {
+    const graph = runOnly(['select-rows-early'], ordered([orderOf(3)]));
+    assert.deepEqual(nodeLabelled(graph, 'ordered0').shape, ['R', 64]);
+  });
+
+  it('refuses an order of another width', () => {
+    const order = new ColumnOrder(Int32Array.from({ length: 32 }, (_, i) => i));
+    assert.throws(() => ordered([order]), /an order of 32 columns does not fit width 64/);
   });
 });
 

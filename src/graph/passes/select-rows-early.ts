@@ -18,6 +18,7 @@ const ROW_BY_ROW = new Set<GraphNode['op']>([
   'softcap',
   'activation',
   'gatedActivation',
+  'permuteColumns',
 ]);
 
 export const selectRowsEarly: GraphPass<'select-rows-early'> = {

@@ -119,3 +119,17 @@ export function selectRows(
     for (let i = 0; i < out.width; i++) out.data[to + i] = x.data[from + i]!;
   }
 }
+
+/** out[r, i] = x[r, columns[i]] */
+export function permuteColumns(
+  x: F32Rows,
+  columns: Int32Array,
+  numRows: number,
+  out: F32Rows,
+): void {
+  for (let row = 0; row < numRows; row++) {
+    const from = x.offset + row * x.stride;
+    const to = out.offset + row * out.stride;
+    for (let i = 0; i < out.width; i++) out.data[to + i] = x.data[from + columns[i]!]!;
+  }
+}

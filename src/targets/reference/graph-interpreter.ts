@@ -20,6 +20,7 @@ import {
   gatedActivationRows,
   mapRows,
   mulRows,
+  permuteColumns,
   selectRows,
 } from './elementwise.ts';
 import { linearF32 } from './linear.ts';
@@ -38,7 +39,15 @@ import {
 import type { WeightValues } from './weight-values.ts';
 
 type ElementwiseNode = NodeWithOp<
-  'add' | 'mul' | 'scale' | 'softcap' | 'activation' | 'gatedActivation' | 'quantize' | 'selectRows'
+  | 'add'
+  | 'mul'
+  | 'scale'
+  | 'softcap'
+  | 'activation'
+  | 'gatedActivation'
+  | 'permuteColumns'
+  | 'quantize'
+  | 'selectRows'
 >;
 
 export class GraphInterpreter {
@@ -195,6 +204,12 @@ export class GraphInterpreter {
       case 'gatedActivation': {
         const out = this.#f32Target(node);
         gatedActivationRows(x, this.#rowsOf(node.inputs[1]!), numRows, node.attrs.kind, out);
+        this.#quantizeIfWanted(node, out, numRows);
+        break;
+      }
+      case 'permuteColumns': {
+        const out = this.#f32Target(node);
+        permuteColumns(x, node.attrs.order.columns, numRows, out);
         this.#quantizeIfWanted(node, out, numRows);
         break;
       }

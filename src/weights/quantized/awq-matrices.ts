@@ -4,6 +4,7 @@ import { type IndexedMatrix, unpackAwq } from '../hf-packed.ts';
 import {
   type ForeignMatrix,
   type FoundMatrices,
+  groupRuns,
   holderOf,
   ints,
   prefixesOf,
@@ -49,8 +50,8 @@ export function awqMatrices(
       ),
       groupOf: null,
     });
-    const dtype = holderOf(4, { isSymmetric: false, groupSize, hasRuns: true });
-    matrices.set(`${prefix}weight`, { rows, columns, dtype, read });
+    const holder = holderOf(4, false, groupRuns(null, numGroups, groupSize));
+    matrices.set(`${prefix}weight`, { rows, columns, ...holder, read });
   }
   return { matrices, parts };
 }

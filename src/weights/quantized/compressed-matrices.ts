@@ -1,11 +1,12 @@
 /** Files of compressed-tensors: pack-quantized (codes in 32-bit words) and int-quantized (signed bytes). */
-import type { DType } from '../../tensor/dtype.ts';
 import { F16_TO_F32, f16Bits } from '../../tensor/half.ts';
 import type { WeightSource } from '../contract.ts';
 import { type IndexedMatrix, unpackCompressedTensors } from '../hf-packed.ts';
 import {
   type ForeignMatrix,
   type FoundMatrices,
+  groupOfInputs,
+  groupRuns,
   holderOf,
   int8Dtype,
   int8Matrix,
@@ -42,11 +43,6 @@ export function compressedMatrices(
       'weight_g_idx',
     ];
     for (const part of own) parts.add(prefix + part);
-    if (source.tensors.has(`${prefix}weight_g_idx`)) {
-      refuse(
-        `tensor "${prefix}weight_g_idx": act-order by group of compressed-tensors is not supported`,
-      );
-    }
     const [rows, words] = shapeOf(source, `${prefix}weight_packed`, refuse);
     const [, columns] = [...source.readF32(`${prefix}weight_shape`)];
     const [scaleRows, numGroups] = shapeOf(source, `${prefix}weight_scale`, refuse);
@@ -59,6 +55,12 @@ export function compressedMatrices(
       refuse(`tensors "${prefix}weight_packed" and "weight_scale" do not fit each other`);
     const width = columns!;
     const groupSize = width / numGroups;
+    const groupOf = groupOfInputs(
+      source,
+      `${prefix}weight_g_idx`,
+      { columns: width, numGroups },
+      refuse,
+    );
     const hasZeros = source.tensors.has(`${prefix}weight_zero_point`);
     const scales = source.readF32(`${prefix}weight_scale`);
     const read = (): IndexedMatrix => ({
@@ -70,13 +72,14 @@ export function compressedMatrices(
         },
         { rows, columns: width, bits, groupSize },
       ),
-      groupOf: null,
+      groupOf,
     });
     // Scales may be bf16 or f32.
     const areHalves = scales.every((scale) => F16_TO_F32[f16Bits(scale)] === scale);
-    const held = holderOf(bits, { isSymmetric: !hasZeros, groupSize, hasRuns: true });
-    const dtype: DType = areHalves ? held : 'f32';
-    matrices.set(`${prefix}weight`, { rows, columns: width, dtype, read });
+    const holder = areHalves
+      ? holderOf(bits, !hasZeros, groupRuns(groupOf, numGroups, groupSize))
+      : { dtype: 'f32' as const };
+    matrices.set(`${prefix}weight`, { rows, columns: width, ...holder, read });
   }
   return { matrices, parts };
 }

@@ -3,8 +3,10 @@
  * they hold. Knows no toolkit.
  */
 import type { CodebookTensor } from '../../tensor/codebook.ts';
+import { ColumnOrder, orderByGroup } from '../../tensor/column-order.ts';
 import type { DType } from '../../tensor/dtype.ts';
 import type { WeightSource } from '../contract.ts';
+import { WeightFileError } from '../errors.ts';
 import type { IndexedMatrix } from '../hf-packed.ts';
 
 /** `quantization_config` of a config.json, as it was parsed. */
@@ -16,6 +18,8 @@ export interface ForeignMatrix {
   readonly columns: number;
   /** The format that holds its values; f32 where none does. */
   readonly dtype: DType;
+  /** In which its columns are stored in that format; `read` has them in their natural order. */
+  readonly columnOrder?: ColumnOrder;
   readonly read: () => IndexedMatrix | CodebookTensor | Float32Array;
 }
 
@@ -35,7 +39,13 @@ export interface FoundMatrices {
 /** Says what is not supported; the file is named by who gives it. */
 export type Refuse = (message: string) => never;
 
+/** @throws {WeightFileError} if it is no tensor of 32-bit integers */
 export function ints(source: WeightSource, name: string): Int32Array {
+  const dtype = source.tensors.get(name)?.dtype;
+  if (dtype !== 'i32' && dtype !== 'u32') {
+    const message = dtype === undefined ? 'is missing' : `is ${dtype}; expected i32`;
+    throw new WeightFileError(message, { fault: 'corrupt', file: source.path, tensor: name });
+  }
   return new Int32Array(source.readRows(name).slice().buffer);
 }
 
@@ -57,19 +67,59 @@ export function prefixesOf(source: WeightSource, suffix: string): string[] {
     .map((name) => name.slice(0, -suffix.length));
 }
 
-/** The first format that holds all values of codes of so many bits. */
+/** Groups of inputs of a matrix: where they are no runs, an order of its columns may make them runs. */
+export interface GroupRuns {
+  readonly groupSize: number;
+  readonly hasRuns: boolean;
+  readonly order: Int32Array | null;
+}
+
+/**
+ * @param groupOf group of each input, `numGroups` in all; null: runs
+ * @param groupSize of all groups but the last
+ */
+export function groupRuns(
+  groupOf: Int32Array | null,
+  numGroups: number,
+  groupSize: number,
+): GroupRuns {
+  const isRun = groupOf?.every((group, k) => group === Math.floor(k / groupSize)) ?? true;
+  const order = isRun ? null : orderByGroup(groupOf!, numGroups);
+  return { groupSize, hasRuns: isRun || order !== null, order };
+}
+
+/**
+ * The group of each input as the tensor `name` has it; null where there is no such tensor, or one that was never filled (-1 throughout, compressed-tensors).
+ *
+ * @throws what `refuse` throws, if it does not name one of `numGroups` for each of `columns`
+ */
+export function groupOfInputs(
+  source: WeightSource,
+  name: string,
+  { columns, numGroups }: { readonly columns: number; readonly numGroups: number },
+  refuse: Refuse,
+): Int32Array | null {
+  if (!source.tensors.has(name)) return null;
+  const groupOf = ints(source, name);
+  if (groupOf.length === columns && groupOf.every((group) => group === -1)) return null;
+  if (groupOf.length !== columns || groupOf.some((group) => !(group >= 0 && group < numGroups))) {
+    refuse(`tensor "${name}" does not name a group of ${numGroups} for each of ${columns} inputs`);
+  }
+  return groupOf;
+}
+
+/** The first format that holds all values of codes of so many bits, and the order of columns that it takes; f32 where there is none. */
 export function holderOf(
   bits: number,
-  {
-    isSymmetric,
-    groupSize,
-    hasRuns,
-  }: { isSymmetric: boolean; groupSize: number; hasRuns: boolean },
-): DType {
-  if (!hasRuns || groupSize % 32 !== 0) return 'f32';
+  isSymmetric: boolean,
+  { groupSize, hasRuns, order }: GroupRuns,
+): Pick<ForeignMatrix, 'dtype' | 'columnOrder'> {
   const most = isSymmetric ? 2 ** (bits - 1) - 1 : 2 ** bits - 1;
   const least = isSymmetric ? -(2 ** (bits - 1)) : -(2 ** bits - 1);
-  return HOLDERS.find((each) => least >= each.least && most <= each.most)?.dtype ?? 'f32';
+  const holder = HOLDERS.find((each) => least >= each.least && most <= each.most);
+  if (!hasRuns || groupSize % 32 !== 0 || holder === undefined) return { dtype: 'f32' };
+  const { dtype } = holder;
+  return order === null ? { dtype } : { dtype, columnOrder: new ColumnOrder(order) };
 }
 
 /** Signed 8-bit codes as they are stored, `scales` of equal numbers of inputs of each row. */

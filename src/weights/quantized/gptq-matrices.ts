@@ -1,9 +1,11 @@
 /** Files of GPTQ, v1 and v2: `qweight`, `qzeros`, `scales`, and `g_idx` where groups follow the order of activations. */
 import type { WeightSource } from '../contract.ts';
-import { type IndexedMatrix, unpackGptq } from '../hf-packed.ts';
+import { type IndexedMatrix, unpackGptq, unpackGptqZeros } from '../hf-packed.ts';
 import {
   type ForeignMatrix,
   type FoundMatrices,
+  groupOfInputs,
+  groupRuns,
   holderOf,
   ints,
   prefixesOf,
@@ -45,16 +47,7 @@ export function gptqMatrices(
       zeroGroups === numGroups &&
       zeroWords === Math.ceil((rows * bits) / 32);
     if (!isSound) refuse(`tensors "${prefix}qweight", "qzeros" and "scales" do not fit each other`);
-    const gIdx = source.tensors.has(`${prefix}g_idx`) ? ints(source, `${prefix}g_idx`) : null;
-    if (
-      gIdx !== null &&
-      (gIdx.length !== columns || gIdx.some((g) => !(g >= 0 && g < numGroups)))
-    ) {
-      refuse(
-        `tensor "${prefix}g_idx" does not name a group of ${numGroups} for each of ${columns} inputs`,
-      );
-    }
-    const hasRuns = gIdx === null || gIdx.every((g, k) => g === Math.floor(k / groupSize));
+    const gIdx = groupOfInputs(source, `${prefix}g_idx`, { columns, numGroups }, refuse);
     // Zero points of symmetric files are all in the middle; where the file says otherwise, they are looked at.
     const isSymmetric = config.sym !== false;
     const read = (): IndexedMatrix =>
@@ -70,13 +63,13 @@ export function gptqMatrices(
         isSymmetric,
       );
     const middle = 2 ** (bits - 1);
-    const isMiddle = isSymmetric && allZerosAre(read, middle);
-    const dtype = holderOf(bits, { isSymmetric: isMiddle, groupSize, hasRuns });
-    matrices.set(`${prefix}weight`, { rows, columns, dtype, read });
+    const isMiddle =
+      isSymmetric &&
+      unpackGptqZeros(ints(source, `${prefix}qzeros`), { rows, numGroups, bits }, version).every(
+        (zero) => zero === middle,
+      );
+    const holder = holderOf(bits, isMiddle, groupRuns(gIdx, numGroups, groupSize));
+    matrices.set(`${prefix}weight`, { rows, columns, ...holder, read });
   }
   return { matrices, parts };
-}
-
-function allZerosAre(read: () => IndexedMatrix, zero: number): boolean {
-  return read().zeros.every((each) => each === zero);
 }
