@@ -1,21 +1,26 @@
 /**
- * Rows of f32 → stored blocks on native code, on the calling thread: what encode-rows.ts does plainly, several times faster and to the byte. Memory is bounded:
- * rows go through it in pieces. Knows nothing of threads and files.
+ * Stored rows → blocks of another type on native code, on the calling thread: what encode-rows.ts does plainly, many times faster and to the byte. Memory is
+ * bounded: rows go through it in pieces. Knows nothing of threads and files.
  */
 import { encodeBlocksKernel, encodedShape } from '../kernels/encode/encode-blocks.ts';
-import type { VectorMachine } from '../kernels/kernel-ir.ts';
+import { WIDENED_ELEMENTS, type WideFormat, widenKernel } from '../kernels/encode/widen.ts';
+import type { KernelProgram, VectorMachine } from '../kernels/kernel-ir.ts';
 import { InternalError } from '../platform/errors.ts';
 import { allocate, f32, type NativeRegion, u64 } from '../platform/native-memory.ts';
 import { chooseTarget } from '../runtime/target-choice.ts';
 import { machineOf } from '../targets/x64/isa.ts';
 import { type LoadedCode, loadCode, NativeCodeRefusedError } from '../targets/x64/loader.ts';
 import { lowerToX64 } from '../targets/x64/lower.ts';
-import type { RowsToEncode } from './encode-rows.ts';
+import { type DType, rowBytes } from '../tensor/dtype.ts';
+import { decodeRows, numRowsOf, type RowsToEncode } from './encode-rows.ts';
 
 /** Encoded at a time, or a row where that is longer: stays in the second cache. */
 const PIECE_ELEMENTS = 1 << 16;
 
-interface LoadedEncoder {
+/** Types that need no more than widening. */
+const WIDENED: Partial<Record<DType, WideFormat>> = { f32: 'bits', f16: 'f16', bf16: 'bf16' };
+
+interface LoadedKernel {
   readonly code: LoadedCode;
   readonly params: readonly string[];
   readonly table: NativeRegion;
@@ -24,11 +29,8 @@ interface LoadedEncoder {
 
 export class EncodeKernels implements Disposable {
   readonly #machine: VectorMachine;
-  readonly #encoders = new Map<string, LoadedEncoder>();
-  /** Of a piece; made larger for longer rows. */
-  #values: NativeRegion | null = null;
-  #out: NativeRegion | null = null;
-  #importance: NativeRegion | null = null;
+  readonly #kernels = new Map<string, LoadedKernel>();
+  readonly #memory = new NamedMemory();
 
   constructor(machine: VectorMachine) {
     this.#machine = machine;
@@ -45,83 +47,125 @@ export class EncodeKernels implements Disposable {
     }
   }
 
-  /** Null for types without a kernel, and rows that are no whole blocks. */
-  encode({ to, values, columns, channels }: RowsToEncode): Uint8Array | null {
+  /**
+   * Null for types without a kernel, and rows that are no whole blocks.
+   *
+   * @throws {NonFiniteWeightError} at the first weight that is NaN or infinite
+   */
+  encode(rows: RowsToEncode): Uint8Array | null {
+    const { to, columns, channels } = rows;
     const shape = encodedShape(to);
-    if (shape === null || columns % shape.elements !== 0) return null;
+    if (shape === null || columns === 0 || columns % shape.elements !== 0) return null;
     const blocksPerRow = columns / shape.elements;
+    const bytesPerRow = blocksPerRow * shape.blockBytes;
     const { lanes } = this.#machine;
     const rowsPerPiece = Math.max(1, Math.floor(PIECE_ELEMENTS / columns));
     const mostBlocks = Math.ceil((rowsPerPiece * blocksPerRow) / lanes) * lanes;
-    this.#values = largeEnough(this.#values, 4 * mostBlocks * shape.elements);
-    this.#out = largeEnough(this.#out, mostBlocks * shape.blockBytes);
-    const encoder = this.#encoder(to, channels !== null);
-    if (channels !== null) {
-      this.#importance = largeEnough(this.#importance, 4 * columns);
-      f32(this.#importance.address, columns).set(channels);
-    }
-    const numRows = values.length / columns;
-    const encoded = new Uint8Array(numRows * blocksPerRow * shape.blockBytes);
-    const input = f32(this.#values.address, mostBlocks * shape.elements);
-    for (let row = 0; row < numRows; row += rowsPerPiece) {
-      const end = Math.min(numRows, row + rowsPerPiece);
-      const numBlocks = (end - row) * blocksPerRow;
-      input.set(values.subarray(row * columns, end * columns));
-      this.#run(encoder, Math.ceil(numBlocks / lanes), blocksPerRow);
-      const bytes = this.#out.bytes(0, numBlocks * shape.blockBytes);
-      encoded.set(bytes, row * blocksPerRow * shape.blockBytes);
+    const values = this.#memory.of('values', 4 * mostBlocks * shape.elements);
+    const out = this.#memory.of('out', mostBlocks * shape.blockBytes);
+    const importance = this.#memory.of('importance', 4 * columns);
+    if (channels !== null) f32(importance.address, columns).set(channels);
+    const numRows = numRowsOf(rows);
+    const encoded = new Uint8Array(numRows * bytesPerRow);
+    for (let first = 0; first < numRows; first += rowsPerPiece) {
+      const end = Math.min(numRows, first + rowsPerPiece);
+      this.#decode(rows, { first, end }, values);
+      const numUnits = BigInt(Math.ceil(((end - first) * blocksPerRow) / lanes));
+      this.#run(
+        `${to} ${channels !== null}`,
+        (machine) => encodeBlocksKernel(machine, { dtype: to, isWeighted: channels !== null }),
+        {
+          ...{ values: values.address, out: out.address, importance: importance.address },
+          ...{ blocksPerRow: BigInt(blocksPerRow), numUnits, unitsPerChunk: numUnits },
+        },
+      );
+      encoded.set(out.bytes(0, (end - first) * bytesPerRow), first * bytesPerRow);
     }
     return encoded;
   }
 
-  #run({ code, params, table, scratch }: LoadedEncoder, numUnits: number, blocksPerRow: number) {
-    const args: Readonly<Record<string, bigint>> = {
-      values: this.#values!.address,
-      out: this.#out!.address,
-      importance: this.#importance?.address ?? 0n,
-      blocksPerRow: BigInt(blocksPerRow),
-      numUnits: BigInt(numUnits),
-      unitsPerChunk: BigInt(numUnits),
-    };
+  #decode(
+    rows: RowsToEncode,
+    { first, end }: { readonly first: number; readonly end: number },
+    into: NativeRegion,
+  ): void {
+    const { from, stored, columns } = rows;
+    const elements = (end - first) * columns;
+    const format = WIDENED[from];
+    const values = f32(into.address, elements);
+    if (format === undefined || elements % WIDENED_ELEMENTS !== 0) {
+      decodeRows(rows, { first, end }, values);
+      return;
+    }
+    const bytesPerRow = rowBytes(from, columns);
+    const staged = this.#memory.of('staged', (end - first) * bytesPerRow);
+    const differences = this.#memory.of('differences', 4 * this.#machine.lanes);
+    staged.bytes().set(stored.subarray(first * bytesPerRow, end * bytesPerRow));
+    const numUnits = BigInt(elements / WIDENED_ELEMENTS);
+    this.#run(`widen ${format}`, (machine) => widenKernel(machine, format), {
+      ...{ from: staged.address, out: into.address, differences: differences.address },
+      ...{ numUnits, unitsPerChunk: numUnits },
+    });
+    const areFinite = f32(differences.address, this.#machine.lanes).every((x) => x === 0);
+    // Says which it is.
+    if (!areFinite) decodeRows(rows, { first, end }, values);
+  }
+
+  #run(
+    name: string,
+    make: (machine: VectorMachine) => KernelProgram,
+    args: Readonly<Record<string, bigint>>,
+  ): void {
+    const { code, params, table, scratch } = this.#kernel(name, make);
     const fields = u64(table.address, params.length);
     for (const [i, param] of params.entries()) {
       const value = args[param];
-      if (value === undefined) throw new InternalError(`encoders take ${param}`);
+      if (value === undefined) throw new InternalError(`${name} takes ${param}`);
       fields[i] = value;
     }
-    code.call('encode', table.address, 0n, scratch.address);
+    code.call('kernel', table.address, 0n, scratch.address);
   }
 
-  #encoder(dtype: RowsToEncode['to'], isWeighted: boolean): LoadedEncoder {
-    const name = `${dtype} ${isWeighted}`;
-    const known = this.#encoders.get(name);
+  #kernel(name: string, make: (machine: VectorMachine) => KernelProgram): LoadedKernel {
+    const known = this.#kernels.get(name);
     if (known !== undefined) return known;
-    const program = encodeBlocksKernel(this.#machine, { dtype, isWeighted });
-    const encoder = {
-      code: loadCode([{ name: 'encode', code: lowerToX64(program) }], { numArguments: 3 }),
+    const program = make(this.#machine);
+    const kernel = {
+      code: loadCode([{ name: 'kernel', code: lowerToX64(program) }], { numArguments: 3 }),
       params: program.params,
       table: allocate(8 * program.params.length),
-      scratch: allocate(program.scratchBytes),
+      scratch: allocate(Math.max(1, program.scratchBytes)),
     };
-    this.#encoders.set(name, encoder);
-    return encoder;
+    this.#kernels.set(name, kernel);
+    return kernel;
   }
 
   [Symbol.dispose](): void {
-    for (const { code, table, scratch } of this.#encoders.values()) {
+    for (const { code, table, scratch } of this.#kernels.values()) {
       code.dispose();
       table.free();
       scratch.free();
     }
-    this.#encoders.clear();
-    for (const region of [this.#values, this.#out, this.#importance]) region?.free();
-    this.#values = this.#out = this.#importance = null;
+    this.#kernels.clear();
+    this.#memory[Symbol.dispose]();
   }
 }
 
-/** `region`, or a new one in its place that has room. */
-function largeEnough(region: NativeRegion | null, sizeBytes: number): NativeRegion {
-  if (region !== null && region.byteLength >= sizeBytes) return region;
-  region?.free();
-  return allocate(sizeBytes);
+/** Regions that are used again, and made anew where one has become too small. */
+class NamedMemory implements Disposable {
+  readonly #regions = new Map<string, NativeRegion>();
+
+  of(name: string, sizeBytes: number): NativeRegion {
+    const known = this.#regions.get(name);
+    if (known !== undefined && known.byteLength >= sizeBytes) return known;
+    known?.free();
+    const region = allocate(sizeBytes);
+    this.#regions.set(name, region);
+    return region;
+  }
+
+  [Symbol.dispose](): void {
+    for (const region of this.#regions.values()) region.free();
+    this.#regions.clear();
+  }
 }

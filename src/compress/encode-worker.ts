@@ -2,7 +2,8 @@
 import { parentPort } from 'node:worker_threads';
 import { EncodeKernels } from './encode-kernels.ts';
 import { encodeRows } from './encode-rows.ts';
-import type { EncodeAnswer, EncodeJob } from './encoder-team.ts';
+import type { EncodeAnswer, EncodeJob, NonFiniteWeight } from './encoder-team.ts';
+import { NonFiniteWeightError } from './errors.ts';
 
 const port = parentPort!;
 const kernels = EncodeKernels.create();
@@ -10,9 +11,18 @@ const kernels = EncodeKernels.create();
 port.on('message', ({ id, rows }: EncodeJob) => {
   let answer: EncodeAnswer;
   try {
-    answer = { id, encoded: encodeRows(rows, kernels) };
+    answer = { id, encoded: encodeRows(rows, kernels), stored: rows.stored };
   } catch (error) {
-    answer = { id, error };
+    answer = error instanceof NonFiniteWeightError ? { id, weight: placeOf(error) } : { id, error };
   }
-  port.postMessage(answer, 'encoded' in answer ? [answer.encoded.buffer as ArrayBuffer] : []);
+  const views = 'encoded' in answer ? [answer.encoded, answer.stored] : [];
+  port.postMessage(
+    answer,
+    views.map(({ buffer }) => buffer as ArrayBuffer),
+  );
 });
+
+/** Errors lose their class on the way. */
+function placeOf({ tensor, row, column, value }: NonFiniteWeightError): NonFiniteWeight {
+  return { tensor: tensor!, row, column, value };
+}

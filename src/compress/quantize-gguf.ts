@@ -2,7 +2,7 @@
  * A GGUF model → the same model with its matrices in other ggml types, streamed: a few megabytes of weights are in memory at a time. Metadata are copied
  * with their stored types. Knows nothing of calibration; an importance per tensor may be given.
  */
-import { DTYPES, type DType } from '../tensor/dtype.ts';
+import { DTYPES, type DType, rowBytes } from '../tensor/dtype.ts';
 import { canDecode } from '../tensor/rows.ts';
 import type { WeightSource } from '../weights/contract.ts';
 import { type GgufEntry, readGgufHeader } from '../weights/gguf-header.ts';
@@ -10,7 +10,7 @@ import { type GgufToWrite, type TensorToWrite, writeGguf } from '../weights/gguf
 import { PositionedFile } from '../weights/positioned-file.ts';
 import { EncoderTeam } from './encoder-team.ts';
 import { CompressError } from './errors.ts';
-import { matrixRows, matrixShape } from './matrix-rows.ts';
+import { matrixShape } from './matrix-rows.ts';
 
 /** As the writer takes them. */
 type MetadataValue =
@@ -36,7 +36,7 @@ export interface QuantizeGgufOptions {
   readonly threads?: number;
 }
 
-/** Encoded at a time by one thread: a tenth of a second of the slowest types. */
+/** Encoded at a time by one thread: a tenth of a second where no kernel does it. */
 const ENCODED_ELEMENTS = 1 << 18;
 
 export interface QuantizedFile {
@@ -162,11 +162,6 @@ async function* encodedRows(
       { tensor: name },
     );
   }
-  const given = replaced?.get(name);
-  const chunks =
-    given === undefined
-      ? matrixRows(source, name, ENCODED_ELEMENTS)
-      : [{ rowStart: 0, numRows: rows, values: given }];
   // In order, though several are made at once.
   const made: { numRows: number; encoded: Promise<Uint8Array> }[] = [];
   const next = async (): Promise<Uint8Array> => {
@@ -175,11 +170,49 @@ async function* encodedRows(
     report((sizeBytes * numRows) / rows);
     return bytes;
   };
-  for (const { numRows, values } of chunks) {
-    const encoded = team.encode({ to, values, columns, channels });
+  const given = replaced?.get(name);
+  for (const { firstRow, numRows, from, stored } of storedRows(source, name, given, team)) {
+    const job = { tensor: name, firstRow, from, to, stored, columns, channels };
+    const encoded = team.encode(job);
     encoded.catch(() => {}); // Told when its turn comes.
     made.push({ numRows, encoded });
     if (made.length >= team.depth) yield await next();
   }
   while (made.length > 0) yield await next();
+}
+
+interface StoredRows {
+  readonly firstRow: number;
+  readonly numRows: number;
+  readonly from: DType;
+  readonly stored: Uint8Array;
+}
+
+/** Some rows of a matrix at a time: of the values that take its place, or as they are stored; in memory of the team's. */
+function* storedRows(
+  source: WeightSource,
+  name: string,
+  given: Float32Array | undefined,
+  team: EncoderTeam,
+): Generator<StoredRows> {
+  const { rows, columns } = matrixShape(source, name);
+  const { dtype, shape } = source.tensors.get(name)!;
+  const from = given === undefined ? dtype : 'f32';
+  // A stored row is all but the first dimension.
+  const numStored = shape.length > 1 ? shape[0]! : 1;
+  const perStored = rows / numStored;
+  const step = Math.max(1, Math.floor(ENCODED_ELEMENTS / (columns * perStored)));
+  for (let start = 0; start < numStored; start += step) {
+    const end = Math.min(numStored, start + step);
+    const firstRow = start * perStored;
+    const numRows = (end - start) * perStored;
+    const stored = team.buffer(numRows * rowBytes(from, columns));
+    if (given === undefined) source.readRows(name, start, end, stored);
+    else stored.set(bytesOf(given.subarray(firstRow * columns, (firstRow + numRows) * columns)));
+    yield { firstRow, numRows, from, stored };
+  }
+}
+
+function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength);
 }
