@@ -21,6 +21,8 @@ export interface AffineFormat {
   /** The largest codes, all ones. */
   readonly levels: 3 | 15 | 31;
   readonly scaleLevels: 15 | 63;
+  /** Whether a scale beyond all codes gets the largest; otherwise 0. Only an infinite one can be, where all scales are subnormal. */
+  readonly clampsScales: boolean;
   /** Without an importance. */
   readonly search: AffineSearch;
   readonly weights: PlainWeights;
@@ -60,8 +62,8 @@ export class AffineBlocks {
     this.#meanSquare = isWeighted ? k.vectorSlot() : null;
     // Sums of the groups' weights: what errors of scales count.
     const counts = isWeighted ? new LaneArray(k, numGroups) : null;
-    this.#scales = new GroupScales(k, numGroups, format.scaleLevels, counts);
-    this.#mins = new GroupScales(k, numGroups, format.scaleLevels, counts);
+    this.#scales = new GroupScales(k, numGroups, format, counts);
+    this.#mins = new GroupScales(k, numGroups, format, counts);
     this.#inverses = new LaneArray(k, numGroups);
     this.#bases = new LaneArray(k, numGroups);
     this.#words = new BlockWords(k, MOST_WORDS);
@@ -128,16 +130,23 @@ class GroupScales implements ScaleCodes {
   readonly #k: KernelBuilder;
   readonly #numGroups: number;
   readonly #levels: number;
+  readonly #clamps: boolean;
   /** f32, then i32 `[numGroups, lanes]` */
   readonly #codes: LaneArray;
   readonly #factorBits: VectorSlot;
   readonly #f16: StoredF16;
   readonly #fit: PositiveFit | null;
 
-  constructor(k: KernelBuilder, numGroups: number, levels: number, counts: LaneArray | null) {
+  constructor(
+    k: KernelBuilder,
+    numGroups: number,
+    { scaleLevels: levels, clampsScales }: AffineFormat,
+    counts: LaneArray | null,
+  ) {
     this.#k = k;
     this.#numGroups = numGroups;
     this.#levels = levels;
+    this.#clamps = clampsScales;
     this.values = new LaneArray(k, numGroups);
     this.counts = counts;
     this.#codes = new LaneArray(k, numGroups);
@@ -181,7 +190,8 @@ class GroupScales implements ScaleCodes {
     const levels = k.splatF32(this.#levels);
     const inverse = k.selectWhereGt(largest, zero, k.divF(levels, largest), zero);
     forEachRow(k, this.#numGroups, [values.pointer(), this.#codes.pointer()], (at, codeAt) => {
-      k.store(codeAt, roundWithin(k, k.mulF(inverse, k.load(at)), null, levels));
+      const code = k.mulF(inverse, k.load(at));
+      k.store(codeAt, roundWithin(k, code, null, this.#clamps ? levels : null));
     });
     return k.divF(largest, levels, largest);
   }

@@ -1,10 +1,10 @@
-/** Q4_K, Q5_K and Q2_K: how they differ, and how their codes are packed (layouts: tensor/block-formats/k-quants.ts). */
-import { Q4_SEARCH, Q5_SEARCH } from '../../tensor/block-formats/k-quants-encode.ts';
+/** Q4_K, Q5_K and Q2_K: how they differ (layouts: tensor/block-formats/k-quants.ts). */
+import { Q2_SEARCH, Q4_SEARCH, Q5_SEARCH } from '../../tensor/block-formats/k-quants-encode.ts';
 import type { KernelBuilder } from '../builder.ts';
-import type { Scalar, Vector } from '../kernel-ir.ts';
+import type { Vector } from '../kernel-ir.ts';
 import type { AffineFormat, ScaleCodes } from './affine-blocks.ts';
-import { storeBytes } from './block-frame.ts';
 import { type BlockWord, packBytes } from './block-words.ts';
+import { packBits, packNibbles, packPairs } from './pack-codes.ts';
 
 /** Of Q4_K and Q5_K: both factors, then 6 bits each of 8 scales and 8 mins in 12 bytes. */
 function sixBitWords(k: KernelBuilder, scales: ScaleCodes, mins: ScaleCodes): BlockWord[] {
@@ -24,38 +24,16 @@ function sixBitWords(k: KernelBuilder, scales: ScaleCodes, mins: ScaleCodes): Bl
   return words.map((make, i) => ({ word: make(), at: 4 * i, bits: 32 }));
 }
 
-/** Low nibbles of 64 codes in 32 bytes, from byte `first` on. */
-function packNibbles(k: KernelBuilder, codes: Scalar, out: Scalar, first: number): void {
-  for (let chunk = 0; chunk < 4; chunk++) {
-    k.unrolledLanes(32, (element) => {
-      const nibbleOf = (from: number): Vector => {
-        const code = k.load(k.at(codes, 4 * (from + element)));
-        return k.binary('bits.and', code, k.splatBits(15), code);
-      };
-      const upper = nibbleOf(64 * chunk + 32);
-      k.shift('i32.shl', upper, 4, upper);
-      const byte = k.binary('bits.or', upper, nibbleOf(64 * chunk), upper);
-      storeBytes(k, k.at(out, first + 32 * chunk + element), byte);
-    });
-  }
-}
-
-/** The fifth bits of the 8 groups: a bit each of 32 bytes, from byte `first` on. */
-function packFifthBits(k: KernelBuilder, codes: Scalar, out: Scalar, first: number): void {
-  k.unrolledLanes(32, (element) => {
-    const byte = k.zero();
-    for (let group = 0; group < 8; group++) {
-      const bit = k.load(k.at(codes, 4 * (32 * group + element)));
-      k.shift('i32.shr', bit, 4, bit);
-      k.binary('bits.or', byte, k.shift('i32.shl', bit, group, bit), byte);
-    }
-    storeBytes(k, k.at(out, first + element), byte);
-  });
-}
-
 export const Q4_K: AffineFormat = {
   shape: { elements: 256, blockBytes: 144, size: 32 },
-  ...{ levels: 15, scaleLevels: 63, search: Q4_SEARCH, weights: 'aboveMean', meanSquareFactor: 2 },
+  ...{
+    levels: 15,
+    scaleLevels: 63,
+    clampsScales: true,
+    search: Q4_SEARCH,
+    weights: 'aboveMean',
+    meanSquareFactor: 2,
+  },
   words: sixBitWords,
   packCodes: (k, codes, out) => packNibbles(k, codes, out, 16),
 };
@@ -65,7 +43,35 @@ export const Q5_K: AffineFormat = {
   shape: { elements: 256, blockBytes: 176, size: 32 },
   ...{ levels: 31, search: Q5_SEARCH },
   packCodes: (k, codes, out) => {
-    packFifthBits(k, codes, out, 16);
+    packBits(k, codes, 4, out, 16);
     packNibbles(k, codes, out, 48);
   },
+};
+
+/** A byte for each group, then the codes, then both factors. */
+export const Q2_K: AffineFormat = {
+  shape: { elements: 256, blockBytes: 84, size: 16 },
+  ...{
+    levels: 3,
+    scaleLevels: 15,
+    clampsScales: false,
+    search: Q2_SEARCH,
+    weights: 'magnitude',
+    meanSquareFactor: 1,
+  },
+  words: (k, scales, mins) => {
+    const byteOf = (g: number): Vector => {
+      const upper = k.shift('i32.shl', mins.of(g), 4);
+      return k.binary('bits.or', upper, scales.of(g), upper);
+    };
+    const factors = k.shift('i32.shl', mins.factorBits(), 16);
+    return [
+      ...[0, 4, 8, 12].map((at) => {
+        const bytes = [0, 1, 2, 3].map((i) => byteOf(at + i));
+        return { word: packBytes(k, bytes), at, bits: 32 } as const;
+      }),
+      { word: k.binary('bits.or', factors, scales.factorBits(), factors), at: 80, bits: 32 },
+    ];
+  },
+  packCodes: (k, codes, out) => packPairs(k, codes, out, 16),
 };

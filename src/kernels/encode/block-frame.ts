@@ -4,7 +4,7 @@
  * What formats do is in the siblings; what comes out are the bytes of tensor/rows.ts's `encodeRow` and `encodeRowWeighted`.
  */
 import type { KernelBuilder, ScalarSlot } from '../builder.ts';
-import type { Address, Scalar, Vector } from '../kernel-ir.ts';
+import type { Scalar, Vector } from '../kernel-ir.ts';
 import { LaneArray } from './lane-array.ts';
 
 export interface BlockShape {
@@ -142,12 +142,13 @@ export class BlockFrame {
    * Codes of a block, i32 `[elements]`: by the scales as they are stored, or where one is 0, those that the search found.
    *
    * @param scales f32 `[numGroups, lanes]`
+   * @param round found codes may be given themselves, i32 `[elements, lanes]`
    */
   roundBlock(
     { x, lane }: OpenBlock,
     scales: LaneArray,
     codes: Scalar,
-    round: Readonly<Record<'byScale' | 'asFound', GroupRounder>>,
+    round: { readonly byScale: GroupRounder; readonly asFound: GroupRounder | LaneArray },
   ): void {
     const { k } = this;
     const values = x.get();
@@ -166,17 +167,24 @@ export class BlockFrame {
         'ne',
         0,
         () => roundAll(round.byScale(of)),
-        () => roundAll(round.asFound(of)),
+        () => {
+          if (!(round.asFound instanceof LaneArray)) roundAll(round.asFound(of));
+          else this.#copyFound(round.asFound, lane.get(), row, into);
+        },
       );
       k.addTo(values, 4 * this.shape.size);
       k.addTo(into, 4 * this.shape.size);
       k.addTo(row, 4 * k.lanes);
     });
   }
-}
 
-/** i32 lanes within 0..255 to bytes. */
-export function storeBytes(k: KernelBuilder, at: Address, value: Vector): void {
-  k.shift('i32.shl', value, 24, value);
-  k.store(at, k.shift('i32.sar', value, 24, value), 'i8');
+  /** Codes of a lane's group, whose row in arrays of a row per group is `row`. */
+  #copyFound(from: LaneArray, lane: Scalar, row: Scalar, into: Scalar): void {
+    const { k } = this;
+    const first = k.add(lane, k.mul(k.sub(row, lane), this.shape.size));
+    for (let i = 0; i < this.shape.size; i++) {
+      const { base, offsetBytes } = from.at(i);
+      k.storeScalar(32, k.at(into, 4 * i), k.loadScalar(32, k.at(base, offsetBytes, first)));
+    }
+  }
 }

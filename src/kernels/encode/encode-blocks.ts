@@ -4,8 +4,9 @@ import { KernelBuilder } from '../builder.ts';
 import type { KernelProgram, VectorMachine } from '../kernel-ir.ts';
 import { forEachUnit } from '../units.ts';
 import { AffineBlocks, type AffineFormat } from './affine-blocks.ts';
-import { Q4_K, Q5_K } from './affine-formats.ts';
+import { Q2_K, Q4_K, Q5_K } from './affine-formats.ts';
 import { BlockFrame, type BlockShape, type OpenBlock } from './block-frame.ts';
+import { Q3_SHAPE, Q3Blocks } from './q3-blocks.ts';
 import { Q6_SHAPE, Q6Blocks } from './q6-blocks.ts';
 
 /** What an encoder emits of itself. */
@@ -26,6 +27,8 @@ const affine = (format: AffineFormat): EncodedFormat => ({
 });
 
 const FORMATS: ReadonlyMap<DType, EncodedFormat> = new Map<DType, EncodedFormat>([
+  ['q2_k', affine(Q2_K)],
+  ['q3_k', { shape: Q3_SHAPE, emitter: (frame) => new Q3Blocks(frame) }],
   ['q4_k', affine(Q4_K)],
   ['q5_k', affine(Q5_K)],
   ['q6_k', { shape: Q6_SHAPE, emitter: (frame) => new Q6Blocks(frame) }],

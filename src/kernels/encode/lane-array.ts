@@ -4,6 +4,7 @@
  */
 import type { KernelBuilder } from '../builder.ts';
 import type { Address, Scalar, Vector } from '../kernel-ir.ts';
+import { absF } from '../math.ts';
 
 /** f32 (or i32) `[count, lanes]` in thread scratch. */
 export class LaneArray {
@@ -50,16 +51,33 @@ export function forEachRow<const Pointers extends readonly Scalar[]>(
   });
 }
 
+/** Of each lane the first value of largest magnitude, with its sign, and its magnitude; 0 of zeros. */
+export function farthestFromZero(
+  k: KernelBuilder,
+  count: number,
+  x: Scalar,
+): Record<'farthest' | 'most', Vector> {
+  const farthest = k.zero();
+  const most = k.zero();
+  forEachRow(k, count, [x], (at) => {
+    const value = k.load(at);
+    const size = absF(k, value);
+    k.move(farthest, k.selectWhereGt(size, most, value, farthest));
+    k.maxF(size, most, most);
+  });
+  return { farthest, most };
+}
+
 /** To the nearest integer within low..high, as f32; NaN stays NaN. */
 export function roundWithin(
   k: KernelBuilder,
   value: Vector,
   low: Vector | null,
-  high: Vector,
+  high: Vector | null,
 ): Vector {
   k.unary('f32.round', value, value);
   if (low !== null) k.maxF(low, value, value);
-  return k.minF(high, value, value);
+  return high === null ? value : k.minF(high, value, value);
 }
 
 /** i32 codes of whole numbers within 0..mask, where mask is all ones; NaN becomes 0. */

@@ -1,12 +1,13 @@
 /** Q6_K blocks; tensor/block-formats/k-quants-encode.ts says what is done. */
 import { SMALLEST } from '../../tensor/block-formats/scale-search.ts';
 import type { Vector } from '../kernel-ir.ts';
-import { absF } from '../math.ts';
-import { type BlockFrame, type BlockShape, type OpenBlock, storeBytes } from './block-frame.ts';
+import type { BlockFrame, BlockShape, OpenBlock } from './block-frame.ts';
 import { BlockWords, packBytes } from './block-words.ts';
 import { weighPlainly } from './group-weights.ts';
-import { codeOf, forEachRow, LaneArray, roundWithin } from './lane-array.ts';
+import { codeOf, farthestFromZero, forEachRow, LaneArray, roundWithin } from './lane-array.ts';
+import { storeBytes } from './pack-codes.ts';
 import { StoredF16 } from './stored-f16.ts';
+import { SymmetricCodes } from './symmetric-codes.ts';
 import { SymmetricFit } from './symmetric-fit.ts';
 
 export const Q6_SHAPE: BlockShape = { elements: 256, blockBytes: 210, size: 16 };
@@ -19,30 +20,21 @@ export class Q6Blocks {
   readonly #frame: BlockFrame;
   readonly #fit: SymmetricFit;
   readonly #weights: LaneArray;
-  /** As found, then as stored; f32 `[numGroups, lanes]`. */
-  readonly #scales: LaneArray;
-  /** i32 */
+  readonly #codes: SymmetricCodes;
+  /** i32 `[numGroups, lanes]` */
   readonly #scaleCodes: LaneArray;
-  /** What the search found, f32 `[numGroups, lanes]`. */
-  readonly #inverses: LaneArray;
-  readonly #offsets: LaneArray;
   readonly #f16: StoredF16;
   readonly #words: BlockWords;
-  /** i32 `[elements]` */
-  readonly #codes: number;
 
   constructor(frame: BlockFrame) {
     const { k } = frame;
     this.#frame = frame;
     this.#fit = new SymmetricFit(k, Q6_SHAPE.size, LEVELS);
     this.#weights = new LaneArray(k, Q6_SHAPE.size);
-    this.#scales = new LaneArray(k, NUM_GROUPS);
+    this.#codes = new SymmetricCodes(frame, LEVELS);
     this.#scaleCodes = new LaneArray(k, NUM_GROUPS);
-    this.#inverses = new LaneArray(k, NUM_GROUPS);
-    this.#offsets = new LaneArray(k, NUM_GROUPS);
     this.#f16 = new StoredF16(k);
     this.#words = new BlockWords(k, 5);
-    this.#codes = k.reserveScratch(4 * Q6_SHAPE.elements);
   }
 
   fit(): void {
@@ -50,10 +42,7 @@ export class Q6Blocks {
     this.#frame.forEachGroup(({ x, importance, row }) => {
       const weights = importance ?? this.#weights.pointer();
       if (importance === null) weighPlainly(k, 'square', Q6_SHAPE.size, x, weights);
-      const { scale, inverse, offset } = this.#fit.emit(x, weights);
-      k.store(this.#scales.behind(row), scale);
-      k.store(this.#inverses.behind(row), inverse);
-      k.store(this.#offsets.behind(row), offset);
+      this.#codes.keep(row, this.#fit.emit(x, weights));
     });
     this.#quantizeScales();
     for (let i = 0; i < 4; i++) {
@@ -65,14 +54,8 @@ export class Q6Blocks {
   /** Blocks of next to nothing become all zeros. */
   #quantizeScales(): void {
     const { k } = this.#frame;
-    const farthest = k.zero();
-    const most = k.zero();
-    forEachRow(k, NUM_GROUPS, [this.#scales.pointer()], (at) => {
-      const scale = k.load(at);
-      const size = absF(k, scale);
-      k.move(farthest, k.selectWhereGt(size, most, scale, farthest));
-      k.maxF(size, most, most);
-    });
+    const { scales, inverses, offsets } = this.#codes;
+    const { farthest, most } = farthestFromZero(k, NUM_GROUPS, scales.pointer());
     const smallest = k.splatF32(SMALLEST);
     const inverse = k.divF(k.splatF32(-128), farthest);
     const factor = k.keepWhereGe(k.divF(k.splatF32(1), inverse), most, smallest);
@@ -80,7 +63,7 @@ export class Q6Blocks {
     const { bits, stored } = this.#f16.round(factor);
     this.#words.keep({ word: bits, at: FACTOR_AT, bits: 16 });
     const highest = k.splatF32(127);
-    const arrays = [this.#scales, this.#scaleCodes, this.#inverses, this.#offsets] as const;
+    const arrays = [scales, this.#scaleCodes, inverses, offsets];
     const pointers = arrays.map((array) => array.pointer());
     forEachRow(k, NUM_GROUPS, pointers, (at, codeAt, inverseAt, offsetAt) => {
       const code = roundWithin(k, k.mulF(inverse, k.load(at!)), null, highest);
@@ -93,21 +76,7 @@ export class Q6Blocks {
 
   write(block: OpenBlock): void {
     const { k } = this.#frame;
-    const codes = k.pointer(k.at(k.scratch, this.#codes));
-    const round = (value: Vector, offset: Vector): Vector => {
-      roundWithin(k, value, k.splatF32(-LEVELS), k.splatF32(LEVELS - 1));
-      return codeOf(k, k.addF(value, offset, value), 2 * LEVELS - 1);
-    };
-    this.#frame.roundBlock(block, this.#scales, codes, {
-      byScale: (of) => {
-        const scale = of(this.#scales);
-        return (x) => round(k.divF(x, scale, x), k.splatF32(LEVELS));
-      },
-      asFound: (of) => {
-        const [inverse, offset] = [of(this.#inverses), of(this.#offsets)];
-        return (x) => round(k.mulF(inverse, x, x), offset);
-      },
-    });
+    const codes = this.#codes.round(block);
     this.#words.copyInto(block);
     const out = block.out.get();
     for (let half = 0; half < 2; half++) {

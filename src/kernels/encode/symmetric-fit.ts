@@ -3,7 +3,7 @@ import { SMALLEST, STEP_01 } from '../../tensor/block-formats/scale-search.ts';
 import type { KernelBuilder, VectorSlot } from '../builder.ts';
 import type { Scalar, Vector } from '../kernel-ir.ts';
 import { absF } from '../math.ts';
-import { forEachRow, LaneArray, roundWithin } from './lane-array.ts';
+import { farthestFromZero, forEachRow, LaneArray, roundWithin } from './lane-array.ts';
 
 /** Candidates on either side of the plain one. */
 const CANDIDATES = 9;
@@ -63,17 +63,11 @@ export class SymmetricFit {
 
   #measure(x: Scalar, weights: Scalar): void {
     const k = this.#k;
-    const farthest = k.zero();
-    const most = k.zero();
+    this.#farthest.set(farthestFromZero(k, this.#size, x).farthest);
     const arrays = [x, weights, this.#products.pointer()] as const;
     forEachRow(k, this.#size, arrays, (xAt, weightAt, productAt) => {
-      const value = k.load(xAt);
-      const size = absF(k, value);
-      k.move(farthest, k.selectWhereGt(size, most, value, farthest));
-      k.maxF(size, most, most);
-      k.store(productAt, k.mulF(k.load(weightAt), value, value));
+      k.store(productAt, k.mulF(k.load(weightAt), k.load(xAt)));
     });
-    this.#farthest.set(farthest);
   }
 
   #takePlain(x: Scalar, weights: Scalar): void {
