@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import type { DType } from '../tensor/dtype.ts';
-import { decodeRow } from '../tensor/rows.ts';
+import { type DType, rowBytes } from '../tensor/dtype.ts';
+import { decodeRow, encodeRow } from '../tensor/rows.ts';
 import { WeightFileError } from './errors.ts';
 import { HfQuantizedWeights } from './hf-quantized-weights.ts';
 import type { QuantizationConfig } from './quantized/foreign-matrix.ts';
@@ -123,6 +123,34 @@ describe('quantized models of other toolkits', () => {
       });
       assert.ok(isWhole);
     }
+  });
+
+  it('scales in bf16 are halves where f16 has them; others stay exact in 8 bits', async () => {
+    const name = 'compressed_4bit_sym_g32';
+    using golden = openWeights(fixture('packed.safetensors'));
+    const { shape } = golden.tensors.get(`${name}.weight_scale`)!;
+    const scales = golden.readF32(`${name}.weight_scale`);
+    const expected = golden.readF32(`${name}.dequantized`);
+    const readWith = async (dtype: DType, values: Float32Array) => {
+      const data = new Uint8Array(rowBytes(dtype, values.length));
+      encodeRow(dtype, values, values.length, data);
+      const more = [{ name: 'X.weight_scale', dtype, shape, data }];
+      const { path } = await modelOf('packed.safetensors', name, { weight_scale: 'old' }, more);
+      using weights = new HfQuantizedWeights(openWeights(path), packed(4));
+      const read = valuesOf(weights);
+      assert.deepEqual(read.values, weights.readF32('X.weight'));
+      return read;
+    };
+    const powers = scales.map((scale) => 2 ** Math.round(Math.log2(scale)));
+    assert.equal((await readWith('bf16', powers)).dtype, 'q4_0');
+    const { values, dtype } = await readWith(
+      'f32',
+      scales.map((scale) => scale * 1.0001),
+    );
+    assert.equal(dtype, 'q8_f32');
+    assert.ok(values.every((v, i) => Math.abs(v - 1.0001 * expected[i]!) <= 1e-6 * Math.abs(v)));
+    // Smaller than f16 can say.
+    assert.equal((await readWith('bf16', powers.with(3, 1.5 * 2 ** -24))).dtype, 'q8_f32');
   });
 
   it('act-order with groups of several sizes runs as f32, and no groups are refused', async () => {

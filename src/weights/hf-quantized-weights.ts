@@ -5,11 +5,13 @@
  *     4-bit symmetric, 2 and 3 bits            q4_0    scale * (code - zero) with |code - zero| <= 8
  *     4-bit with zero points, 5-bit symmetric  q5_0    up to 16
  *     8-bit symmetric, 6 and 7 bits            q8_0
- *     8 bits per row (bnb, int-quantized)      q8_f32  the scale as f32
+ *     8 bits per row (bnb, int-quantized),
+ *     scales of other bits that no f16 holds   q8_f32  the scale as f32
  *     NF4 and FP4                              nf4, fp4
- *     groups that are no multiples of 32, or of several sizes, and scales of other bits that no f16 holds: f32
+ *     groups that are no multiples of 32, or of several sizes: f32
  *
- * A group's scale is repeated for each block of 32. Inputs of act-order, whose groups are no runs, are stored in an order that makes them runs. What the files of a toolkit look like is known by its file in quantized/.
+ * A group's scale is repeated for each block of 32. Inputs of act-order, whose groups are no runs, are stored in an order that makes them runs.
+ * What the files of a toolkit look like is known by its file in quantized/.
  */
 import { putF32 } from '../tensor/block-formats/scaled-codes.ts';
 import { type CodebookTensor, decodeCodebook } from '../tensor/codebook.ts';
@@ -154,10 +156,11 @@ function encoded({ rows, columns, dtype, columnOrder, read }: ForeignMatrix): Ui
     return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
   }
   if ('absmax' in content) return codebookRows(content);
-  if (dtype === 'q8_f32') return scaledRows(content);
-  const holder = HOLDERS.find((each) => each.dtype === dtype)!;
-  const { codes, scales, zeros, groupSize } =
+  const matrix =
     columnOrder === undefined ? content : withColumnsInOrder(content, columnOrder.columns);
+  if (dtype === 'q8_f32') return scaledRows(matrix);
+  const holder = HOLDERS.find((each) => each.dtype === dtype)!;
+  const { codes, scales, zeros, groupSize } = matrix;
   const numGroups = columns / groupSize;
   const blockBytes = rowBytes(dtype, 32);
   const out = new Uint8Array((rows * columns * blockBytes) / 32);

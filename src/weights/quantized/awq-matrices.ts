@@ -2,6 +2,7 @@
 import type { WeightSource } from '../contract.ts';
 import { type IndexedMatrix, unpackAwq } from '../hf-packed.ts';
 import {
+  areHalves,
   type ForeignMatrix,
   type FoundMatrices,
   groupRuns,
@@ -50,7 +51,10 @@ export function awqMatrices(
       ),
       groupOf: null,
     });
-    const holder = holderOf(4, false, groupRuns(null, numGroups, groupSize));
+    const holder = holderOf(
+      { bits: 4, isSymmetric: false, hasHalves: areHalves(source, `${prefix}scales`) },
+      groupRuns(null, numGroups, groupSize),
+    );
     matrices.set(`${prefix}weight`, { rows, columns, ...holder, read });
   }
   return { matrices, parts };

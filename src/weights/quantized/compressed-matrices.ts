@@ -1,8 +1,8 @@
 /** Files of compressed-tensors: pack-quantized (codes in 32-bit words) and int-quantized (signed bytes). */
-import { F16_TO_F32, f16Bits } from '../../tensor/half.ts';
 import type { WeightSource } from '../contract.ts';
 import { type IndexedMatrix, unpackCompressedTensors } from '../hf-packed.ts';
 import {
+  areHalves,
   type ForeignMatrix,
   type FoundMatrices,
   groupOfInputs,
@@ -62,23 +62,21 @@ export function compressedMatrices(
       refuse,
     );
     const hasZeros = source.tensors.has(`${prefix}weight_zero_point`);
-    const scales = source.readF32(`${prefix}weight_scale`);
     const read = (): IndexedMatrix => ({
       ...unpackCompressedTensors(
         {
           packed: ints(source, `${prefix}weight_packed`),
-          scales,
+          scales: source.readF32(`${prefix}weight_scale`),
           zeroPoints: hasZeros ? ints(source, `${prefix}weight_zero_point`) : null,
         },
         { rows, columns: width, bits, groupSize },
       ),
       groupOf,
     });
-    // Scales may be bf16 or f32.
-    const areHalves = scales.every((scale) => F16_TO_F32[f16Bits(scale)] === scale);
-    const holder = areHalves
-      ? holderOf(bits, !hasZeros, groupRuns(groupOf, numGroups, groupSize))
-      : { dtype: 'f32' as const };
+    const holder = holderOf(
+      { bits, isSymmetric: !hasZeros, hasHalves: areHalves(source, `${prefix}weight_scale`) },
+      groupRuns(groupOf, numGroups, groupSize),
+    );
     matrices.set(`${prefix}weight`, { rows, columns: width, ...holder, read });
   }
   return { matrices, parts };

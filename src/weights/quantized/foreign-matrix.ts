@@ -5,6 +5,7 @@
 import type { CodebookTensor } from '../../tensor/codebook.ts';
 import { ColumnOrder, orderByGroup } from '../../tensor/column-order.ts';
 import type { DType } from '../../tensor/dtype.ts';
+import { F16_TO_F32, f16Bits } from '../../tensor/half.ts';
 import type { WeightSource } from '../contract.ts';
 import { WeightFileError } from '../errors.ts';
 import type { IndexedMatrix } from '../hf-packed.ts';
@@ -108,17 +109,33 @@ export function groupOfInputs(
   return groupOf;
 }
 
-/** The first format that holds all values of codes of so many bits, and the order of columns that it takes; f32 where there is none. */
+/** Whether f16 has every scale of a tensor: bf16 and f32 have others. */
+export function areHalves(source: WeightSource, name: string): boolean {
+  return (
+    source.tensors.get(name)?.dtype === 'f16' ||
+    source.readF32(name).every((scale) => F16_TO_F32[f16Bits(scale)] === scale)
+  );
+}
+
+/** What decides which format holds a matrix. */
+interface HeldCodes {
+  readonly bits: number;
+  readonly isSymmetric: boolean;
+  /** Whether f16 has all scales. */
+  readonly hasHalves: boolean;
+}
+
+/** The first format that holds all values of the codes, and the order of columns that it takes; f32 where there is none. */
 export function holderOf(
-  bits: number,
-  isSymmetric: boolean,
+  { bits, isSymmetric, hasHalves }: HeldCodes,
   { groupSize, hasRuns, order }: GroupRuns,
 ): Pick<ForeignMatrix, 'dtype' | 'columnOrder'> {
   const most = isSymmetric ? 2 ** (bits - 1) - 1 : 2 ** bits - 1;
   const least = isSymmetric ? -(2 ** (bits - 1)) : -(2 ** bits - 1);
   const holder = HOLDERS.find((each) => least >= each.least && most <= each.most);
   if (!hasRuns || groupSize % 32 !== 0 || holder === undefined) return { dtype: 'f32' };
-  const { dtype } = holder;
+  // All that fit 8 bits with a zero code of 0; its scales are f32.
+  const dtype = hasHalves ? holder.dtype : 'q8_f32';
   return order === null ? { dtype } : { dtype, columnOrder: new ColumnOrder(order) };
 }
 

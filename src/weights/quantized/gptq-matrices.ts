@@ -2,6 +2,7 @@
 import type { WeightSource } from '../contract.ts';
 import { type IndexedMatrix, unpackGptq, unpackGptqZeros } from '../hf-packed.ts';
 import {
+  areHalves,
   type ForeignMatrix,
   type FoundMatrices,
   groupOfInputs,
@@ -68,7 +69,10 @@ export function gptqMatrices(
       unpackGptqZeros(ints(source, `${prefix}qzeros`), { rows, numGroups, bits }, version).every(
         (zero) => zero === middle,
       );
-    const holder = holderOf(bits, isMiddle, groupRuns(gIdx, numGroups, groupSize));
+    const holder = holderOf(
+      { bits, isSymmetric: isMiddle, hasHalves: areHalves(source, `${prefix}scales`) },
+      groupRuns(gIdx, numGroups, groupSize),
+    );
     matrices.set(`${prefix}weight`, { rows, columns, ...holder, read });
   }
   return { matrices, parts };
