@@ -64,19 +64,25 @@ export class EncodeKernels implements Disposable {
     const values = this.#memory.of('values', 4 * mostBlocks * shape.elements);
     const out = this.#memory.of('out', mostBlocks * shape.blockBytes);
     const importance = this.#memory.of('importance', 4 * columns);
-    if (channels !== null) f32(importance.address, columns).set(channels);
+    const isWeighted = channels !== null && shape.importance !== 'unused';
+    if (isWeighted) f32(importance.address, columns).set(channels);
+    const rowMeans = this.#memory.of('rowMeans', 4 * rowsPerPiece + 4 * lanes);
     const numRows = numRowsOf(rows);
     const encoded = new Uint8Array(numRows * bytesPerRow);
     for (let first = 0; first < numRows; first += rowsPerPiece) {
       const end = Math.min(numRows, first + rowsPerPiece);
       this.#decode(rows, { first, end }, values);
+      if (isWeighted && shape.importance === 'ofRows') {
+        meanSquares(f32(values.address, (end - first) * columns), columns, rowMeans);
+      }
       const numUnits = BigInt(Math.ceil(((end - first) * blocksPerRow) / lanes));
       this.#run(
-        `${to} ${channels !== null}`,
-        (machine) => encodeBlocksKernel(machine, { dtype: to, isWeighted: channels !== null }),
+        `${to} ${isWeighted}`,
+        (machine) => encodeBlocksKernel(machine, { dtype: to, isWeighted }),
         {
           ...{ values: values.address, out: out.address, importance: importance.address },
-          ...{ blocksPerRow: BigInt(blocksPerRow), numUnits, unitsPerChunk: numUnits },
+          ...{ rowMeans: rowMeans.address, blocksPerRow: BigInt(blocksPerRow) },
+          ...{ numUnits, unitsPerChunk: numUnits },
         },
       );
       encoded.set(out.bytes(0, (end - first) * bytesPerRow), first * bytesPerRow);
@@ -148,6 +154,19 @@ export class EncodeKernels implements Disposable {
     }
     this.#kernels.clear();
     this.#memory[Symbol.dispose]();
+  }
+}
+
+/** Of each row, added up in f32 from its first value on. */
+function meanSquares(values: Float32Array, columns: number, into: NativeRegion): void {
+  const numRows = values.length / columns;
+  const means = f32(into.address, numRows);
+  for (let row = 0; row < numRows; row++) {
+    let sum = 0;
+    for (let i = row * columns; i < (row + 1) * columns; i++) {
+      sum = Math.fround(sum + Math.fround(values[i]! * values[i]!));
+    }
+    means[row] = sum / columns;
   }
 }
 

@@ -420,18 +420,18 @@ export class ScalarSlot {
 /** See `KernelBuilder.vectorSlot`. */
 export class VectorSlot {
   readonly #k: KernelBuilder;
-  readonly #address: Address;
+  readonly address: Address;
 
   constructor(k: KernelBuilder, offset: number) {
     this.#k = k;
-    this.#address = k.at(k.scratch, offset);
+    this.address = k.at(k.scratch, offset);
   }
 
   get(): Vector {
-    return this.#k.load(this.#address);
+    return this.#k.load(this.address);
   }
 
   set(value: Vector): void {
-    this.#k.store(this.#address, value);
+    this.#k.store(this.address, value);
   }
 }

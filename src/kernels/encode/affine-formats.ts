@@ -25,7 +25,7 @@ function sixBitWords(k: KernelBuilder, scales: ScaleCodes, mins: ScaleCodes): Bl
 }
 
 export const Q4_K: AffineFormat = {
-  shape: { elements: 256, blockBytes: 144, size: 32 },
+  shape: { elements: 256, blockBytes: 144, size: 32, importance: 'used' },
   ...{
     levels: 15,
     scaleLevels: 63,
@@ -40,7 +40,7 @@ export const Q4_K: AffineFormat = {
 
 export const Q5_K: AffineFormat = {
   ...Q4_K,
-  shape: { elements: 256, blockBytes: 176, size: 32 },
+  shape: { elements: 256, blockBytes: 176, size: 32, importance: 'used' },
   ...{ levels: 31, search: Q5_SEARCH },
   packCodes: (k, codes, out) => {
     packBits(k, codes, 4, out, 16);
@@ -50,7 +50,7 @@ export const Q5_K: AffineFormat = {
 
 /** A byte for each group, then the codes, then both factors. */
 export const Q2_K: AffineFormat = {
-  shape: { elements: 256, blockBytes: 84, size: 16 },
+  shape: { elements: 256, blockBytes: 84, size: 16, importance: 'used' },
   ...{
     levels: 3,
     scaleLevels: 15,

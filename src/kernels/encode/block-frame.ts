@@ -3,7 +3,7 @@
  * a format looks for its scales there, in plain order within each lane; then block after block is rounded and packed, lanes being neighbouring weights again.
  * What formats do is in the siblings; what comes out are the bytes of tensor/rows.ts's `encodeRow` and `encodeRowWeighted`.
  */
-import type { KernelBuilder, ScalarSlot } from '../builder.ts';
+import type { KernelBuilder, ScalarSlot, VectorSlot } from '../builder.ts';
 import type { Scalar, Vector } from '../kernel-ir.ts';
 import { LaneArray } from './lane-array.ts';
 
@@ -13,6 +13,8 @@ export interface BlockShape {
   readonly blockBytes: number;
   /** Elements of a group. */
   readonly size: 16 | 32;
+  /** Whether an importance makes a difference; `ofRows`: together with the mean square of the block's row. */
+  readonly importance: 'unused' | 'used' | 'ofRows';
 }
 
 /** A group of each lane's block. */
@@ -43,6 +45,8 @@ export class BlockFrame {
   readonly isWeighted: boolean;
   /** f32 `[elements, lanes]` */
   readonly x: LaneArray;
+  /** Mean square of each block's row; null where it is not asked for. */
+  readonly rowMeans: VectorSlot | null;
   readonly #importance: LaneArray | null;
   readonly #group: ScalarSlot;
   readonly #lane: ScalarSlot;
@@ -54,6 +58,7 @@ export class BlockFrame {
     this.isWeighted = isWeighted;
     this.x = new LaneArray(k, shape.elements);
     this.#importance = isWeighted ? new LaneArray(k, shape.elements) : null;
+    this.rowMeans = isWeighted && shape.importance === 'ofRows' ? k.vectorSlot() : null;
     this.#group = k.slot();
     this.#lane = k.slot();
     this.#open = { x: k.slot(), out: k.slot(), lane: k.slot() };
@@ -74,8 +79,13 @@ export class BlockFrame {
         this.#transpose(k.arg('values'), block, this.x);
         if (this.#importance !== null) {
           const perRow = k.arg('blocksPerRow');
-          const ofRow = k.sub(block, k.mul(k.div(block, perRow), perRow));
-          this.#transpose(k.arg('importance'), ofRow, this.#importance);
+          const row = k.div(block, perRow);
+          if (this.rowMeans !== null) {
+            const mean = k.loadScalar(32, k.at(k.arg('rowMeans'), 0, row, 4));
+            const lane = this.#lane.get();
+            k.storeScalar(32, { ...this.rowMeans.address, index: lane, scale: 4 }, mean);
+          }
+          this.#transpose(k.arg('importance'), k.sub(block, k.mul(row, perRow)), this.#importance);
         }
         this.#lane.addTo(1);
       },

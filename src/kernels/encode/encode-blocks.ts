@@ -8,6 +8,7 @@ import { Q2_K, Q4_K, Q5_K } from './affine-formats.ts';
 import { BlockFrame, type BlockShape, type OpenBlock } from './block-frame.ts';
 import { Q3_SHAPE, Q3Blocks } from './q3-blocks.ts';
 import { Q6_SHAPE, Q6Blocks } from './q6-blocks.ts';
+import { SMALL_FORMATS, SmallBlocks, type SmallFormat } from './small-blocks.ts';
 
 /** What an encoder emits of itself. */
 interface BlockEmitter {
@@ -26,7 +27,17 @@ const affine = (format: AffineFormat): EncodedFormat => ({
   emitter: (frame) => new AffineBlocks(frame, format),
 });
 
+const small = (format: SmallFormat): EncodedFormat => ({
+  shape: format.shape,
+  emitter: (frame) => new SmallBlocks(frame, format),
+});
+
 const FORMATS: ReadonlyMap<DType, EncodedFormat> = new Map<DType, EncodedFormat>([
+  ['q4_0', small(SMALL_FORMATS.q4_0)],
+  ['q4_1', small(SMALL_FORMATS.q4_1)],
+  ['q5_0', small(SMALL_FORMATS.q5_0)],
+  ['q5_1', small(SMALL_FORMATS.q5_1)],
+  ['q8_0', small(SMALL_FORMATS.q8_0)],
   ['q2_k', affine(Q2_K)],
   ['q3_k', { shape: Q3_SHAPE, emitter: (frame) => new Q3Blocks(frame) }],
   ['q4_k', affine(Q4_K)],
@@ -51,7 +62,7 @@ export interface EncodeShape {
  * Blocks of f32 values, encoded.
  *
  * Params: values f32 `[numUnits * lanes, elements]`; out `[numUnits * lanes, blockBytes]`; where weighted, importance f32 `[blocksPerRow, elements]` and
- * blocksPerRow, for rows one after another; numUnits unitsPerChunk, a unit being as many blocks as there are lanes.
+ * blocksPerRow, for rows one after another, and rowMeans, f32, the mean square of each row, for shapes whose importance is `ofRows`; numUnits unitsPerChunk, a unit being as many blocks as there are lanes.
  */
 export function encodeBlocksKernel(
   machine: VectorMachine,

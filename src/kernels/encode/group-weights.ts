@@ -8,7 +8,7 @@ import { forEachRow } from './lane-array.ts';
 export type PlainWeights = 'square' | 'magnitude' | 'aboveMean';
 
 /** Sum of x² in f32, one after another. */
-function sumOfSquares(k: KernelBuilder, x: Scalar, count: number): Vector {
+export function sumOfSquares(k: KernelBuilder, x: Scalar, count: number): Vector {
   const sum = k.zero();
   forEachRow(k, count, [x], (xAt) => {
     const value = k.load(xAt);

@@ -1,4 +1,4 @@
-/** Codes of a super-block, i32 `[256]`, into its bytes (layouts: tensor/block-formats/k-quants.ts). */
+/** Codes into the bytes of blocks (layouts: tensor/block-formats/k-quants.ts, legacy-quants.ts); those of a super-block are i32 `[256]`. */
 import type { KernelBuilder } from '../builder.ts';
 import type { Address, Scalar, Vector } from '../kernel-ir.ts';
 
@@ -56,4 +56,44 @@ export function packPairs(k: KernelBuilder, codes: Scalar, out: Scalar, first: n
       storeBytes(k, k.at(out, first + 32 * half + element), byte);
     });
   }
+}
+
+/** Low nibbles of 32 codes in 16 bytes, from byte `first` on: those of the second 16 are the upper ones. */
+export function packHalves(
+  k: KernelBuilder,
+  codesOf: (element: number) => Vector,
+  out: Scalar,
+  first: number,
+): void {
+  k.unrolledLanes(16, (element) => {
+    const nibbleOf = (from: number): Vector => {
+      const code = codesOf(from);
+      return k.binary('bits.and', code, k.splatBits(15), code);
+    };
+    const upper = nibbleOf(16 + element);
+    k.shift('i32.shl', upper, 4, upper);
+    const byte = k.binary('bits.or', upper, nibbleOf(element), upper);
+    storeBytes(k, k.at(out, first + element), byte);
+  });
+}
+
+/** The fifth bits of 32 codes in 4 bytes, from byte `first` on. */
+export function packHighBits(
+  k: KernelBuilder,
+  codesOf: (element: number) => Vector,
+  out: Scalar,
+  first: number,
+): void {
+  // 2^lane, by way of the exponent of an f32.
+  const power = k.binary('i32.add', k.laneIndex(), k.splatBits(127));
+  k.shift('i32.shl', power, 23, power);
+  k.unary('i32.fromF32', power, power);
+  const word = k.zero();
+  k.unrolledLanes(32, (element) => {
+    const bit = k.shift('i32.shr', codesOf(element), 4);
+    k.binary('i32.mul', bit, power, bit);
+    const bits = k.unary('i32.reduceAdd', bit);
+    k.binary('bits.or', word, k.shift('i32.shl', bits, element, bits), word);
+  });
+  k.store(k.at(out, first), word, 'bits', 1);
 }

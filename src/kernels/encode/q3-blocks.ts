@@ -11,7 +11,12 @@ import { StoredF16 } from './stored-f16.ts';
 import { SymmetricCodes } from './symmetric-codes.ts';
 import { SymmetricFit } from './symmetric-fit.ts';
 
-export const Q3_SHAPE: BlockShape = { elements: 256, blockBytes: 110, size: 16 };
+export const Q3_SHAPE: BlockShape = {
+  elements: 256,
+  blockBytes: 110,
+  size: 16,
+  importance: 'used',
+};
 const LEVELS = 4;
 const SCALE_LEVELS = 32;
 /** Bytes of a block: highest bits from 0, then low pairs, scales, the block's scale. */

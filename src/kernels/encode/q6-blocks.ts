@@ -10,7 +10,12 @@ import { StoredF16 } from './stored-f16.ts';
 import { SymmetricCodes } from './symmetric-codes.ts';
 import { SymmetricFit } from './symmetric-fit.ts';
 
-export const Q6_SHAPE: BlockShape = { elements: 256, blockBytes: 210, size: 16 };
+export const Q6_SHAPE: BlockShape = {
+  elements: 256,
+  blockBytes: 210,
+  size: 16,
+  importance: 'used',
+};
 const LEVELS = 32;
 /** Bytes of a block: low nibbles from 0, then high pairs, scales, the block's scale. */
 const [HIGH_AT, SCALES_AT, FACTOR_AT] = [128, 192, 208];
