@@ -7,13 +7,14 @@
  * formats    FP32, INT8, INT4 of the first model on our own server: latency, requests a second, quality
  * latency    tokens a second of the 1.1B shape by format
  * cost       time and memory of quantizing the 1.1B shape; --tiny tries it on a small one
+ * beside     the same as cost, of GGUF types, beside llama-quantize: takes --llama-quantize PATH; only where it is named
  * readers    whether other toolkits read the folders that are written for them: takes a --python as bench/quantization/foreign_readers.py says, and
  *            --hf-model FOLDER for another model beside the small random one; only where it is named
  *
  * --python PATH: a Python with torch, transformers and gguf, for the peer's row of `formats` (bench/quantization/transformers_load.py says what it needs).
  * --scale: of the number of requests in `formats`. --tokens: of calibration text. --windows: of 512 tokens, scored. Rows that are finished are kept in bench/results and not measured again; --fresh
  * begins anew. --only PATTERN: of `methods`, measures only the rows whose model, method and scheme (`smollm2: GPTQ, 3 bits, groups of 64, asymmetric`) match this
- * regular expression, and shows the finished ones beside them; of `cost` likewise, by name. --models-folder: of bench/make-model.ts's files, for `latency`. --no-doc leaves the document alone.
+ * regular expression, and shows the finished ones beside them; of `cost` and `beside` likewise, by name. --rounds: of `beside`. --models-folder: of bench/make-model.ts's files, for `latency`. --no-doc leaves the document alone.
  */
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
@@ -24,14 +25,15 @@ import { usageError } from './lib/options.ts';
 import { REPOSITORY } from './lib/paths.ts';
 import { describeMachine, formatMachine, mergeMachines } from './machine.ts';
 import { evalModel } from './quality/eval-windows.ts';
-import { formatCost, measureCost } from './quantization/cost.ts';
+import { formatBeside, measureBeside } from './quantization/beside-llama.ts';
+import { costSources, formatCost, measureCost } from './quantization/cost.ts';
 import { formatForeignReaders, measureForeignReaders } from './quantization/foreign-readers.ts';
 import { formatFormats, measureFormats } from './quantization/formats.ts';
 import { formatLatency, measureLatency } from './quantization/latency.ts';
 import { formatMethods, measureMethods } from './quantization/methods.ts';
 import { RowStore } from './quantization/row-store.ts';
 
-const PARTS = ['methods', 'formats', 'latency', 'cost', 'readers'] as const;
+const PARTS = ['methods', 'formats', 'latency', 'cost', 'beside', 'readers'] as const;
 /** Those that need an evaluation model. */
 const OF_MODELS: readonly Part[] = ['methods', 'formats'];
 type Part = (typeof PARTS)[number];
@@ -42,6 +44,8 @@ const { values: options } = parseArgs({
     part: { type: 'string', multiple: true, default: ['methods', 'formats', 'latency', 'cost'] },
     python: { type: 'string' },
     'hf-model': { type: 'string' },
+    'llama-quantize': { type: 'string', default: process.env.LLAMA_QUANTIZE },
+    rounds: { type: 'string', default: '3' },
     tiny: { type: 'boolean', default: false },
     tokens: { type: 'string', default: '16384' },
     windows: { type: 'string', default: '13' },
@@ -103,6 +107,20 @@ async function run(part: Part): Promise<{ rows: unknown; text: string }> {
       };
       const rows = await measureCost(cost, store);
       return { rows, text: formatCost(rows, cost) };
+    }
+    case 'beside': {
+      const llamaQuantize = options['llama-quantize'];
+      if (llamaQuantize === undefined) {
+        usageError('--part beside: --llama-quantize PATH is needed');
+      }
+      const folder = options['models-folder'];
+      const sources = await costSources({ isTiny: options.tiny, ...(folder && { folder }) });
+      const beside = {
+        ...{ source: sources.GGUF, llamaQuantize, threads },
+        ...{ rounds: Number(options.rounds), only: new RegExp(options.only) },
+      };
+      const rows = await measureBeside(beside, store);
+      return { rows, text: formatBeside(rows, beside) };
     }
     case 'readers': {
       const { python } = options;

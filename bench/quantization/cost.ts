@@ -71,7 +71,7 @@ const CASES: readonly CostCase[] = [
 ];
 
 export async function measureCost(plan: CostPlan, store: RowStore): Promise<CostRow[]> {
-  const paths = await sources(plan);
+  const paths = await costSources(plan);
   const rows: CostRow[] = [];
   const { threads, tokens, isTiny } = plan;
   for (const each of CASES) {
@@ -82,7 +82,11 @@ export async function measureCost(plan: CostPlan, store: RowStore): Promise<Cost
   return rows;
 }
 
-async function sources({ folder, isTiny }: CostPlan): Promise<Record<SourceKind, string>> {
+/** Paths of the F16 models, made where they are not there yet. */
+export async function costSources({
+  folder,
+  isTiny,
+}: Pick<CostPlan, 'folder' | 'isTiny'>): Promise<Record<SourceKind, string>> {
   const made = await madeModel(isTiny ? 'tiny-q4_0' : '1.1b-q4_0', { ...(folder && { folder }) });
   const shape = isTiny ? SHAPE_TINY : SHAPE_1B;
   const hf = join(folder ?? benchFolder(), `${shape.name}-f16-hf`);

@@ -24,6 +24,8 @@ interface LoadedKernel {
   readonly code: LoadedCode;
   readonly params: readonly string[];
   readonly table: NativeRegion;
+  /** View of the table. */
+  readonly fields: BigUint64Array;
   readonly scratch: NativeRegion;
 }
 
@@ -65,7 +67,7 @@ export class EncodeKernels implements Disposable {
     const out = this.#memory.of('out', mostBlocks * shape.blockBytes);
     const importance = this.#memory.of('importance', 4 * columns);
     const isWeighted = channels !== null && shape.importance !== 'unused';
-    if (isWeighted) f32(importance.address, columns).set(channels);
+    if (isWeighted) importance.floats.set(channels);
     const rowMeans = this.#memory.of('rowMeans', 4 * rowsPerPiece + 4 * lanes);
     const numRows = numRowsOf(rows);
     const encoded = new Uint8Array(numRows * bytesPerRow);
@@ -73,7 +75,7 @@ export class EncodeKernels implements Disposable {
       const end = Math.min(numRows, first + rowsPerPiece);
       this.#decode(rows, { first, end }, values);
       if (isWeighted && shape.importance === 'ofRows') {
-        meanSquares(f32(values.address, (end - first) * columns), columns, rowMeans);
+        meanSquares(values.floats, columns, rowMeans.floats.subarray(0, end - first));
       }
       const numUnits = BigInt(Math.ceil(((end - first) * blocksPerRow) / lanes));
       this.#run(
@@ -85,7 +87,7 @@ export class EncodeKernels implements Disposable {
           ...{ numUnits, unitsPerChunk: numUnits },
         },
       );
-      encoded.set(out.bytes(0, (end - first) * bytesPerRow), first * bytesPerRow);
+      encoded.set(out.bytes.subarray(0, (end - first) * bytesPerRow), first * bytesPerRow);
     }
     return encoded;
   }
@@ -93,28 +95,27 @@ export class EncodeKernels implements Disposable {
   #decode(
     rows: RowsToEncode,
     { first, end }: { readonly first: number; readonly end: number },
-    into: NativeRegion,
+    into: WorkMemory,
   ): void {
     const { from, stored, columns } = rows;
     const elements = (end - first) * columns;
     const format = WIDENED[from];
-    const values = f32(into.address, elements);
     if (format === undefined || elements % WIDENED_ELEMENTS !== 0) {
-      decodeRows(rows, { first, end }, values);
+      decodeRows(rows, { first, end }, into.floats);
       return;
     }
     const bytesPerRow = rowBytes(from, columns);
     const staged = this.#memory.of('staged', (end - first) * bytesPerRow);
     const differences = this.#memory.of('differences', 4 * this.#machine.lanes);
-    staged.bytes().set(stored.subarray(first * bytesPerRow, end * bytesPerRow));
+    staged.bytes.set(stored.subarray(first * bytesPerRow, end * bytesPerRow));
     const numUnits = BigInt(elements / WIDENED_ELEMENTS);
     this.#run(`widen ${format}`, (machine) => widenKernel(machine, format), {
       ...{ from: staged.address, out: into.address, differences: differences.address },
       ...{ numUnits, unitsPerChunk: numUnits },
     });
-    const areFinite = f32(differences.address, this.#machine.lanes).every((x) => x === 0);
+    const areFinite = differences.floats.every((x) => x === 0);
     // Says which it is.
-    if (!areFinite) decodeRows(rows, { first, end }, values);
+    if (!areFinite) decodeRows(rows, { first, end }, into.floats);
   }
 
   #run(
@@ -122,8 +123,7 @@ export class EncodeKernels implements Disposable {
     make: (machine: VectorMachine) => KernelProgram,
     args: Readonly<Record<string, bigint>>,
   ): void {
-    const { code, params, table, scratch } = this.#kernel(name, make);
-    const fields = u64(table.address, params.length);
+    const { code, params, table, fields, scratch } = this.#kernel(name, make);
     for (const [i, param] of params.entries()) {
       const value = args[param];
       if (value === undefined) throw new InternalError(`${name} takes ${param}`);
@@ -136,10 +136,12 @@ export class EncodeKernels implements Disposable {
     const known = this.#kernels.get(name);
     if (known !== undefined) return known;
     const program = make(this.#machine);
+    const table = allocate(8 * program.params.length);
     const kernel = {
       code: loadCode([{ name: 'kernel', code: lowerToX64(program) }], { numArguments: 3 }),
       params: program.params,
-      table: allocate(8 * program.params.length),
+      table,
+      fields: u64(table.address, program.params.length),
       scratch: allocate(Math.max(1, program.scratchBytes)),
     };
     this.#kernels.set(name, kernel);
@@ -157,11 +159,9 @@ export class EncodeKernels implements Disposable {
   }
 }
 
-/** Of each row, added up in f32 from its first value on. */
-function meanSquares(values: Float32Array, columns: number, into: NativeRegion): void {
-  const numRows = values.length / columns;
-  const means = f32(into.address, numRows);
-  for (let row = 0; row < numRows; row++) {
+/** Of each of the rows that `means` has room for, added up in f32 from its first value on. */
+function meanSquares(values: Float32Array, columns: number, means: Float32Array): void {
+  for (let row = 0; row < means.length; row++) {
     let sum = 0;
     for (let i = row * columns; i < (row + 1) * columns; i++) {
       sum = Math.fround(sum + Math.fround(values[i]! * values[i]!));
@@ -170,21 +170,31 @@ function meanSquares(values: Float32Array, columns: number, into: NativeRegion):
   }
 }
 
-/** Regions that are used again, and made anew where one has become too small. */
-class NamedMemory implements Disposable {
-  readonly #regions = new Map<string, NativeRegion>();
+/** Memory that kernels reach, and views of all of it. */
+interface WorkMemory {
+  readonly region: NativeRegion;
+  readonly address: bigint;
+  readonly bytes: Uint8Array;
+  readonly floats: Float32Array;
+}
 
-  of(name: string, sizeBytes: number): NativeRegion {
-    const known = this.#regions.get(name);
-    if (known !== undefined && known.byteLength >= sizeBytes) return known;
-    known?.free();
-    const region = allocate(sizeBytes);
-    this.#regions.set(name, region);
-    return region;
+/** Memory that is used again, and made anew where it has become too small. */
+class NamedMemory implements Disposable {
+  readonly #known = new Map<string, WorkMemory>();
+
+  of(name: string, sizeBytes: number): WorkMemory {
+    const known = this.#known.get(name);
+    if (known !== undefined && known.bytes.length >= sizeBytes) return known;
+    known?.region.free();
+    const region = allocate(Math.ceil(sizeBytes / 4) * 4);
+    const { address, byteLength } = region;
+    const memory = { region, address, bytes: region.bytes(), floats: f32(address, byteLength / 4) };
+    this.#known.set(name, memory);
+    return memory;
   }
 
   [Symbol.dispose](): void {
-    for (const region of this.#regions.values()) region.free();
-    this.#regions.clear();
+    for (const { region } of this.#known.values()) region.free();
+    this.#known.clear();
   }
 }
