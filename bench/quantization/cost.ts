@@ -1,4 +1,4 @@
-/** What quantizing takes: time, CPU time and peak memory of `hasten quantize` on the 1.1B shape, for everything that is made without running GPTQ or AWQ. */
+/** What quantizing takes: time, CPU time and peak memory of `hasten quantize` on the 1.1B shape. */
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -68,7 +68,14 @@ const CASES: readonly CostCase[] = [
     source: 'folder',
     flags: ['--to', 'gptq', '--method', 'rtn'],
   },
+  {
+    name: 'GPTQ, 4 bits, groups of 128, 32k tokens',
+    source: 'folder',
+    flags: ['--to', 'gptq', '--tokens', '32k'],
+  },
 ];
+
+const MOST_MS = 3 * 3_600_000;
 
 export async function measureCost(plan: CostPlan, store: RowStore): Promise<CostRow[]> {
   const paths = await costSources(plan);
@@ -111,9 +118,10 @@ async function measured(
       ...['--threads', `${threads}`, '--json', '--offline'],
       ...(isCalibrated ? ['--tokens', `${tokens}`] : []),
     ];
+    const env = { ...process.env, [COST_FILE]: costFile };
     const startMs = performance.now();
     const { value, foreignLoad } = await withForeignLoad(() =>
-      runChild(process.execPath, args, { env: { ...process.env, [COST_FILE]: costFile } }),
+      runChild(process.execPath, args, { env, timeoutMs: MOST_MS }),
     );
     const seconds = (performance.now() - startMs) / 1000;
     const { sizeBytes } = lastJson(value) as { sizeBytes: number };
@@ -140,7 +148,7 @@ export function formatCost(
     ]),
   );
   return [
-    `\`hasten quantize\` of random weights in ${shape}, a GGUF file or a Hugging Face folder in F16, ${threads} threads, from start to end of the process; ${tokens} tokens of calibration where a text is run. Peak memory is the largest resident set, pages of the mapped source that happen to be in it included.`,
+    `\`hasten quantize\` of random weights in ${shape}, a GGUF file or a Hugging Face folder in F16, ${threads} threads, from start to end of the process; ${tokens} tokens of calibration where a text is run and nothing else is said. Peak memory is the largest resident set, pages of the mapped source that happen to be in it included.`,
     table,
   ].join('\n\n');
 }
