@@ -9,7 +9,7 @@ import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { F32Weights } from '../src/compress/f32-weights.ts';
 import { roundPlainly } from '../src/compress/testing/round-plainly.ts';
-import { lowerGraph } from '../src/graph/lower-graph.ts';
+import { lowerGraph, type PassName } from '../src/graph/lower-graph.ts';
 import { printGraph } from '../src/graph/print.ts';
 import { verifyGraph } from '../src/graph/verify.ts';
 import { GgufView } from '../src/models/gguf-view.ts';
@@ -153,12 +153,21 @@ function logitsWith(driver: StepDriver): Float32Array[] {
   return driver.step([{ sequence, tokenIds: TOKENS, logitsOf: [0, 11, TOKENS.length - 1] }]);
 }
 
+interface Lowering {
+  readonly isLowered?: boolean;
+  readonly disabledPasses?: readonly PassName[];
+}
+
 /** Logits of the reference target. */
-function logitsOf(name: string, precision: 'fast' | 'f32', isLowered = true): Float32Array[] {
+function logitsOf(
+  name: string,
+  precision: 'fast' | 'f32',
+  { isLowered = true, disabledPasses = [] }: Lowering = {},
+): Float32Array[] {
   using model = loadModelDescription(folderOf(name));
   const { config, weights } = model;
   const graph = isLowered
-    ? lowerModel({ source: weights, config, precision }).graph
+    ? lowerModel({ source: weights, config, precision, disabledPasses }).graph
     : stepGraphOf(model);
   verifyGraph(graph, isLowered ? 'lowered' : 'model');
   using runner = new ReferenceRunner({ graph, weights, limits: sameLimits(LIMITS) });
@@ -179,13 +188,22 @@ describe('act-order', () => {
     const expected = logitsOf('floats', 'f32');
     // Sums in another order; measured 5e-7.
     for (const isLowered of [true, false]) {
-      assertNear(logitsOf('gptq', 'f32', isLowered), expected, 1e-5);
-      assertNear(logitsOf('compressed', 'f32', isLowered), expected, 1e-5);
+      assertNear(logitsOf('gptq', 'f32', { isLowered }), expected, 1e-5);
+      assertNear(logitsOf('compressed', 'f32', { isLowered }), expected, 1e-5);
     }
     const fast = relativeDifference(logitsOf('gptq', 'fast'), expected);
     // Int8 rounding of inputs, as test/lowering.test.ts has it.
     assert.ok(fast > 0 && fast < 0.05, `${fast}`);
     assertSameBits(logitsOf('compressed', 'fast'), logitsOf('gptq', 'fast'), 'compressed');
+  });
+
+  it('is the same with orders in the rows of the weights before', () => {
+    for (const precision of ['f32', 'fast'] as const) {
+      const without = logitsOf('gptq', precision, { disabledPasses: ['order-rows'] });
+      assertSameBits(logitsOf('gptq', precision), without, precision);
+      const apart = { disabledPasses: ['merge-linears', 'fuse-gated-activation'] } as const;
+      assertSameBits(logitsOf('gptq', precision, apart), without, precision);
+    }
   });
 
   it('is packed in 4 bits, and merged where the orders are the same', () => {
@@ -197,6 +215,12 @@ describe('act-order', () => {
     const labels = new Set(graph.nodes.filter(({ op }) => op === 'linear').map((n) => n.label));
     assert.ok(labels.has('layers.0.self_attn.q_proj+k_proj+v_proj'), printGraph(graph));
     assert.ok(labels.has('layers.0.mlp.gate_proj+up_proj') && labels.has('layers.1.mlp.up_proj'));
+    const down = graph.nodes.find(({ label }) => label === 'layers.0.mlp.down_proj');
+    assert.equal(down?.inputs[0]?.op, 'gatedActivation');
+    assert.match(
+      printGraph(graph),
+      /gate_proj\.weight\[0:256\] as columns of \S+down_proj\.weight/,
+    );
     const others = graph.nodes.filter((n) => n.op === 'linear' && n.inputs[0]!.type !== 'q8');
     assert.deepEqual(
       others.map(({ label }) => label),

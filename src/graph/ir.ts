@@ -30,6 +30,8 @@ export interface WeightPart {
   readonly tensor: string;
   readonly rowStart: number;
   readonly rowEnd: number;
+  /** Row i of the part is row `rowStart + columns[i]`, in the order that this other tensor has its columns in. */
+  readonly rowOrderOf?: string;
 }
 
 /**

@@ -9,6 +9,7 @@ import { fuseResidual } from './passes/fuse-residual.ts';
 import { insertQuantize } from './passes/insert-quantize.ts';
 import { lowerAttention } from './passes/lower-attention.ts';
 import { mergeLinears } from './passes/merge-linears.ts';
+import { orderRows } from './passes/order-rows.ts';
 import { selectRowsEarly } from './passes/select-rows-early.ts';
 import { splitOutliers } from './passes/split-outliers.ts';
 import type { WeightDirectory } from './weight-ref.ts';
@@ -16,6 +17,7 @@ import type { WeightDirectory } from './weight-ref.ts';
 /** Each pass is correct alone; the order is what lets each find most. */
 export const GRAPH_PASSES = [
   deadCode,
+  orderRows, // before merging: linears that are merged have no rows of their own
   fuseBias, // before merging: the merged linear takes all biases
   mergeLinears,
   constantFolding, // after merging: folds the joined weights

@@ -78,6 +78,11 @@ function describeRope({ style, rotaryDim, frequencies, magnitude }: RopeSpec): s
 
 /** `layers.0.q.weight[0:576] + layers.0.k.weight[0:192] *2 +1`; a single whole tensor shows its rows too. */
 function describeWeightRef({ parts, scale, offset }: WeightRef): string {
-  const rows = parts.map((part) => `${part.tensor}[${part.rowStart}:${part.rowEnd}]`).join(' + ');
+  const rows = parts
+    .map(({ tensor, rowStart, rowEnd, rowOrderOf }) => {
+      const order = rowOrderOf ? ` as columns of ${rowOrderOf}` : '';
+      return `${tensor}[${rowStart}:${rowEnd}]${order}`;
+    })
+    .join(' + ');
   return `${rows}${scale === 1 ? '' : ` *${scale}`}${offset === 0 ? '' : ` +${offset}`}`;
 }

@@ -52,13 +52,24 @@ export function concatRefs(refs: readonly WeightRef[]): WeightRef {
   const parts: WeightPart[] = [];
   for (const part of refs.flatMap((ref) => ref.parts)) {
     const last = parts.at(-1);
-    if (last !== undefined && last.tensor === part.tensor && last.rowEnd === part.rowStart) {
+    const isPlain = last?.rowOrderOf === undefined && part.rowOrderOf === undefined;
+    if (isPlain && last?.tensor === part.tensor && last.rowEnd === part.rowStart) {
       parts[parts.length - 1] = { ...last, rowEnd: part.rowEnd };
     } else {
       parts.push(part);
     }
   }
   return { parts, scale: refs[0]!.scale, offset: refs[0]!.offset };
+}
+
+/** Whether the rows of `ref` are one part, as it is stored. */
+export function canOrderRows({ parts }: WeightRef): boolean {
+  return parts.length === 1 && parts[0]!.rowOrderOf === undefined;
+}
+
+/** The rows of `ref` in the order that `tensor` has its columns in. Call only if `canOrderRows`. */
+export function orderedRows(ref: WeightRef, tensor: string): WeightRef {
+  return { ...ref, parts: [{ ...ref.parts[0]!, rowOrderOf: tensor }] };
 }
 
 /** `ref * scale + offset`. */

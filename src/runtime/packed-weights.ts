@@ -5,6 +5,7 @@
  */
 import { RowGroupPacker } from '../compiler/pack.ts';
 import type { PlannedWeight } from '../compiler/plan.ts';
+import type { WeightPart } from '../graph/ir.ts';
 import { ROW_GROUP } from '../kernels/packed-format.ts';
 import { InternalError } from '../platform/errors.ts';
 import { type DType, rowBytes } from '../tensor/dtype.ts';
@@ -86,7 +87,7 @@ function packMatrix(
 
 /** The rows of all parts of a matrix, one below the other, read some at a time. */
 class StoredRows {
-  readonly #parts: readonly { tensor: string; rowStart: number; rowEnd: number }[];
+  readonly #parts: readonly WeightPart[];
   readonly #source: WeightSource;
   readonly #bytesPerRow: number;
   readonly #buffer: Uint8Array;
@@ -111,12 +112,14 @@ class StoredRows {
     let count = 0;
     while (count < wanted && this.#part < this.#parts.length) {
       const part = this.#parts[this.#part]!;
-      const take = Math.min(wanted - count, part.rowEnd - this.#row);
+      const order = this.#rowOrder(part);
+      const take = order ? 1 : Math.min(wanted - count, part.rowEnd - this.#row);
+      const row = order ? part.rowStart + order[this.#row - part.rowStart]! : this.#row;
       const into = this.#buffer.subarray(
         count * this.#bytesPerRow,
         (count + take) * this.#bytesPerRow,
       );
-      const read = this.#source.readRows(part.tensor, this.#row, this.#row + take, into);
+      const read = this.#source.readRows(part.tensor, row, row + take, into);
       if (read.length !== into.length) {
         throw new InternalError(
           `${part.tensor}: ${read.length} bytes read, expected ${into.length}`,
@@ -127,5 +130,13 @@ class StoredRows {
       if (this.#row === part.rowEnd) this.#row = this.#parts[++this.#part]?.rowStart ?? 0;
     }
     return { bytes: this.#buffer, count };
+  }
+
+  /** Null where rows stand as they are stored. */
+  #rowOrder({ rowOrderOf }: WeightPart): Int32Array | null {
+    if (rowOrderOf === undefined) return null;
+    const order = this.#source.tensors.get(rowOrderOf)?.columnOrder;
+    if (order === undefined) throw new InternalError(`"${rowOrderOf}" has no order`);
+    return order.columns;
   }
 }

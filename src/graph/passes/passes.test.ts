@@ -287,6 +287,52 @@ describe('columns in an order of their own', () => {
     assert.deepEqual(nodeLabelled(graph, 'ordered0').shape, ['R', 64]);
   });
 
+  /** down(silu(gate(x)) * up(x)), down with its columns in an order; `seen` puts something beside it. */
+  const gated = (seen: (b: GraphBuilder, product: GraphNode) => GraphNode | null) => {
+    const { graph } = graphOf((b, x) => {
+      const gate = b.activation(linear64(b, x, 'gate'), 'silu', 'silu');
+      const product = b.mul(gate, linear64(b, x, 'up'), 'product');
+      const down = linear64(b, b.permuteColumns(product, orderOf(3), 'ordered'), 'down');
+      const beside = seen(b, product);
+      return beside ? b.add(down, beside, 'sum') : down;
+    });
+    const get = (name: string) => ({
+      ...{ dtype: 'q4_0', shape: [64, 64] },
+      ...(name === 'down' && { columnOrder: orderOf(3) }),
+    });
+    return { graph, directory: { get } };
+  };
+  const early = ['order-rows', 'merge-linears', 'constant-folding'] as const;
+
+  it('become the order of the rows of the weights before, merged or not', () => {
+    const graph = runOnly(
+      [...early, 'fuse-gated-activation'],
+      gated(() => null),
+    );
+    assert.equal(countOps(graph).permuteColumns, undefined);
+    const weight = nodeLabelled(graph, 'gate+up').inputs[1]!;
+    const part = { rowStart: 0, rowEnd: 64, rowOrderOf: 'down' };
+    assert.deepEqual(weight.op === 'weight' && weight.attrs.ref.parts, [
+      { tensor: 'gate', ...part },
+      { tensor: 'up', ...part },
+    ]);
+    assert.equal(nodeLabelled(graph, 'down').inputs[0]!.op, 'gatedActivation');
+    verifyGraph(graph, 'lowered');
+  });
+
+  it('stay where somebody else sees what is to be ordered', () => {
+    const product = runOnly(
+      early,
+      gated((_, product) => product),
+    );
+    const part = runOnly(
+      early,
+      gated((_, product) => product.inputs[1]!),
+    );
+    const normed = runOnly(early, ordered([orderOf(0)]));
+    for (const graph of [product, part, normed]) assert.equal(countOps(graph).permuteColumns, 1);
+  });
+
   it('refuses an order of another width', () => {
     const order = new ColumnOrder(Int32Array.from({ length: 32 }, (_, i) => i));
     assert.throws(() => ordered([order]), /an order of 32 columns does not fit width 64/);

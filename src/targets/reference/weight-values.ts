@@ -5,14 +5,17 @@
 import type { GraphNode, NodeWithOp, WeightPart } from '../../graph/ir.ts';
 import { countRows } from '../../graph/weight-ref.ts';
 import { InternalError } from '../../platform/errors.ts';
-import { type DType, rowBytes } from '../../tensor/dtype.ts';
+import { rowBytes } from '../../tensor/dtype.ts';
 import { createUnpackedRow, decodeRow, unpackBlocks } from '../../tensor/rows.ts';
+import type { WeightTensor } from '../../weights/contract.ts';
 import type { QuantizedMatrix } from './linear-q8.ts';
+
+type StoredTensor = Pick<WeightTensor, 'dtype' | 'shape' | 'columnOrder'>;
 
 /** What is needed of a model's weights; `WeightSource` has it. */
 export interface WeightReader {
   readonly tensors: {
-    get(name: string): { readonly dtype: DType; readonly shape: readonly number[] } | undefined;
+    get(name: string): StoredTensor | undefined;
   };
   /** Stored bytes of rows [rowStart, rowEnd); a vector is one row. */
   readRows(name: string, rowStart?: number, rowEnd?: number, into?: Uint8Array): Uint8Array;
@@ -82,17 +85,14 @@ export class WeightValues {
     }
     const rowElements = shape[1]!;
     const rowsAtOnce = Math.max(1, Math.floor(CHUNK_BYTES / rowBytes(dtype, rowElements)));
-    for (let row = part.rowStart; row < part.rowEnd; row += rowsAtOnce) {
-      const end = Math.min(row + rowsAtOnce, part.rowEnd);
-      const bytes = this.#reader.readRows(part.tensor, row, end);
-      decodeRow(
-        dtype,
-        bytes,
-        0,
-        out,
-        (end - row) * rowElements,
-        (row - part.rowStart) * rowElements,
-      );
+    const numRows = part.rowEnd - part.rowStart;
+    const order = this.#rowOrder(part);
+    for (let row = 0; row < numRows; ) {
+      const count = order ? 1 : Math.min(rowsAtOnce, numRows - row);
+      const stored = part.rowStart + (order?.[row] ?? row);
+      const bytes = this.#reader.readRows(part.tensor, stored, stored + count);
+      decodeRow(dtype, bytes, 0, out, count * rowElements, row * rowElements);
+      row += count;
     }
   }
 
@@ -106,8 +106,9 @@ export class WeightValues {
     const codes = new Int8Array(numRows * numColumns);
     const scales = new Float32Array(numRows * numGroups);
     const mins = unpacked.mins === null ? null : new Float32Array(numRows * numGroups);
+    const order = this.#rowOrder(part);
     for (let row = 0; row < numRows; row++) {
-      const stored = part.rowStart + row;
+      const stored = part.rowStart + (order?.[row] ?? row);
       const bytes = this.#reader.readRows(part.tensor, stored, stored + 1);
       unpackBlocks(dtype, bytes, 0, numColumns, unpacked);
       for (let i = 0; i < numColumns; i++) {
@@ -119,7 +120,15 @@ export class WeightValues {
     return { numRows, numColumns, groupSize, codes, scales, mins };
   }
 
-  #tensor(name: string): { readonly dtype: DType; readonly shape: readonly number[] } {
+  /** Null where rows stand as they are stored. */
+  #rowOrder({ rowOrderOf }: WeightPart): Int32Array | null {
+    if (rowOrderOf === undefined) return null;
+    const { columnOrder } = this.#tensor(rowOrderOf);
+    if (columnOrder === undefined) throw new InternalError(`"${rowOrderOf}" has no order`);
+    return columnOrder.columns;
+  }
+
+  #tensor(name: string): StoredTensor {
     const tensor = this.#reader.tensors.get(name);
     if (tensor === undefined)
       throw new InternalError(`the graph refers to "${name}", which is not among the weights`);
