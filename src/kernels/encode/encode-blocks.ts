@@ -6,6 +6,7 @@ import { forEachUnit } from '../units.ts';
 import { AffineBlocks, type AffineFormat } from './affine-blocks.ts';
 import { Q2_K, Q4_K, Q5_K } from './affine-formats.ts';
 import { BlockFrame, type BlockShape, type OpenBlock } from './block-frame.ts';
+import { IQ4_FORMATS, Iq4Blocks, type Iq4Format } from './iq4-blocks.ts';
 import { Q3_SHAPE, Q3Blocks } from './q3-blocks.ts';
 import { Q6_SHAPE, Q6Blocks } from './q6-blocks.ts';
 import { SMALL_FORMATS, SmallBlocks, type SmallFormat } from './small-blocks.ts';
@@ -32,12 +33,19 @@ const small = (format: SmallFormat): EncodedFormat => ({
   emitter: (frame) => new SmallBlocks(frame, format),
 });
 
+const iq4 = (format: Iq4Format): EncodedFormat => ({
+  shape: format.shape,
+  emitter: (frame) => new Iq4Blocks(frame, format),
+});
+
 const FORMATS: ReadonlyMap<DType, EncodedFormat> = new Map<DType, EncodedFormat>([
   ['q4_0', small(SMALL_FORMATS.q4_0)],
   ['q4_1', small(SMALL_FORMATS.q4_1)],
   ['q5_0', small(SMALL_FORMATS.q5_0)],
   ['q5_1', small(SMALL_FORMATS.q5_1)],
   ['q8_0', small(SMALL_FORMATS.q8_0)],
+  ['iq4_nl', iq4(IQ4_FORMATS.iq4_nl)],
+  ['iq4_xs', iq4(IQ4_FORMATS.iq4_xs)],
   ['q2_k', affine(Q2_K)],
   ['q3_k', { shape: Q3_SHAPE, emitter: (frame) => new Q3Blocks(frame) }],
   ['q4_k', affine(Q4_K)],

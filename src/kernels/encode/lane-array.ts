@@ -85,3 +85,20 @@ export function codeOf(k: KernelBuilder, value: Vector, mask: number): Vector {
   const code = k.unary('i32.fromF32', value);
   return k.binary('bits.and', code, k.splatBits(mask), code);
 }
+
+const SMALLEST_F32_BITS = 1;
+
+/** `value` where `tested` is 0, of either sign, else `otherwise`. */
+export function selectWhereZero(
+  k: KernelBuilder,
+  tested: Vector,
+  value: Vector,
+  otherwise: Vector,
+): Vector {
+  return k.selectWhereGt(k.splatBits(SMALLEST_F32_BITS), absF(k, tested), value, otherwise);
+}
+
+/** 1 / d; 0 for 0. */
+export function inverseOf(k: KernelBuilder, d: Vector): Vector {
+  return selectWhereZero(k, d, k.zero(), k.divF(k.splatF32(1), d));
+}

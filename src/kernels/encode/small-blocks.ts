@@ -10,7 +10,14 @@ import { AffineFit } from './affine-fit.ts';
 import type { BlockFrame, BlockShape, LaneGroup, OpenBlock } from './block-frame.ts';
 import { BlockWords } from './block-words.ts';
 import { weighByImportance } from './group-weights.ts';
-import { codeOf, farthestFromZero, forEachRow, LaneArray, roundWithin } from './lane-array.ts';
+import {
+  codeOf,
+  farthestFromZero,
+  forEachRow,
+  inverseOf,
+  LaneArray,
+  roundWithin,
+} from './lane-array.ts';
 import { packHalves, packHighBits, storeBytes } from './pack-codes.ts';
 import { StoredF16 } from './stored-f16.ts';
 import { SymmetricFit } from './symmetric-fit.ts';
@@ -173,13 +180,6 @@ export class SmallBlocks {
     k.addF(x, kind === 'affine' ? k.splatF32(0.5) : offset, x);
     return truncated(k, x, largestCode);
   }
-}
-
-/** 1 / d, or 0. */
-function inverseOf(k: KernelBuilder, d: Vector): Vector {
-  const size = absF(k, d);
-  const zero = k.zero();
-  return k.selectWhereGt(size, zero, k.divF(k.splatF32(1), d), zero);
 }
 
 /** Towards 0, within 0..largest; NaN becomes 0. */

@@ -3,11 +3,16 @@ import { SMALLEST, STEP_01 } from '../../tensor/block-formats/scale-search.ts';
 import type { KernelBuilder, VectorSlot } from '../builder.ts';
 import type { Scalar, Vector } from '../kernel-ir.ts';
 import { absF } from '../math.ts';
-import { farthestFromZero, forEachRow, LaneArray, roundWithin } from './lane-array.ts';
+import {
+  farthestFromZero,
+  forEachRow,
+  LaneArray,
+  roundWithin,
+  selectWhereZero,
+} from './lane-array.ts';
 
 /** Candidates on either side of the plain one. */
 const CANDIDATES = 9;
-const SMALLEST_F32_BITS = 1;
 
 /** x ~ scale * (code - levels); the codes that were found are those nearest to inverse * x, plus `offset`. */
 export interface SymmetricFitted {
@@ -74,16 +79,10 @@ export class SymmetricFit {
     const k = this.#k;
     const inverse = k.divF(k.splatF32(-this.#levels), this.#farthest.get());
     const { xl, l2 } = this.#roundAndSum(x, weights, inverse);
-    // Where the sum of squares is 0 and not NaN.
-    const nothing = k.selectWhereGt(
-      k.splatBits(SMALLEST_F32_BITS),
-      absF(k, l2),
-      k.zero(),
-      k.divF(xl, l2),
-    );
+    const scale = selectWhereZero(k, l2, k.zero(), k.divF(xl, l2));
     this.#best.inverse.set(inverse);
-    this.#best.scale.set(nothing);
-    this.#best.gain.set(k.mulF(nothing, xl));
+    this.#best.scale.set(scale);
+    this.#best.gain.set(k.mulF(scale, xl));
   }
 
   #tryCandidate(x: Scalar, weights: Scalar): void {
