@@ -13,10 +13,12 @@ import { DTYPES, type DType, rowBytes } from '../tensor/dtype.ts';
 import { decodeRow, encodeRow, encodeRowWeighted } from '../tensor/rows.ts';
 import type { WeightSource } from '../weights/contract.ts';
 import { allocateBits, type Choice } from './bit-allocation.ts';
+import { EncodeKernels } from './encode-kernels.ts';
+import { encodeRows } from './encode-rows.ts';
 import { CompressError } from './errors.ts';
 import type { F32Weights } from './f32-weights.ts';
 import { isQuantizable } from './ggml-recipe.ts';
-import { matrixShape, readMatrix } from './matrix-rows.ts';
+import { matrixRows, matrixShape } from './matrix-rows.ts';
 import { TensorProbe } from './tensor-probe.ts';
 
 /** Formats that are tried unless others are asked for; of equal size the better one. */
@@ -224,6 +226,7 @@ async function probe(
   }
   if (known.size === units.length) return known;
   using probe = new TensorProbe(options);
+  using kernels = EncodeKernels.create();
   const inOrder = wanted
     .filter(({ unit }) => !known.has(unit.name))
     .map((each) => ({ ...each, tensor: options.canonicalName(each.unit.name) }))
@@ -235,7 +238,7 @@ async function probe(
     const divergence =
       tensor === null || use === null
         ? 0
-        : probe.divergence(tensor, roundedMatrix(unit.name, dtype, options));
+        : probe.divergence(tensor, roundedMatrix(unit.name, dtype, options, kernels));
     await state?.set(`${unit.name} ${dtype}`, divergence);
     known.set(unit.name, { dtype, divergence });
     onProgress?.('probes', known.size, units.length);
@@ -252,18 +255,23 @@ function probedFormat({ candidates, errors }: Unit, bits: number): DType {
   return sorted.findLast((dtype) => bitsOf(dtype) <= bits + 0.25) ?? sorted[0]!;
 }
 
-function roundedMatrix(name: string, dtype: DType, options: MixedOptions): Float32Array {
+function roundedMatrix(
+  name: string,
+  dtype: DType,
+  options: MixedOptions,
+  kernels: EncodeKernels | null,
+): Float32Array {
   const { source, importance, encodesWeighted } = options;
-  const values = readMatrix(source, name);
   const { rows, columns } = matrixShape(source, name);
+  const whole = new Float32Array(rows * columns);
   const channels = encodesWeighted ? (importance.get(name) ?? null) : null;
-  const bytes = new Uint8Array(rowBytes(dtype, columns));
-  for (let r = 0; r < rows; r++) {
-    const row = values.subarray(r * columns, (r + 1) * columns);
-    encodeOne(dtype, row, bytes, channels);
-    decodeRow(dtype, bytes, 0, row, columns);
+  for (const { rowStart, values } of matrixRows(source, name)) {
+    const stored = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+    const chunk = { tensor: name, firstRow: rowStart, from: 'f32', stored, columns } as const;
+    const bytes = encodeRows({ ...chunk, to: dtype, channels }, kernels);
+    decodeRow(dtype, bytes, 0, whole, values.length, rowStart * columns);
   }
-  return values;
+  return whole;
 }
 
 function choicesOf({ candidates, elements, errors }: Unit, probed: Probed): Choice[] {
