@@ -8,7 +8,14 @@ import { NonFiniteWeightError } from './errors.ts';
 const port = parentPort!;
 const kernels = EncodeKernels.create();
 
-port.on('message', ({ id, rows }: EncodeJob) => {
+port.on('message', (job: EncodeJob | null) => {
+  if (job === null) {
+    // Native memory does not end with the thread.
+    kernels?.[Symbol.dispose]();
+    port.close();
+    return;
+  }
+  const { id, rows } = job;
   let answer: EncodeAnswer;
   try {
     answer = { id, encoded: encodeRows(rows, kernels), stored: rows.stored };

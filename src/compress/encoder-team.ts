@@ -116,7 +116,11 @@ export class EncoderTeam implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const worker of this.#workers ?? []) void worker.terminate();
+    // They end by themselves, after what they have been asked for; nobody waits for them.
+    for (const worker of this.#workers ?? []) {
+      worker.postMessage(null);
+      worker.unref();
+    }
     this.#workers = null;
     this.#kernels?.[Symbol.dispose]();
     this.#kernels = undefined;

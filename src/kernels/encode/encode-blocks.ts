@@ -70,7 +70,8 @@ export interface EncodeShape {
  * Blocks of f32 values, encoded.
  *
  * Params: values f32 `[numUnits * lanes, elements]`; out `[numUnits * lanes, blockBytes]`; where weighted, importance f32 `[blocksPerRow, elements]` and
- * blocksPerRow, for rows one after another, and rowMeans, f32, the mean square of each row, for shapes whose importance is `ofRows`; numUnits unitsPerChunk, a unit being as many blocks as there are lanes.
+ * blocksPerRow, for rows one after another, and for shapes whose importance is `ofRows` rowMeans f32, the mean square of each row; numUnits unitsPerChunk, a unit
+ * being as many blocks as there are lanes.
  */
 export function encodeBlocksKernel(
   machine: VectorMachine,
