@@ -1,13 +1,13 @@
 /**
  * The figures of README, as a chart (docs/images/headline.svg) and a table: taken from what bench/compare.ts and bench/serve/compare.ts wrote into
- * docs/benchmarks.md, never typed. Run it after either of them.
+ * docs/benchmarks.md, and bench/quantization.ts (part beside) into docs/quantization.md, never typed. Run it after any of them.
  *
  *   node bench/headline.ts
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { escaped } from '../src/app/html.ts';
-import { BENCHMARKS_DOC, writeSection } from './lib/doc-section.ts';
+import { BENCHMARKS_DOC, QUANTIZATION_DOC, writeSection } from './lib/doc-section.ts';
 import { markdownTable } from './lib/table.ts';
 
 const README = fileURLToPath(new URL('../README.md', import.meta.url));
@@ -31,7 +31,7 @@ interface Figure {
 function tableOf(document: string, section: string, column: string): Record<string, string>[] {
   const begin = document.indexOf(`<!-- begin ${section} `);
   const end = document.indexOf(`<!-- end ${section} -->`, begin);
-  if (begin < 0 || end < 0) throw new Error(`docs/benchmarks.md has no section "${section}"`);
+  if (begin < 0 || end < 0) throw new Error(`there is no section "${section}"`);
   const cells = (line: string): string[] =>
     line
       .split('|')
@@ -83,6 +83,20 @@ function serverFigures(document: string): Figure[] {
     });
 }
 
+/** The type that most take, and the one that is least work. */
+const QUANTIZED_TYPES = ['Q4_K_M', 'Q8_0'];
+
+function quantizingFigures(document: string): Figure[] {
+  return tableOf(document, 'quantization#beside', 'type')
+    .filter((row) => QUANTIZED_TYPES.includes(row.type!))
+    .map((row) => ({
+      what: `quantizing 1.1B weights to ${row.type}`,
+      hasten: row.hasten!,
+      peer: row['llama-quantize']!,
+      ratio: Number.parseFloat(row['hasten is faster by']!),
+    }));
+}
+
 /** Bars to compare by eye; text and axis follow the reader's light or dark. */
 function chart(figures: readonly Figure[], title: string): string {
   const top = Math.max(...figures.map(({ ratio }) => ratio));
@@ -111,7 +125,11 @@ function chart(figures: readonly Figure[], title: string): string {
 }
 
 const document = readFileSync(BENCHMARKS_DOC, 'utf8');
-const figures = [...speedFigures(document), ...serverFigures(document)];
+const figures = [
+  ...speedFigures(document),
+  ...serverFigures(document),
+  ...quantizingFigures(readFileSync(QUANTIZATION_DOC, 'utf8')),
+];
 const { ratio: best } = figures.reduce((a, b) => (a.ratio > b.ratio ? a : b));
 const alt = `How many times as fast as llama.cpp: from ${Math.min(...figures.map(({ ratio }) => ratio)).toFixed(1)} to ${best.toFixed(1)}`;
 writeFileSync(CHART, chart(figures, alt));
