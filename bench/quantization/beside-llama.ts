@@ -1,9 +1,10 @@
 /** `hasten quantize` beside llama-quantize: the same F16 file of the 1.1B shape, in turn, from start to end of the process. */
-import { createReadStream, mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { runChild } from '../lib/child.ts';
 import { ownCpuSeconds, withForeignLoad } from '../lib/foreign-load.ts';
+import { readIntoMemory } from '../lib/page-cache.ts';
 import { REPOSITORY } from '../lib/paths.ts';
 import { median } from '../lib/statistics.ts';
 import { markdownTable, percent, significant } from '../lib/table.ts';
@@ -68,8 +69,7 @@ async function measuredRun(
 ): Promise<Run> {
   const work = mkdtempSync(join(tmpdir(), 'hasten-beside-'));
   try {
-    // Into memory, so that no run waits for the disk to read it.
-    for await (const _ of createReadStream(source, { highWaterMark: 1 << 22 }));
+    await readIntoMemory(source);
     const output = join(work, 'made.gguf');
     const launcher = join(REPOSITORY, 'bin', 'hasten.js');
     const to = ['--to', type.toLowerCase(), '-o', output, '--threads', `${threads}`];

@@ -154,7 +154,7 @@ export class LayerWalker implements Disposable {
     if (row !== rows) throw new InternalError(`${row} of ${rows} rows`);
   }
 
-  /** Puts a rounded matrix in the place of a linear's weight: in the source, and in memory for what runs from now on. */
+  /** Puts a rounded matrix in the place of a linear's weight: in the source, and so for what runs from now on. */
   writeWeight(site: LinearSite, matrix: QuantizedMatrix): void {
     let row = 0;
     for (const { tensor, rowStart, rowEnd } of site.parts) {
@@ -175,10 +175,9 @@ export class LayerWalker implements Disposable {
     this.reload(site.weight);
   }
 
-  /** Reads a weight from the source again, after its tensor was replaced. */
+  /** To be called after its tensor was replaced: what is in memory already is read again. */
   reload(weight: number): void {
-    this.#loaded.delete(weight);
-    this.#load(weight);
+    if (this.#loaded.delete(weight)) this.#load(weight);
   }
 
   #load(index: number): void {
