@@ -4,15 +4,14 @@
  */
 import { encodeBlocksKernel, encodedShape } from '../kernels/encode/encode-blocks.ts';
 import { WIDENED_ELEMENTS, type WideFormat, widenKernel } from '../kernels/encode/widen.ts';
-import type { KernelProgram, VectorMachine } from '../kernels/kernel-ir.ts';
-import { InternalError } from '../platform/errors.ts';
-import { allocate, f32, type NativeRegion, u64 } from '../platform/native-memory.ts';
+import type { VectorMachine } from '../kernels/kernel-ir.ts';
+import { allocate, f32, type NativeRegion } from '../platform/native-memory.ts';
 import { chooseTarget } from '../runtime/target-choice.ts';
 import { machineOf } from '../targets/x64/isa.ts';
-import { type LoadedCode, loadCode, NativeCodeRefusedError } from '../targets/x64/loader.ts';
-import { lowerToX64 } from '../targets/x64/lower.ts';
+import { NativeCodeRefusedError } from '../targets/x64/loader.ts';
 import { type DType, rowBytes } from '../tensor/dtype.ts';
 import { decodeRows, numRowsOf, type RowsToEncode } from './encode-rows.ts';
+import { KernelTeam } from './kernel-team.ts';
 
 /** Encoded at a time, or a row where that is longer: stays in the second cache. */
 const PIECE_ELEMENTS = 1 << 16;
@@ -20,22 +19,13 @@ const PIECE_ELEMENTS = 1 << 16;
 /** Types that need no more than widening. */
 const WIDENED: Partial<Record<DType, WideFormat>> = { f32: 'bits', f16: 'f16', bf16: 'bf16' };
 
-interface LoadedKernel {
-  readonly code: LoadedCode;
-  readonly params: readonly string[];
-  readonly table: NativeRegion;
-  /** View of the table. */
-  readonly fields: BigUint64Array;
-  readonly scratch: NativeRegion;
-}
-
 export class EncodeKernels implements Disposable {
-  readonly #machine: VectorMachine;
-  readonly #kernels = new Map<string, LoadedKernel>();
+  /** Of the calling thread alone. */
+  readonly #team: KernelTeam;
   readonly #memory = new NamedMemory();
 
   constructor(machine: VectorMachine) {
-    this.#machine = machine;
+    this.#team = new KernelTeam(machine, 1);
   }
 
   /** Null where there is no native code. */
@@ -60,7 +50,7 @@ export class EncodeKernels implements Disposable {
     if (shape === null || columns === 0 || columns % shape.elements !== 0) return null;
     const blocksPerRow = columns / shape.elements;
     const bytesPerRow = blocksPerRow * shape.blockBytes;
-    const { lanes } = this.#machine;
+    const { lanes } = this.#team.machine;
     const rowsPerPiece = Math.max(1, Math.floor(PIECE_ELEMENTS / columns));
     const mostBlocks = Math.ceil((rowsPerPiece * blocksPerRow) / lanes) * lanes;
     const values = this.#memory.of('values', 4 * mostBlocks * shape.elements);
@@ -77,14 +67,13 @@ export class EncodeKernels implements Disposable {
       if (isWeighted && shape.importance === 'ofRows') {
         meanSquares(values.floats, columns, rowMeans.floats.subarray(0, end - first));
       }
-      const numUnits = BigInt(Math.ceil(((end - first) * blocksPerRow) / lanes));
-      this.#run(
+      this.#team.run(
         `${to} ${isWeighted}`,
         (machine) => encodeBlocksKernel(machine, { dtype: to, isWeighted }),
+        Math.ceil(((end - first) * blocksPerRow) / lanes),
         {
           ...{ values: values.address, out: out.address, importance: importance.address },
           ...{ rowMeans: rowMeans.address, blocksPerRow: BigInt(blocksPerRow) },
-          ...{ numUnits, unitsPerChunk: numUnits },
         },
       );
       encoded.set(out.bytes.subarray(0, (end - first) * bytesPerRow), first * bytesPerRow);
@@ -106,55 +95,21 @@ export class EncodeKernels implements Disposable {
     }
     const bytesPerRow = rowBytes(from, columns);
     const staged = this.#memory.of('staged', (end - first) * bytesPerRow);
-    const differences = this.#memory.of('differences', 4 * this.#machine.lanes);
+    const differences = this.#memory.of('differences', 4 * this.#team.machine.lanes);
     staged.bytes.set(stored.subarray(first * bytesPerRow, end * bytesPerRow));
-    const numUnits = BigInt(elements / WIDENED_ELEMENTS);
-    this.#run(`widen ${format}`, (machine) => widenKernel(machine, format), {
-      ...{ from: staged.address, out: into.address, differences: differences.address },
-      ...{ numUnits, unitsPerChunk: numUnits },
-    });
+    this.#team.run(
+      `widen ${format}`,
+      (machine) => widenKernel(machine, format),
+      elements / WIDENED_ELEMENTS,
+      { from: staged.address, out: into.address, differences: differences.address },
+    );
     const areFinite = differences.floats.every((x) => x === 0);
     // Says which it is.
     if (!areFinite) decodeRows(rows, { first, end }, into.floats);
   }
 
-  #run(
-    name: string,
-    make: (machine: VectorMachine) => KernelProgram,
-    args: Readonly<Record<string, bigint>>,
-  ): void {
-    const { code, params, table, fields, scratch } = this.#kernel(name, make);
-    for (const [i, param] of params.entries()) {
-      const value = args[param];
-      if (value === undefined) throw new InternalError(`${name} takes ${param}`);
-      fields[i] = value;
-    }
-    code.call('kernel', table.address, 0n, scratch.address);
-  }
-
-  #kernel(name: string, make: (machine: VectorMachine) => KernelProgram): LoadedKernel {
-    const known = this.#kernels.get(name);
-    if (known !== undefined) return known;
-    const program = make(this.#machine);
-    const table = allocate(8 * program.params.length);
-    const kernel = {
-      code: loadCode([{ name: 'kernel', code: lowerToX64(program) }], { numArguments: 3 }),
-      params: program.params,
-      table,
-      fields: u64(table.address, program.params.length),
-      scratch: allocate(Math.max(1, program.scratchBytes)),
-    };
-    this.#kernels.set(name, kernel);
-    return kernel;
-  }
-
   [Symbol.dispose](): void {
-    for (const { code, table, scratch } of this.#kernels.values()) {
-      code.dispose();
-      table.free();
-      scratch.free();
-    }
-    this.#kernels.clear();
+    this.#team[Symbol.dispose]();
     this.#memory[Symbol.dispose]();
   }
 }

@@ -25,6 +25,10 @@ export class KernelTeam implements Disposable {
   readonly #numThreads: number;
   readonly #team: ThreadTeam;
   readonly #memory: NativeRegion;
+  /** Views of it: the command, as quads and as words, and the kernel's params. */
+  readonly #quads: BigUint64Array;
+  readonly #words: Uint32Array;
+  readonly #table: BigUint64Array;
   readonly #loaded = new Map<string, LoadedKernel>();
 
   constructor(machine: VectorMachine, numThreads: number) {
@@ -32,13 +36,19 @@ export class KernelTeam implements Disposable {
     this.#numThreads = numThreads;
     this.#team = new ThreadTeam(numThreads, SCRATCH_BYTES);
     this.#memory = allocate(COMMAND_BYTES + 8 * MOST_PARAMS);
+    const { address } = this.#memory;
+    this.#quads = u64(address, COMMAND_BYTES / 8);
+    this.#words = u32(address, COMMAND_BYTES / 4);
+    this.#table = u64(address + BigInt(COMMAND_BYTES), MOST_PARAMS);
+    this.#quads[COMMAND.table >> 3] = address + BigInt(COMMAND_BYTES);
+    this.#team.setCommands(address, 1);
   }
 
   /**
    * Runs a kernel to its end.
    *
    * @param name by which what `make` makes is kept
-   * @param numUnits of work, cut into chunks; it and `unitsPerChunk` are params too
+   * @param numUnits of work, cut into chunks, or one chunk for one thread; it and `unitsPerChunk` are params too
    */
   run(
     name: string,
@@ -47,24 +57,20 @@ export class KernelTeam implements Disposable {
     params: Readonly<Record<string, bigint>>,
   ): void {
     const kernel = this.#kernel(name, make);
-    const unitsPerChunk = Math.max(1, Math.ceil(numUnits / (this.#numThreads * CHUNKS)));
+    const mostChunks = this.#numThreads === 1 ? 1 : this.#numThreads * CHUNKS;
+    const unitsPerChunk = Math.max(1, Math.ceil(numUnits / mostChunks));
     const values: Readonly<Record<string, bigint>> = {
       ...params,
       numUnits: BigInt(numUnits),
       unitsPerChunk: BigInt(unitsPerChunk),
     };
-    const { address } = this.#memory;
-    const table = u64(address + BigInt(COMMAND_BYTES), MOST_PARAMS);
     for (const [i, param] of kernel.params.entries()) {
       const value = values[param];
       if (value === undefined) throw new InternalError(`${name} takes ${param}`);
-      table[i] = value;
+      this.#table[i] = value;
     }
-    const quads = u64(address, COMMAND_BYTES / 8);
-    quads[COMMAND.kernel >> 3] = kernel.address;
-    quads[COMMAND.table >> 3] = address + BigInt(COMMAND_BYTES);
-    u32(address, COMMAND_BYTES / 4)[COMMAND.numChunks >> 2] = Math.ceil(numUnits / unitsPerChunk);
-    this.#team.setCommands(address, 1);
+    this.#quads[COMMAND.kernel >> 3] = kernel.address;
+    this.#words[COMMAND.numChunks >> 2] = Math.ceil(numUnits / unitsPerChunk);
     this.#team.run(this.#numThreads);
   }
 

@@ -9,8 +9,8 @@
  * Step 2 takes most of the time; its results are kept, so that a killed search goes on.
  */
 import type { ModelConfig } from '../models/model-config.ts';
-import { DTYPES, type DType, rowBytes } from '../tensor/dtype.ts';
-import { decodeRow, encodeRow, encodeRowWeighted } from '../tensor/rows.ts';
+import { DTYPES, type DType } from '../tensor/dtype.ts';
+import { decodeRow } from '../tensor/rows.ts';
 import type { WeightSource } from '../weights/contract.ts';
 import { allocateBits, type Choice } from './bit-allocation.ts';
 import { EncodeKernels } from './encode-kernels.ts';
@@ -110,10 +110,11 @@ export async function planMixedPrecision(options: MixedOptions): Promise<MixedPl
   const { source, budgetBytes, signal } = options;
   const tensors = [...source.tensors.values()];
   const mixed = tensors.filter(({ name, shape }) => isQuantizable(name, shape));
+  using kernels = EncodeKernels.create();
   const units: Unit[] = [];
   for (const [i, { name }] of mixed.entries()) {
     await turn(signal);
-    const unit = measuredUnit(name, options);
+    const unit = measuredUnit(name, options, kernels);
     if (unit !== null) units.push(unit);
     options.onProgress?.('errors', i + 1, mixed.length);
   }
@@ -129,7 +130,7 @@ export async function planMixedPrecision(options: MixedOptions): Promise<MixedPl
   }));
   allocateBits(sizesOnly, budget);
   const elements = units.reduce((sum, unit) => sum + unit.elements, 0);
-  const probed = await probe(units, (8 * budget) / elements, options);
+  const probed = await probe(units, (8 * budget) / elements, options, kernels);
   const chosen = allocateBits(
     units.map((unit) => ({ name: unit.name, choices: choicesOf(unit, probed.get(unit.name)!) })),
     budget,
@@ -162,7 +163,11 @@ async function turn(signal: AbortSignal | undefined): Promise<void> {
 }
 
 /** Null for a tensor that no format fits, which stays as it is. */
-function measuredUnit(name: string, options: MixedOptions): Unit | null {
+function measuredUnit(
+  name: string,
+  options: MixedOptions,
+  kernels: EncodeKernels | null,
+): Unit | null {
   const { source, formats, importance, encodesWeighted } = options;
   const { rows, columns } = matrixShape(source, name);
   const candidates = formats.filter((dtype) => columns % DTYPES[dtype].blockElements === 0);
@@ -175,20 +180,18 @@ function measuredUnit(name: string, options: MixedOptions): Unit | null {
     );
   }
   const count = Math.max(1, Math.min(rows, Math.floor(SAMPLE_ELEMENTS / columns)));
-  const { dtype: stored } = source.tensors.get(name)!;
+  const { dtype: from } = source.tensors.get(name)!;
+  const weights = encodesWeighted ? channels : null;
   const row = new Float32Array(columns);
   const back = new Float32Array(columns);
   const errors = new Map<DType, number>(candidates.map((dtype) => [dtype, 0]));
-  const buffers = new Map(
-    candidates.map((dtype) => [dtype, new Uint8Array(rowBytes(dtype, columns))]),
-  );
   for (let i = 0; i < count; i++) {
     const r = Math.floor(((i + 0.5) * rows) / count);
-    decodeRow(stored, source.readRows(name, r, r + 1), 0, row, columns);
+    const stored = source.readRows(name, r, r + 1);
+    decodeRow(from, stored, 0, row, columns);
+    const taken = { tensor: name, firstRow: r, from, stored, columns, channels: weights };
     for (const dtype of candidates) {
-      const bytes = buffers.get(dtype)!;
-      encodeOne(dtype, row, bytes, encodesWeighted ? channels : null);
-      decodeRow(dtype, bytes, 0, back, columns);
+      decodeRow(dtype, encodeRows({ ...taken, to: dtype }, kernels), 0, back, columns);
       let error = 0;
       for (let j = 0; j < columns; j++) {
         error += (channels === null ? 1 : channels[j]!) * (row[j]! - back[j]!) ** 2;
@@ -199,16 +202,6 @@ function measuredUnit(name: string, options: MixedOptions): Unit | null {
   return { name, elements: rows * columns, candidates, errors };
 }
 
-function encodeOne(
-  dtype: DType,
-  row: Float32Array,
-  into: Uint8Array,
-  channels: Float32Array | null,
-): void {
-  if (channels === null) encodeRow(dtype, row, row.length, into);
-  else encodeRowWeighted(dtype, row, channels, into);
-}
-
 type Probed = MixedTensor['probed'];
 
 /** The divergence that each tensor causes in its format nearest to `bits`. */
@@ -216,6 +209,7 @@ async function probe(
   units: readonly Unit[],
   bits: number,
   options: MixedOptions,
+  kernels: EncodeKernels | null,
 ): Promise<Map<string, Probed>> {
   const { state, signal, onProgress } = options;
   const wanted = units.map((unit) => ({ unit, dtype: probedFormat(unit, bits) }));
@@ -226,7 +220,6 @@ async function probe(
   }
   if (known.size === units.length) return known;
   using probe = new TensorProbe(options);
-  using kernels = EncodeKernels.create();
   const inOrder = wanted
     .filter(({ unit }) => !known.has(unit.name))
     .map((each) => ({ ...each, tensor: options.canonicalName(each.unit.name) }))
