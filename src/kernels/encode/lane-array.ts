@@ -2,7 +2,7 @@
  * Where encoders keep what they work on: values whose lanes are blocks, which do not depend on each other, so that each is computed in the very order that
  * one block alone would be.
  */
-import type { KernelBuilder } from '../builder.ts';
+import type { KernelBuilder, VectorSlot } from '../builder.ts';
 import type { Address, Scalar, Vector } from '../kernel-ir.ts';
 import { absF } from '../math.ts';
 
@@ -101,4 +101,20 @@ export function selectWhereZero(
 /** 1 / d; 0 for 0. */
 export function inverseOf(k: KernelBuilder, d: Vector): Vector {
   return selectWhereZero(k, d, k.zero(), k.divF(k.splatF32(1), d));
+}
+
+/** Runs `body` with every whole number from -most to most but 0 in `step`, in all lanes. */
+export function forEachStepAround(
+  k: KernelBuilder,
+  step: VectorSlot,
+  most: number,
+  body: () => void,
+): void {
+  for (const first of [-most, 1]) {
+    step.set(k.splatF32(first));
+    k.loop(most, () => {
+      body();
+      step.set(k.addF(step.get(), k.splatF32(1)));
+    });
+  }
 }

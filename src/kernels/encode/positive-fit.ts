@@ -3,7 +3,7 @@ import { SMALLEST, STEP_01 } from '../../tensor/block-formats/scale-search.ts';
 import type { KernelBuilder, VectorSlot } from '../builder.ts';
 import type { Address, Scalar, Vector } from '../kernel-ir.ts';
 import { addCode, type CodeSums, moveCode } from './code-sums.ts';
-import { forEachRow, LaneArray, roundWithin } from './lane-array.ts';
+import { forEachRow, forEachStepAround, LaneArray, roundWithin } from './lane-array.ts';
 
 /** Candidates on either side of the plain one. */
 const CANDIDATES = 4;
@@ -40,14 +40,7 @@ export class PositiveFit {
     const k = this.#k;
     this.#measure(x);
     this.#takePlain(x, weights);
-    this.#step.set(k.splatF32(-CANDIDATES));
-    for (let side = 0; side < 2; side++) {
-      k.loop(CANDIDATES, () => {
-        this.#tryCandidate(x, weights);
-        this.#step.set(k.addF(this.#step.get(), k.splatF32(1)));
-      });
-      this.#step.set(k.splatF32(1));
-    }
+    forEachStepAround(k, this.#step, CANDIDATES, () => this.#tryCandidate(x, weights));
     const sums = this.#roundAndSum(x, weights, codes);
     k.loop(ROUNDS, () => {
       forEachRow(k, this.#size, [x, weights, codes], (...at) => this.#move(sums, ...at));

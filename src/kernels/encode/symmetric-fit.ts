@@ -6,6 +6,7 @@ import { absF } from '../math.ts';
 import {
   farthestFromZero,
   forEachRow,
+  forEachStepAround,
   LaneArray,
   roundWithin,
   selectWhereZero,
@@ -49,14 +50,7 @@ export class SymmetricFit {
     const k = this.#k;
     this.#measure(x, weights);
     this.#takePlain(x, weights);
-    this.#step.set(k.splatF32(-CANDIDATES));
-    for (let side = 0; side < 2; side++) {
-      k.loop(CANDIDATES, () => {
-        this.#tryCandidate(x, weights);
-        this.#step.set(k.addF(this.#step.get(), k.splatF32(1)));
-      });
-      this.#step.set(k.splatF32(1));
-    }
+    forEachStepAround(k, this.#step, CANDIDATES, () => this.#tryCandidate(x, weights));
     const smallest = k.splatF32(SMALLEST);
     const size = absF(k, this.#farthest.get());
     return {
