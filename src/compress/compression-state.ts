@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { writeFileAtomic } from '../platform/atomic-file.ts';
+import { viewBytes } from '../platform/view-bytes.ts';
 import type { DType } from '../tensor/dtype.ts';
 import { writeSafetensors } from '../weights/safetensors-writer.ts';
 import { openWeights } from '../weights/weight-source.ts';
@@ -72,8 +73,6 @@ export class CompressionState {
   }
 
   async save(layer: number, { sites, vectors }: LayerState): Promise<void> {
-    const bytesOf = (array: Float32Array): Uint8Array =>
-      new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
     const headers: SiteHeader[] = [];
     const tensors = sites.flatMap(({ label, matrix, relativeError }) => {
       const { rows, columns, bits, groupSize, isSymmetric, codes, scales, zeros } = matrix;
@@ -84,7 +83,7 @@ export class CompressionState {
           name: `${label}.scales`,
           dtype: 'f32' as DType,
           shape: [scales.length],
-          data: bytesOf(scales),
+          data: viewBytes(scales),
         },
         { name: `${label}.zeros`, dtype: 'u8' as DType, shape: [zeros.length], data: zeros },
       ];
@@ -92,7 +91,7 @@ export class CompressionState {
     for (const [name, values] of vectors) {
       tensors.push({
         ...{ name: `vector:${name}`, dtype: 'f32' as DType },
-        ...{ shape: [values.length], data: bytesOf(values) },
+        ...{ shape: [values.length], data: viewBytes(values) },
       });
     }
     await writeFileAtomic(join(this.folder, 'fingerprint'), this.#fingerprint);

@@ -9,6 +9,7 @@
 import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
 import { writeFileAtomic } from '../platform/atomic-file.ts';
 import { StringList } from '../platform/string-list.ts';
+import { viewBytes } from '../platform/view-bytes.ts';
 import { writeGguf } from '../weights/gguf-writer.ts';
 import { openWeights } from '../weights/weight-source.ts';
 import { CompressError } from './errors.ts';
@@ -137,8 +138,6 @@ export async function writeImatrix(
     return;
   }
   const count = numChunks * chunkTokens;
-  const bytesOf = (values: Float32Array): Uint8Array =>
-    new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
   await writeGguf(path, {
     metadata: [
       ['general.type', 'imatrix'],
@@ -149,11 +148,11 @@ export async function writeImatrix(
     tensors: [...importance].flatMap(([name, means]) => [
       {
         ...{ name: `${name}.in_sum2`, dtype: 'f32' as const, shape: [1, means.length] },
-        data: bytesOf(means.map((mean) => mean * count)),
+        data: viewBytes(means.map((mean) => mean * count)),
       },
       {
         ...{ name: `${name}.counts`, dtype: 'f32' as const, shape: [1, 1] },
-        data: bytesOf(Float32Array.of(count)),
+        data: viewBytes(Float32Array.of(count)),
       },
     ]),
   });

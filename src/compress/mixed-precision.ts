@@ -9,6 +9,7 @@
  * Step 2 takes most of the time; its results are kept, so that a killed search goes on.
  */
 import type { ModelConfig } from '../models/model-config.ts';
+import { viewBytes } from '../platform/view-bytes.ts';
 import { DTYPES, type DType } from '../tensor/dtype.ts';
 import { decodeRow } from '../tensor/rows.ts';
 import type { WeightSource } from '../weights/contract.ts';
@@ -259,9 +260,8 @@ function roundedMatrix(
   const whole = new Float32Array(rows * columns);
   const channels = encodesWeighted ? (importance.get(name) ?? null) : null;
   for (const { rowStart, values } of matrixRows(source, name)) {
-    const stored = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-    const chunk = { tensor: name, firstRow: rowStart, from: 'f32', stored, columns } as const;
-    const bytes = encodeRows({ ...chunk, to: dtype, channels }, kernels);
+    const chunk = { tensor: name, firstRow: rowStart, stored: viewBytes(values), columns };
+    const bytes = encodeRows({ ...chunk, from: 'f32', to: dtype, channels }, kernels);
     decodeRow(dtype, bytes, 0, whole, values.length, rowStart * columns);
   }
   return whole;

@@ -2,6 +2,8 @@
  * A GGUF model → the same model with its matrices in other ggml types, streamed: a few megabytes of weights are in memory at a time. Metadata are copied
  * with their stored types. Knows nothing of calibration; an importance per tensor may be given.
  */
+
+import { viewBytes } from '../platform/view-bytes.ts';
 import { DTYPES, type DType, rowBytes } from '../tensor/dtype.ts';
 import { canDecode } from '../tensor/rows.ts';
 import type { WeightSource } from '../weights/contract.ts';
@@ -208,11 +210,7 @@ function* storedRows(
     const numRows = (end - start) * perStored;
     const stored = team.buffer(numRows * rowBytes(from, columns));
     if (given === undefined) source.readRows(name, start, end, stored);
-    else stored.set(bytesOf(given.subarray(firstRow * columns, (firstRow + numRows) * columns)));
+    else stored.set(viewBytes(given.subarray(firstRow * columns, (firstRow + numRows) * columns)));
     yield { firstRow, numRows, from, stored };
   }
-}
-
-function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array {
-  return new Uint8Array(buffer, byteOffset, byteLength);
 }

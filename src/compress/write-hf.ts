@@ -5,6 +5,7 @@
 import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { writeFolderAtomic } from '../platform/atomic-file.ts';
+import { viewBytes } from '../platform/view-bytes.ts';
 import type { DType } from '../tensor/dtype.ts';
 import type { WeightSource, WeightTensor } from '../weights/contract.ts';
 import { f16BytesOf, packAwq, packCompressedTensors, packGptq } from '../weights/hf-packed.ts';
@@ -44,7 +45,7 @@ export async function writeHfModel(
       if (matrix !== undefined) return packedTensors(name, matrix, layout, version);
       const vector = vectors.get(name);
       if (vector === undefined) return null;
-      const data = new Uint8Array(vector.buffer, vector.byteOffset, vector.byteLength);
+      const data = viewBytes(vector);
       return [{ name, dtype: 'f32', shape, data }];
     },
   });
@@ -136,7 +137,7 @@ function packedTensors(
   const numGroups = columns / groupSize;
   const i32 = (part: string, values: Int32Array, shape: readonly number[]): TensorToWrite => ({
     ...{ name: prefix + part, dtype: 'i32' as DType, shape },
-    data: new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
+    data: viewBytes(values),
   });
   const f16 = (part: string, values: Float32Array, shape: readonly number[]): TensorToWrite => ({
     ...{ name: prefix + part, dtype: 'f16' as DType, shape },

@@ -9,6 +9,7 @@
  *     w8a8       X i8 [rows, columns], weight_scale f32 [rows, 1]; activations are rounded per token while running
  */
 import { canonicalFromHf } from '../models/tensor-names.ts';
+import { viewBytes } from '../platform/view-bytes.ts';
 import { type CodebookName, codebookOf, encodeCodebook } from '../tensor/codebook.ts';
 import { rowBytes } from '../tensor/dtype.ts';
 import { encodeRow } from '../tensor/rows.ts';
@@ -236,11 +237,7 @@ function tensorOf(
   shape: readonly number[],
   values: () => Stored,
 ): TensorToWrite {
-  const data = (): Iterable<Uint8Array> => {
-    const { buffer, byteOffset, byteLength } = values();
-    return [new Uint8Array(buffer, byteOffset, byteLength)];
-  };
-  return { name, dtype, shape, data };
+  return { name, dtype, shape, data: () => [viewBytes(values())] };
 }
 
 /** Rows as 8-bit codes of their largest magnitude / 127. */

@@ -5,6 +5,7 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import type { RopeSpec } from '../graph/ir.ts';
+import { viewBytes } from '../platform/view-bytes.ts';
 import type { WeightSource, WeightTensor } from '../weights/contract.ts';
 import { inNaturalOrder } from '../weights/natural-order.ts';
 import { UnsupportedModelError } from './errors.ts';
@@ -106,7 +107,7 @@ export class GgufView implements WeightSource {
     const tensor = this.tensors.get(name);
     if (tensor?.shape.length === 1) {
       const values = this.readF32(name);
-      return taken(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), into);
+      return taken(viewBytes(values), into);
     }
     const { canonical, numHeads } = this.#viewedAs(name);
     if (tensor === undefined || numHeads === 0) {

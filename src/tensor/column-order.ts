@@ -3,6 +3,7 @@
  * Knows no file and no format.
  */
 import { hash } from 'node:crypto';
+import { viewBytes } from '../platform/view-bytes.ts';
 
 /** An order of columns. As JSON, and so in keys and messages, it is its digest alone. */
 export class ColumnOrder {
@@ -12,8 +13,7 @@ export class ColumnOrder {
 
   /** @param columns which column of the matrix stands at each place, each once; not copied */
   constructor(columns: Int32Array) {
-    const { buffer, byteOffset, byteLength } = columns;
-    this.digest = hash('sha256', new Uint8Array(buffer, byteOffset, byteLength), 'hex');
+    this.digest = hash('sha256', viewBytes(columns), 'hex');
     this.#columns = columns;
   }
 

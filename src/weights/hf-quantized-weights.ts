@@ -13,6 +13,8 @@
  * A group's scale is repeated for each block of 32. Inputs of act-order, whose groups are no runs, are stored in an order that makes them runs.
  * What the files of a toolkit look like is known by its file in quantized/.
  */
+
+import { viewBytes } from '../platform/view-bytes.ts';
 import { putF32 } from '../tensor/block-formats/scaled-codes.ts';
 import { type CodebookTensor, decodeCodebook } from '../tensor/codebook.ts';
 import { rowBytes } from '../tensor/dtype.ts';
@@ -153,7 +155,7 @@ function encoded({ rows, columns, dtype, columnOrder, read }: ForeignMatrix): Ui
   const content = read();
   if (content instanceof Float32Array || dtype === 'f32') {
     const values = valuesOf(content);
-    return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+    return viewBytes(values);
   }
   if ('absmax' in content) return codebookRows(content);
   const matrix =

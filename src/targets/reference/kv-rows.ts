@@ -9,6 +9,7 @@ import {
   KV_SCALE_BYTES,
   type KvElement,
 } from '../../kernels/kv-layout.ts';
+import { viewBytes } from '../../platform/view-bytes.ts';
 import {
   encodeKvChannel,
   encodeKvHead,
@@ -59,7 +60,7 @@ export class FloatRows implements KvRows {
     this.#values = kvType === 'f32' ? new Float32Array(length) : new Float16Array(length);
     this.#headDim = headDim;
     this.#largest = kvType === 'f32' ? Number.POSITIVE_INFINITY : LARGEST_KV;
-    this.parts = [{ data: bytesOf(this.#values), bytesPerRow: kvRowBytes(kvType, headDim) }];
+    this.parts = [{ data: viewBytes(this.#values), bytesPerRow: kvRowBytes(kvType, headDim) }];
   }
 
   store(row: number, source: Float32Array, offset: number): void {
@@ -112,8 +113,8 @@ class CodeRows implements KvRows {
     this.#head = new Float32Array(headDim);
     this.#headCodes = new Int8Array(headDim);
     this.parts = [
-      { data: bytesOf(this.#codes), bytesPerRow: this.#bytesPerRow },
-      { data: bytesOf(this.#scales), bytesPerRow: KV_SCALE_BYTES },
+      { data: viewBytes(this.#codes), bytesPerRow: this.#bytesPerRow },
+      { data: viewBytes(this.#scales), bytesPerRow: KV_SCALE_BYTES },
     ];
   }
 
@@ -172,8 +173,8 @@ class ChannelRows implements KvRows {
     const bytesPerRow = (KV_SCALE_BYTES * headDim) / KV_GROUP_TOKENS;
     this.parts = [
       { data: this.#codes, bytesPerRow: headDim / 2 },
-      { data: bytesOf(this.#scales), bytesPerRow },
-      { data: bytesOf(this.#minima), bytesPerRow },
+      { data: viewBytes(this.#scales), bytesPerRow },
+      { data: viewBytes(this.#minima), bytesPerRow },
     ];
   }
 
@@ -216,8 +217,4 @@ class ChannelRows implements KvRows {
       out[offset + i] = out[offset + i]! + weight * this.#value(row, i);
     }
   }
-}
-
-function bytesOf(view: ArrayBufferView): Uint8Array {
-  return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 }
